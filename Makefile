@@ -1,0 +1,50 @@
+# `make run` and `make test` do everything on a fresh machine: each first makes .venv and installs into it.
+
+PYTHON ?= python3
+# PyTorch's CPU builds: plain PyPI gives the CUDA build, several GB. For CUDA: `make install TORCH_INDEX=`.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH := torch==2.13.0
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help install run test test-slow lint format clean
+
+help:
+	@echo "make install    make .venv and install (TORCH_INDEX= for CUDA, PYTHON=python3.12 for another Python)"
+	@echo "make run        train on Countdown with GRPO (ARGS='--iterations 10' adds arguments)"
+	@echo "make test       the tests (ARGS='-k countdown' adds arguments of pytest)"
+	@echo "make test-slow  the slow tests"
+	@echo "make lint       ruff and mypy"
+	@echo "make format     let ruff format the code and fix what it can"
+	@echo "make clean      remove .venv and caches (keeps runs/)"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("llmenv needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + ": make install PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --retries 0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install -q -e '.[dev]'
+	@touch $@
+
+run: install
+	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)
+
+test: install
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: install
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find llmenv algorithms envs experiments tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,8 @@
+"""Text environments, registered with Gymnasium on import: `gymnasium.make("envs:Countdown-v0")`.
+
+Knows neither torch nor ray: any Gymnasium program can evaluate any callable here.
+"""
+
+from gymnasium.envs.registration import register
+
+register(id="Countdown-v0", entry_point="envs.countdown:CountdownEnv")

@@ -1,0 +1,153 @@
+"""Verifiers: pure functions from an answer's text to a verdict. Nothing here ever evaluates text as code.
+
+A verdict is None for a right answer and else one of a few fixed words, fit to be counted.
+
+Grammar of an arithmetic answer (white space is free between symbols):
+
+    answer   := statement | "$" statement "$" | "$$" statement "$$"
+    statement:= side ["=" side]        a side may have "$" or "$$" around it; the right one is the target's digits
+    sum      := product {("+" | "-") product}
+    product  := operand {("*" | "/") operand}
+    operand  := ["-"] (NUMBER | "(" sum ")" | "\\frac" "{" sum "}" "{" sum "}")
+
+Other spellings: `×`, `\\times`, `·`, `⋅`, `\\cdot` for `*`; `÷`, `\\div` for `/`; `−` (U+2212) for `-`; `\\dfrac`,
+`\\tfrac` for `\\frac`; `\\left(`, `\\right)` for parentheses. All else is refused: powers, `//`, `%`, calls,
+factorials, decimals, underscores, non-ASCII digits, leading zeros, letters, implied products such as `2(3)`.
+
+One minus may stand before an operand (`3 * -5`, `3 - -5`, `-(3 - 5)`); a plus (`+5`) or a second minus (`--5`) may not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from operator import add, mul, sub
+
+_MAX_LENGTH = 10_000  # characters of an expression, white space apart
+_TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
+_SPELLINGS = {
+    "×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-",
+    "\\dfrac": "\\frac", "\\tfrac": "\\frac",
+}  # fmt: skip
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}  # markers on the stack, such as "(", count as 0
+_OPERATIONS = {"+": add, "-": sub, "*": mul, "/": Fraction}  # integers, until something is divided
+
+
+def verify_arithmetic(answer: str, numbers: Sequence[int], target: int) -> str | None:
+    """Judge whether `answer` makes `target` from `numbers`, each used exactly once, in exact arithmetic.
+
+    The work is bounded for any text: linear in white space, and a bounded number of other characters.
+    A literal right after a minus may stand for a negative number: with -5 among the numbers, `3 + -5` uses it.
+
+    Returns:
+        None if it does; else "not an expression", "wrong numbers" or "wrong value".
+    """
+    left, equals, right = _strip_dollars(answer).partition("=")
+    try:
+        if equals and _symbols(_strip_dollars(right)) != _symbols(str(target)):
+            raise SyntaxError
+        rpn = _parse(_symbols(_strip_dollars(left)))
+    except SyntaxError:
+        return "not an expression"
+    # Before any arithmetic, so that no number but the task's own is ever converted or computed with.
+    if not _same_numbers([symbol for symbol in rpn if symbol not in _PRECEDENCE], numbers):
+        return "wrong numbers"
+    try:
+        return None if _evaluate(rpn) == target else "wrong value"
+    except ZeroDivisionError:
+        return "wrong value"
+
+
+def _strip_dollars(text: str) -> str:
+    text = text.strip()
+    for mark in ("$$", "$"):
+        inner = text[len(mark) : -len(mark)]
+        if text.startswith(mark) and text.endswith(mark) and "$" not in inner:
+            return inner.strip()
+    return text
+
+
+def _symbols(text: str) -> list[str]:
+    """Cut a text into numbers (digits) and symbols in their plain spelling; a very long one is refused."""
+    words = text.split(maxsplit=_MAX_LENGTH)
+    if sum(map(len, words)) > _MAX_LENGTH:
+        raise SyntaxError
+    text = " ".join(words).replace("\\left(", "(").replace("\\right)", ")")
+    return [_SPELLINGS.get(symbol, symbol) for symbol in _TOKEN.findall(text)]
+
+
+def _parse(symbols: Iterable[str]) -> list[str]:
+    """Bring an expression into reverse Polish order (Dijkstra's shunting yard, so that no depth can overflow).
+
+    Numbers stay texts. A minus directly before a number is joined to it ("-5"), any other is "negate".
+    """
+    rpn: list[str] = []
+    stack: list[str] = []  # waiting operators and the markers of open brackets
+    operand_next = True
+
+    def pop_operators(precedence: int) -> None:
+        while stack and _PRECEDENCE.get(stack[-1], 0) >= precedence:
+            rpn.append(stack.pop())
+
+    symbols = iter(symbols)
+    for symbol in symbols:
+        if operand_next:
+            if symbol[0] in "0123456789":
+                if stack and stack[-1] == "negate":
+                    stack.pop()
+                    symbol = "-" + symbol
+                rpn.append(symbol)
+                operand_next = False
+            elif symbol == "(":
+                stack.append("(")
+            elif symbol == "-" and not (stack and stack[-1] == "negate"):
+                stack.append("negate")
+            elif symbol == "\\frac" and next(symbols, None) == "{":
+                stack.append("numerator")
+            else:
+                raise SyntaxError
+        elif symbol in _PRECEDENCE:
+            pop_operators(_PRECEDENCE[symbol])
+            stack.append(symbol)
+            operand_next = True
+        else:
+            pop_operators(1)
+            match (stack.pop() if stack else None), symbol:
+                case "(", ")":
+                    pass
+                case "numerator", "}" if next(symbols, None) == "{":
+                    stack.append("denominator")
+                    operand_next = True
+                case "denominator", "}":
+                    rpn.append("/")
+                case _:
+                    raise SyntaxError
+    pop_operators(1)
+    if operand_next or stack:
+        raise SyntaxError
+    return rpn
+
+
+def _same_numbers(literals: Sequence[str], numbers: Sequence[int]) -> bool:
+    """Whether the literals are the numbers, each exactly once; texts are compared, so "007" is no 7."""
+    if sorted(literal.lstrip("-") for literal in literals) != sorted(str(abs(n)) for n in numbers):
+        return False
+    if min(numbers) >= 0:
+        return True
+    unsigned = Counter(literal for literal in literals if literal[0] != "-")
+    return unsigned <= Counter(map(str, numbers))
+
+
+def _evaluate(rpn: Sequence[str]) -> int | Fraction:
+    stack: list[int | Fraction] = []
+    for symbol in rpn:
+        if symbol == "negate":
+            stack.append(-stack.pop())
+        elif symbol in _OPERATIONS:
+            right, left = stack.pop(), stack.pop()
+            stack.append(_OPERATIONS[symbol](left, right))
+        else:
+            stack.append(int(symbol))
+    return stack[0]

@@ -1,0 +1,133 @@
+"""Generated demonstrations: for an environment's tasks, what a fair but fallible solver would write.
+
+They cold-start the embedded model (`make_tiny.py`). A demonstration is an observation and the completion that follows
+the response prefix. Every calculation in it is right; what varies is the search: how many attempts fail before the one that
+succeeds, and whether the writer loses patience and answers with an attempt that does not.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from envs.countdown import QUESTION, CountdownTask
+
+OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
+AST_SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+MAX_VALUE = 999
+MAX_ATTEMPTS = 6
+
+
+@dataclass(frozen=True)
+class Term:
+    """A value reached on the way, the expression that gave it, and the calculations written down for it."""
+
+    value: int
+    expression: str
+    steps: tuple[str, ...] = ()
+
+    @property
+    def operand(self) -> str:
+        """The expression as it stands inside a larger one."""
+        return f"({self.expression})" if self.steps else self.expression
+
+
+def combine(left: Term, symbol: str, right: Term) -> Term | None:
+    """`left symbol right` as a new term, with the larger number first where the order does not matter.
+
+    None where the result is not a whole number from 1 to `MAX_VALUE`: the demonstrations stay with those.
+    """
+    if symbol in "+*" and left.value < right.value:
+        left, right = right, left
+    if symbol == "/" and left.value % right.value:
+        return None
+    value = OPERATIONS[symbol](left.value, right.value)
+    if not 1 <= value <= MAX_VALUE:
+        return None
+    step = f"{left.value} {symbol} {right.value} = {value}"
+    return Term(value, f"{left.operand} {symbol} {right.operand}", (*left.steps, *right.steps, step))
+
+
+def term_of(expression: str) -> Term | None:
+    """The calculations that an expression such as `(44 + 19) * 2` stands for; None where `combine` gives none."""
+
+    def visit(node: ast.expr) -> Term | None:
+        if isinstance(node, ast.BinOp):
+            left, right = visit(node.left), visit(node.right)
+            return left and right and combine(left, AST_SYMBOLS[type(node.op)], right)
+        return Term(node.value, str(node.value)) if isinstance(node, ast.Constant) else None
+
+    return visit(ast.parse(expression, mode="eval").body)
+
+
+def random_attempt(rng: random.Random, numbers: list[int], target: int) -> Term:
+    """Combines the numbers blindly, two at a time; half of the time the last step is the one that comes nearest."""
+    terms = [Term(number, str(number)) for number in numbers]
+    while len(terms) > 1:
+        rng.shuffle(terms)
+        left, right = sorted((terms.pop(), terms.pop()), key=lambda term: -term.value)
+        results = [term for symbol in OPERATIONS if (term := combine(left, symbol, right))]
+        if not results:
+            return random_attempt(rng, numbers, target)
+        if not terms and rng.random() < 0.5:
+            results = [min(results, key=lambda term: abs(term.value - target))]
+        terms.append(rng.choice(results))
+    return terms[0]
+
+
+def write(attempts: list[Term]) -> str:
+    """A completion: one line an attempt, then the last attempt as the answer."""
+    lines = "".join(f"\n{', '.join(attempt.steps)}" for attempt in attempts)
+    return f"{lines}\n</think>\n<answer> {attempts[-1].expression} </answer>"
+
+
+def search(rng: random.Random, numbers: list[int], target: int, solution: Term) -> list[Term]:
+    """Attempts, all different: failed ones, then the solution; one search in six loses patience before it is found."""
+    impatient = rng.random() < 1 / 6
+    num_failures = rng.randint(3, MAX_ATTEMPTS) if impatient else rng.randint(0, MAX_ATTEMPTS - 1)
+    attempts: list[Term] = []
+    while len(attempts) < num_failures:
+        attempt = random_attempt(rng, numbers, target)
+        if attempt not in attempts:
+            attempts.append(attempt)
+        if attempt.value == target:
+            return attempts
+    return attempts if impatient else [*attempts, solution]
+
+
+def wander(rng: random.Random, numbers: list[int]) -> list[Term]:
+    """Attempts that know nothing of the target."""
+    return [random_attempt(rng, numbers, target=0) for _ in range(rng.randint(1, 4))]
+
+
+def countdown(rng: random.Random, task: CountdownTask, solving: bool) -> str | None:
+    """A search for the target (`solving`), or blind attempts of which the last is given for the answer."""
+    numbers = list(task.numbers)
+    solution = term_of(task.solution)
+    if solution is None:
+        return None
+    return write(search(rng, numbers, task.target, solution) if solving else wander(rng, numbers))
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """How an environment's tasks are demonstrated.
+
+    Attributes:
+        wording: the constant parts of its question; each becomes one token.
+        write: from a source of randomness, a task, and whether it is to be solved (or only the form to be shown), the
+            completion; None for a task that is not demonstrated.
+    """
+
+    wording: tuple[str, ...]
+    write: Callable[[random.Random, Any, bool], str | None]
+
+
+DEMONSTRATIONS = {
+    "Countdown-v0": Demonstrations(tuple(re.split(r"{\w+}", QUESTION)), countdown),
+}

@@ -1,0 +1,89 @@
+"""What a run shows on the console."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from llmenv.episode import TextEpisode
+
+HEADER = "iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
+
+
+class Display:
+    """A line an iteration above a progress bar.
+
+    Args:
+        iterations: Of the whole run.
+        done: Already done, when the run is resumed.
+    """
+
+    def __init__(self, iterations: int, done: int = 0):
+        self.console = Console(highlight=False)
+        self._iterations = iterations
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left {task.fields[left]}"),
+            console=self.console,
+            # Without a terminal (a log file, CI) the lines alone are what one wants to read.
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=iterations, completed=done, left="?")
+
+    def __enter__(self) -> Display:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def say(self, message: str) -> None:
+        self.console.print(message)
+
+    def iteration(self, row: dict[str, float], seconds_left: float) -> None:
+        """Shows one line of `progress.csv`."""
+        left = f"{int(seconds_left // 60)}:{int(seconds_left % 60):02d}"
+        self.console.print(
+            f"{int(row['iteration']):>5}/{self._iterations:<5} {row['episode_return_mean']:5.3f}  "
+            f"{row['accuracy']:8.3f}  {row['response_length']:6.1f}  {row['kl_behaviour']:6.4f}  "
+            f"{row['entropy']:7.3f}  {row['tokens_per_second']:8.0f}  {left:>6}"
+        )
+        self._progress.update(self._task, completed=row["iteration"], left=left)
+
+    def sample(self, episode: TextEpisode) -> None:
+        """Shows one completion with its verdict."""
+        turn = episode.turns[-1]
+        verdict = "correct" if turn.info.get("correct") else (turn.info.get("failure") or "wrong")
+        self.console.print(
+            Panel(
+                f"[dim]{escape(episode.observation)}[/dim]\n{escape(turn.text)}",
+                title=f"a sample: reward {episode.total_reward:.2f}, {escape(str(verdict))}",
+                title_align="left",
+            )
+        )
+
+    def evaluations(self, rows: dict[str, dict[str, float]]) -> None:
+        """Shows evaluations side by side, such as before and after."""
+        table = Table(title=f"{int(next(iter(rows.values()))['num_tasks'])} held-out tasks")
+        for column in ("", "sampled", "95 %", "greedy", "95 %", "format rate", "length"):
+            table.add_column(column, justify="right")
+        for name, row in rows.items():
+            table.add_row(name, *_accuracy(row, "sampled"), *_accuracy(row, "greedy"),
+                          f"{row['sampled_format_rate']:.1%}", f"{row['sampled_response_length']:.1f}")
+        self.console.print(table)
+
+
+def _accuracy(row: dict[str, Any], name: str) -> tuple[str, str]:
+    value, low, high = (row[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))
+    return f"{value:.1%}", f"{low:.1%} to {high:.1%}"

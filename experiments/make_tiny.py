@@ -1,0 +1,165 @@
+"""Makes the embedded models: `tiny` (searches and solves, fallibly) and `tiny-zero` (knows the form alone).
+
+    python experiments/make_tiny.py --out llmenv/assets --seed 0 --steps 3000
+
+made the weights in the package. The tokenizer is built, the model starts from random
+weights and learns from generated demonstrations of training tasks only, the loss being on the response. The data is a function of the
+seed and the step: a run that was interrupted goes on from its last save when started again with the same arguments.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import gymnasium as gym
+import torch
+import torch.nn.functional as F
+from transformers import LlamaForCausalLM
+
+from experiments.demonstrations import DEMONSTRATIONS
+from llmenv import tiny
+from llmenv.renderer import Renderer
+
+BATCH_SIZE = 64
+BATCHES_PER_BLOCK = 16  # drawn and sorted by length together, so that a batch has little padding
+PEAK_LEARNING_RATE = 3e-3
+WARMUP_STEPS = 100
+SAVE_EVERY_BLOCKS = 20
+
+# Prompt and response, in token ids.
+Example = tuple[list[int], list[int]]
+
+
+class Mixture:
+    """Demonstrations of several environments, drawn in proportion to their weights and put into tokens."""
+
+    def __init__(self, weights: dict[str, float]):
+        unknown = weights.keys() - DEMONSTRATIONS.keys()
+        if unknown:
+            raise ValueError(f"no demonstrations of {', '.join(unknown)}: there are {', '.join(DEMONSTRATIONS)}")
+        self.envs = {env_id: gym.make(f"envs:{env_id}", split="train").unwrapped for env_id in weights}
+        self.weights = list(weights.values())
+        self.tokenizer = tiny.build_tokenizer(self._phrases())
+        self.renderer = _renderer(self.tokenizer)
+
+    def _phrases(self) -> set[str]:
+        """What never changes in the prompts: the wording of the questions and the template around them."""
+        tokenizer = tiny.build_tokenizer([])
+        phrases: set[str] = set()
+        for env_id, env in self.envs.items():
+            _, info = env.reset(seed=0)
+            prompt = _renderer(tokenizer).encode("\0", info["system"], info["assistant_prefix"])
+            phrases |= {*tokenizer.decode(prompt.token_ids).split("\0"), info["assistant_prefix"]}
+            phrases |= set(DEMONSTRATIONS[env_id].wording)
+        return phrases - {""}
+
+    def block(self, seed: int, index: int, solving: bool) -> list[list[Example]]:
+        """The batches of one block, in the order of training."""
+        rng = random.Random(f"{seed} {index}")
+        for env in self.envs.values():
+            env.reset(seed=rng.getrandbits(31))
+        examples = []
+        for env_id in rng.choices(list(self.envs), self.weights, k=BATCH_SIZE * BATCHES_PER_BLOCK):
+            prompt, completion = self._draw(env_id, rng, solving)
+            examples.append((prompt, self.tokenizer.encode(completion + tiny.END_TOKEN)))
+        examples.sort(key=lambda example: sum(map(len, example)))
+        batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
+        rng.shuffle(batches)
+        return batches
+
+    def _draw(self, env_id: str, rng: random.Random, solving: bool) -> tuple[list[int], str]:
+        env = self.envs[env_id]
+        while True:
+            observation, info = env.reset()
+            completion = DEMONSTRATIONS[env_id].write(rng, env.task, solving)
+            if completion is not None:
+                prompt = self.renderer.encode(observation, info["system"], info["assistant_prefix"])
+                return prompt.token_ids, completion
+
+
+def _renderer(tokenizer: tiny.PreTrainedTokenizerFast) -> Renderer:
+    return Renderer(tokenizer, frozenset([tokenizer.eos_token_id]), "r1")
+
+
+def response_loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> torch.Tensor:
+    """Mean negative log-likelihood of the response tokens."""
+    width = max(len(prompt) + len(response) for prompt, response in batch)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    in_response = torch.zeros(len(batch), width, dtype=torch.bool)
+    for i, (prompt, response) in enumerate(batch):
+        end = len(prompt) + len(response)
+        ids[i, :end] = torch.tensor(prompt + response)
+        in_response[i, len(prompt) : end] = True
+    # Padding is on the right, where causal attention does not see it: no mask is needed.
+    hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
+    return F.cross_entropy(model.lm_head(hidden[in_response[:, 1:]]), ids[:, 1:][in_response[:, 1:]])
+
+
+def learning_rate(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine down to a fiftieth of the peak."""
+    cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2
+    return PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * cosine
+
+
+def train(mixture: Mixture, folder: Path, seed: int, steps: int, solving: bool) -> None:
+    """Trains one model and writes it to `folder`."""
+    model = tiny.build_model(mixture.tokenizer, seed)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
+    state_file = folder / "training.pt"
+    step = 0
+    if state_file.exists():
+        state = torch.load(state_file)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        step = state["step"]
+    folder.mkdir(parents=True, exist_ok=True)
+    first_step, start = step, time.perf_counter()
+    while step < steps:
+        index = step // BATCHES_PER_BLOCK
+        for batch in mixture.block(seed, index, solving)[: steps - step]:
+            optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+            loss = response_loss(model, batch)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+        seconds = time.perf_counter() - start
+        left = seconds / (step - first_step) * (steps - step)
+        print(
+            f"{folder.name}: step {step}/{steps}  loss {loss.item():.3f}  {seconds:.0f} s, {left:.0f} s left",
+            flush=True,
+        )
+        if index % SAVE_EVERY_BLOCKS == SAVE_EVERY_BLOCKS - 1:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+            torch.save(state, state_file)
+    tiny.save(model, mixture.tokenizer, folder)
+    state_file.unlink(missing_ok=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder to write `tiny` and `tiny-zero` into")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps of `tiny`")
+    parser.add_argument("--zero-steps", type=int, default=600, help="optimizer steps of `tiny-zero`")
+    parser.add_argument(
+        "--mixture", nargs="+", default=["Countdown-v0=1"], metavar="ENV=WEIGHT", help="whose demonstrations"
+    )
+    args = parser.parse_args(argv)
+    weights = {env_id: float(weight or 1) for env_id, _, weight in (m.partition("=") for m in args.mixture)}
+    mixture = Mixture(weights)
+    train(mixture, args.out / "tiny-zero", args.seed, args.zero_steps, solving=False)
+    train(mixture, args.out / "tiny", args.seed, args.steps, solving=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

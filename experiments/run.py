@@ -1,0 +1,332 @@
+"""Trains a language model in a Gymnasium environment.
+
+    python experiments/run.py --env Countdown-v0 --algo GRPO
+
+Settings come from a preset, then `--set section.key=value`, then the options below; the run folder's config.yaml
+records what they came to. Ctrl-C ends the run after the iteration at hand and leaves a checkpoint; a second one ends
+it at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+import warnings
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from algorithms.base import LLMAlgorithm
+    from experiments.display import Display
+    from experiments.run_folder import RunFolder
+    from experiments.settings import RunSettings, Sections
+
+Option = typer.Option
+PACKAGES = ("llmenv", "torch", "transformers", "ray", "gymnasium", "numpy")
+
+
+def main(
+    env: Annotated[str, Option(help="Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
+    algo: Annotated[str, Option(help="GRPO.")] = "GRPO",
+    model: Annotated[
+        str | None, Option(help="tiny, tiny-zero, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]")
+    ] = None,
+    preset: Annotated[
+        str | None, Option(help="Name in experiments/presets or a YAML file. [default: tiny or pretrained, by model]")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, Option("--set", help="section.key=value, such as training.lr=1e-6; repeatable.")
+    ] = None,
+    seed: Annotated[int | None, Option(help="All tasks and samples are a function of it.")] = None,
+    iterations: Annotated[int | None, Option(help="How many to train for.")] = None,
+    time_limit: Annotated[float | None, Option(help="Minutes of training after which to end early.")] = None,
+    prompts_per_iteration: Annotated[int | None, Option(help="Groups an iteration.")] = None,
+    group_size: Annotated[int | None, Option(help="Samples a group.")] = None,
+    minibatch_size: Annotated[int | None, Option(help="Sequences an optimizer step.")] = None,
+    num_epochs: Annotated[int | None, Option(help="Passes over each batch.")] = None,
+    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    kl_coeff: Annotated[float | None, Option(help="Weight of the KL to the initial policy; 0: no reference.")] = None,
+    temperature: Annotated[float | None, Option(help="Of sampling and of the log-probabilities.")] = None,
+    max_new_tokens: Annotated[int | None, Option(help="Cap on a response.")] = None,
+    max_prompt_tokens: Annotated[int | None, Option(help="Longer prompts are dropped, and counted.")] = None,
+    template: Annotated[str | None, Option(help="Prompt template: auto, r1, chat or raw.")] = None,
+    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
+    num_env_runners: Annotated[int | None, Option(help="Sampling processes; 0: in this one.")] = None,
+    num_learners: Annotated[int | None, Option(help="Learning processes; 0: in this one.")] = None,
+    num_gpus_per_env_runner: Annotated[float | None, Option(help="GPUs of each sampling process.")] = None,
+    num_gpus_per_learner: Annotated[float | None, Option(help="GPUs of each learning process.")] = None,
+    eval_tasks: Annotated[int | None, Option(help="Held-out tasks of an evaluation.")] = None,
+    evaluate_every: Annotated[int | None, Option(help="Iterations between evaluations.")] = None,
+    output: Annotated[Path | None, Option(help="Run folder. [default: a new one under runs/]")] = None,
+    resume: Annotated[Path | None, Option(help="Go on with the run of this folder.")] = None,
+    wandb: Annotated[bool, Option(help="Log to Weights & Biases too.")] = False,
+) -> None:
+    """Trains a language model in a Gymnasium environment by reinforcement learning."""
+    options: Sections = {
+        "policy": {"model": model, "dtype": dtype, "template": template},
+        "sampling": {
+            "run_seed": seed,
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "max_prompt_tokens": max_prompt_tokens,
+        },
+        "training": {
+            "prompts_per_iteration": prompts_per_iteration,
+            "group_size": group_size,
+            "minibatch_size": minibatch_size,
+            "num_epochs": num_epochs,
+            "lr": lr,
+            "kl_coeff": kl_coeff,
+        },
+        "env_runners": {"num_env_runners": num_env_runners, "num_gpus_per_env_runner": num_gpus_per_env_runner},
+        "learners": {"num_learners": num_learners, "num_gpus_per_learner": num_gpus_per_learner},
+        "evaluation": {"evaluation_duration": eval_tasks},
+        "run": {"iterations": iterations, "time_limit": time_limit, "evaluate_every": evaluate_every},
+    }
+    options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
+    try:
+        if resume is not None:
+            sections, output = _resumed(resume, options), resume
+            algo = sections.pop("algo")
+        else:
+            sections = _sections(env, preset, set_ or [], options)
+            name = f"{env.rpartition(':')[2]}-{algo.upper()}-{Path(sections['policy']['model']).name}"
+            output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+            if (output / "progress.csv").exists():
+                raise ValueError(f"{output} holds a run already: go on with it by --resume {output}, or name another")
+        _run(algo, sections, output, resume is not None, wandb)
+    except (ValueError, RuntimeError) as error:
+        if os.environ.get("LLMENV_TRACEBACK"):
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.echo("(LLMENV_TRACEBACK=1 shows where it came from)", err=True)
+        raise typer.Exit(2) from error
+
+
+def _sections(env: str, preset: str | None, assignments: list[str], options: Sections) -> Sections:
+    from experiments import settings
+
+    assigned = settings.from_assignments(assignments)
+    model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
+    if preset is None:
+        preset = "tiny" if model in (None, "tiny", "tiny-zero") else "pretrained"
+    sections = settings.merge(settings.load_preset(preset), assigned, options)
+    sections.setdefault("environment", {})["env"] = _env_id(env)
+    sections["policy"].setdefault("model", "tiny")
+    return sections
+
+
+def _env_id(env: str) -> str:
+    """`module:Id-v0`, so that Ray's workers import the module that registers the environment."""
+    if ":" in env:
+        return env
+    import gymnasium
+
+    import envs  # noqa: F401 (registers)
+
+    ours = sorted(name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("envs."))
+    if env not in ours:
+        raise ValueError(f"there is no environment {env!r}: one of {', '.join(ours)}, or module:Id-v0 of your own")
+    return f"envs:{env}"
+
+
+def _resumed(folder: Path, options: Sections) -> Sections:
+    """The recorded settings, with the new run length if one is given: anything else would be another run."""
+    from experiments import settings
+    from experiments.run_folder import RunFolder
+
+    changed = sorted({key for name, values in options.items() for key in values} - {*options["run"]})
+    if changed:
+        raise ValueError(f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}")
+    if not RunFolder(folder).checkpoints():
+        raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")
+    return settings.merge(RunFolder(folder).read_config(), {"run": options["run"]})
+
+
+def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: bool) -> None:
+    """Builds everything that can fail on bad settings, then trains."""
+    _quieten()
+    from experiments import settings
+    from experiments.display import Display
+    from experiments.run_folder import RunFolder
+    from llmenv.models import resolve_model
+
+    resolve_model(sections["policy"]["model"])
+    config, run = settings.build(algo, sections)
+    import ray
+
+    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    folder = RunFolder(output)
+    display = Display(run.iterations)
+    algorithm = None
+    try:
+        display.say(f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+        if resuming:
+            algorithm = config.algo_class.from_checkpoint(str(folder.checkpoints()[-1].absolute()))
+            folder.rewind(algorithm.iteration)
+            display.say(f"resumed after iteration {algorithm.iteration}")
+        else:
+            algorithm = config.build_algo()
+        folder.write_config(settings.resolved(algo, sections, run))
+        logger = _start_wandb(sections, output) if wandb else None
+        _train(algorithm, run, folder, display, logger)
+    finally:
+        folder.close()
+        if algorithm is not None:
+            algorithm.stop()
+        ray.shutdown()
+
+
+def _train(
+    algorithm: LLMAlgorithm, run: RunSettings, folder: RunFolder, display: Display, logger: Any
+) -> None:
+    """The loop: evaluate, train, evaluate now and then, save, and put it all together at the end."""
+    stop = _StopOnInterrupt()
+    started = time.monotonic()
+    before = len(folder.table("evaluations"))
+    if not before:
+        display.evaluations({"before": _evaluate(algorithm, folder, logger)})
+    display.say(
+        "reward: mean of the batch; KL: of the step just taken; entropy in nats\n[bold]iteration   reward  accuracy  "
+        "length      KL  entropy  tokens/s    left[/bold]"
+    )
+    first, training_started = algorithm.iteration, time.monotonic()
+    with display:
+        while algorithm.iteration < run.iterations and not stop.requested:
+            row = _progress_row(algorithm.train())
+            elapsed = time.monotonic() - training_started
+            left = elapsed / (algorithm.iteration - first) * (run.iterations - algorithm.iteration)
+            if run.time_limit is not None:
+                left = min(left, 60 * run.time_limit - elapsed)
+            folder.log("progress", row)
+            if logger:
+                logger.log(row, step=algorithm.iteration)
+            display.iteration(row, max(0.0, left))
+            last = algorithm.iteration == run.iterations or left <= 0
+            if algorithm.iteration % run.show_every == 0:
+                _show_sample(algorithm, folder, display)
+            if algorithm.iteration % run.evaluate_every == 0 and not last:
+                evaluation = _evaluate(algorithm, folder, logger)
+                display.evaluations({f"after {algorithm.iteration}": evaluation})
+            if algorithm.iteration % run.checkpoint_every == 0 or last or stop.requested:
+                folder.save_checkpoint(algorithm.iteration, algorithm.save_to_path)
+            if left <= 0:
+                break
+    if stop.requested:
+        display.say(f"stopped after iteration {algorithm.iteration}: go on with --resume {folder.path}")
+        raise typer.Exit(130)
+    _finish(algorithm, folder, display, logger, time.monotonic() - started)
+
+
+def _finish(
+    algorithm: LLMAlgorithm, folder: RunFolder, display: Display, logger: Any, seconds: float
+) -> None:
+    evaluations = folder.table("evaluations")
+    if evaluations["iteration"].max() < algorithm.iteration:
+        _evaluate(algorithm, folder, logger)
+        evaluations = folder.table("evaluations")
+    before, after = evaluations.iloc[0].to_dict(), evaluations.iloc[-1].to_dict()
+    algorithm.export_policy(folder.path / "policy")
+    progress = folder.table("progress")
+    config = algorithm.config
+    summary = {
+        "env": config.env,
+        "algo": type(algorithm).__name__,
+        "model": config.base_model,
+        "seed": config.run_seed,
+        "iterations": algorithm.iteration,
+        "accuracy_before": before["sampled_accuracy"],
+        "accuracy_after": after["sampled_accuracy"],
+        "num_eval_tasks": int(after["num_tasks"]),
+        "before": before,
+        "after": after,
+        "seconds": seconds,
+        "samples": int(progress["num_episodes"].sum()),
+        "tokens": int(progress["num_tokens"].sum()),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+    }
+    folder.write_summary(summary)
+    display.evaluations({"before": before, "after": after})
+    display.say(f"{seconds / 60:.1f} minutes; policy, curve and summary are in {folder.path}")
+
+
+def _evaluate(algorithm: LLMAlgorithm, folder: RunFolder, logger: Any) -> dict[str, float]:
+    """Evaluates on the held-out tasks, and writes what came out."""
+    results = algorithm.evaluate()
+    row: dict[str, float] = {"iteration": algorithm.iteration}
+    for name, summary in (("sampled", results["env_runners"]), ("greedy", results["greedy"])):
+        row |= {f"{name}_{key}": value for key, value in summary.items() if not key.startswith("num_")}
+    row["num_tasks"] = results["env_runners"]["num_episodes"]
+    folder.log("evaluations", row)
+    for name, episodes in algorithm.last_evaluation.items():
+        folder.write_samples(f"eval_{name}", algorithm.iteration, episodes)
+    folder.draw_curve(f"{type(algorithm).__name__} on {algorithm.config.env}, {algorithm.config.base_model}")
+    if logger:
+        logger.log({f"evaluation/{key}": value for key, value in row.items()}, step=algorithm.iteration)
+    return row
+
+
+def _progress_row(result: dict[str, Any]) -> dict[str, float]:
+    """The figures of RLlib's result that are worth a column."""
+    learner, rollout, timers = result["learners"]["default_policy"], result["rollout"], result["timers"]
+    seconds = {key: float(timers[key]) for key in ("sampling", "learning", "weight_sync", "training_iteration")}
+    row = {"iteration": result["training_iteration"]}
+    row |= {key: float(value) for key, value in rollout.items()}
+    row |= {key: float(value) for key, value in learner.items() if not key.startswith("num_")}
+    row |= {f"seconds_{key}": value for key, value in seconds.items()}
+    row["tokens_per_second"] = row["num_response_tokens"] / seconds["training_iteration"]
+    return row
+
+
+def _show_sample(algorithm: LLMAlgorithm, folder: RunFolder, display: Display) -> None:
+    episodes = algorithm.last_episodes
+    folder.write_samples("train", algorithm.iteration, episodes)
+    valid = [episode for episode in episodes if episode.valid]
+    display.sample(valid[algorithm.iteration % len(valid)])
+
+
+def _start_wandb(sections: Sections, output: Path) -> Any:
+    import wandb
+
+    return wandb.init(project="llmenv", name=output.name, config=sections, dir=str(output))
+
+
+def _quieten() -> None:
+    """Ray's and transformers' chatter would drown the run's own lines; errors still come through."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    for name in ("ray", "ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+class _StopOnInterrupt:
+    """The first Ctrl-C asks the loop to stop after the iteration at hand; the second one stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, signum: int, frame: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        print("\nstopping after this iteration (Ctrl-C again: at once)", file=sys.stderr)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,150 @@
+"""The files that a run leaves behind: figures to read, curves to look at, completions, checkpoints, the policy.
+
+    config.yaml        the resolved settings
+    progress.csv       a line an iteration
+    evaluations.csv    a line an evaluation
+    events.out.*       the same for TensorBoard
+    curve.png          accuracy, response length and entropy over iterations
+    samples/           completions with their verdicts, as parquet
+    checkpoints/       the newest two, to resume from
+    policy/            the final policy in Hugging Face format
+    summary.json       before and after, in one place
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from tensorboardX import SummaryWriter
+
+from llmenv.episode import TextEpisode
+
+KEEP_CHECKPOINTS = 2
+
+
+class RunFolder:
+    """Writes a run's files; every one of them is whole at any moment, or not there.
+
+    Args:
+        path: The folder; made if needed.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        path.mkdir(parents=True, exist_ok=True)
+        self._board = SummaryWriter(str(path))
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def read_config(self) -> dict[str, Any]:
+        file = self.path / "config.yaml"
+        if not file.is_file():
+            raise ValueError(f"{self.path} is no run folder (it has no config.yaml)")
+        return yaml.safe_load(file.read_text())
+
+    def log(self, table: str, row: dict[str, float]) -> None:
+        """Appends a row (with its "iteration") to `progress` or `evaluations`, and to TensorBoard."""
+        file = self.path / f"{table}.csv"
+        pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
+        for key, value in row.items():
+            if key != "iteration":
+                self._board.add_scalar(f"{table}/{key}", value, int(row["iteration"]))
+
+    def table(self, table: str) -> pd.DataFrame:
+        file = self.path / f"{table}.csv"
+        return pd.read_csv(file) if file.exists() else pd.DataFrame({"iteration": []})
+
+    def rewind(self, iteration: int) -> None:
+        """Drops what was logged after a checkpoint's iteration: a resumed run logs it again."""
+        for name in ("progress", "evaluations"):
+            table = self.table(name)
+            if len(table):
+                table[table["iteration"] <= iteration].to_csv(self.path / f"{name}.csv", index=False)
+
+    def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> None:
+        folder = self.path / "samples"
+        folder.mkdir(exist_ok=True)
+        frame = pd.DataFrame([_record(episode) for episode in episodes])
+        frame.to_parquet(folder / f"{name}_{iteration:06d}.parquet", index=False)
+
+    def save_checkpoint(self, iteration: int, save: Callable[[str], Any]) -> Path:
+        """Saves under a temporary name first: a kill in the middle leaves the previous checkpoint whole."""
+        folder = self.path / "checkpoints"
+        temporary, final = folder / f".saving_{iteration:06d}", folder / f"iteration_{iteration:06d}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        save(str(temporary.absolute()))
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(temporary, final)
+        for old in self.checkpoints()[:-KEEP_CHECKPOINTS]:
+            shutil.rmtree(old)
+        return final
+
+    def checkpoints(self) -> list[Path]:
+        """Oldest first."""
+        return sorted((self.path / "checkpoints").glob("iteration_*"))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+    def draw_curve(self, title: str) -> None:
+        """Draws `curve.png` from the tables."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot as plt
+
+        progress, evaluations = self.table("progress"), self.table("evaluations")
+        figure, (accuracy, length) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+        figure.suptitle(title)
+        if len(progress):
+            accuracy.plot(progress["iteration"], progress["accuracy"], lw=0.8, alpha=0.4, label="training batch")
+            length.plot(progress["iteration"], progress["response_length"], label="response length (tokens)")
+            length.plot([], [], color="tab:red", label="entropy (nats), right axis")
+            entropy = length.twinx()
+            entropy.plot(progress["iteration"], progress["entropy"], color="tab:red", lw=0.8)
+            entropy.set_ylim(bottom=0)
+        for name, marker in (("sampled", "o-"), ("greedy", "s-")):
+            if len(evaluations):
+                value, low, high = (evaluations[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))
+                accuracy.errorbar(
+                    evaluations["iteration"], value, yerr=[value - low, high - value], fmt=marker, ms=4, lw=1.2,
+                    capsize=2, label=f"held out, {name}",
+                )
+        accuracy.set(xlabel="iteration", ylabel="accuracy", ylim=(0, 1))
+        length.set(xlabel="iteration")
+        accuracy.legend(loc="lower right")
+        length.legend(loc="lower right")
+        figure.savefig(self.path / "curve.png", dpi=110)
+        plt.close(figure)
+
+    def close(self) -> None:
+        self._board.close()
+
+
+def _record(episode: TextEpisode) -> dict[str, Any]:
+    """One episode as a flat row."""
+    last = episode.turns[-1] if episode.turns else None
+    info = last.info if last else {}
+    return {
+        "group": episode.group,
+        "sample": episode.sample,
+        "prompt": episode.observation,
+        "completion": "\n".join(turn.text for turn in episode.turns),
+        "reward": episode.total_reward,
+        "correct": info.get("correct"),
+        "well_formed": info.get("well_formed"),
+        "answer": info.get("answer"),
+        "failure": info.get("failure"),
+        "finish_reason": last.finish_reason if last else "",
+        "response_tokens": episode.response_length,
+        "weights_version": episode.weights_version,
+        "error": episode.error,
+    }

@@ -1,0 +1,202 @@
+"""From episodes to what a learner's forward pass eats: rows, micro-batches, minibatches.
+
+Token ids only: knows nothing about text, losses or engines. Everything that must be global is decided here, on
+the driver, before rows are dealt out: which rows form a minibatch, what its denominators are, and which learner
+gets which rows. A loss therefore does not depend on the micro-batch budget or on the number of learners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from llmenv.episode import TextEpisode
+
+
+@dataclass
+class TokenRow:
+    """One valid episode as arrays of length T.
+
+    Attributes:
+        token_ids: int64 [T], prompt and response tokens of all turns.
+        response_mask: bool [T], True where the model itself sampled the token.
+        sampling_logps: float32 [T], the sampler's log-probabilities; 0 outside the mask.
+        advantages: float32 [T]; 0 outside the mask.
+        group: Rows of one group share their task and their first prompt.
+    """
+
+    token_ids: np.ndarray
+    response_mask: np.ndarray
+    sampling_logps: np.ndarray
+    advantages: np.ndarray
+    group: int
+
+    @classmethod
+    def from_episode(cls, episode: TextEpisode, advantage: float) -> TokenRow:
+        """A row whose every response token carries the episode's `advantage`."""
+        mask: list[bool] = []
+        logps: list[float] = []
+        for turn in episode.turns:
+            mask += [False] * len(turn.prompt_ids) + [True] * len(turn.response_ids)
+            logps += [0.0] * len(turn.prompt_ids) + turn.logps
+        response_mask = np.array(mask, dtype=bool)
+        return cls(
+            token_ids=np.array(episode.token_ids, dtype=np.int64),
+            response_mask=response_mask,
+            sampling_logps=np.array(logps, dtype=np.float32),
+            advantages=np.where(response_mask, np.float32(advantage), np.float32(0.0)),
+            group=episode.group,
+        )
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_response_tokens(self) -> int:
+        return int(self.response_mask.sum())
+
+
+@dataclass
+class TokenBatch:
+    """Rows of whole sequences, padded on the right to the longest.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        lengths: int64 [B], tokens that are not padding. Padding is known by position, never by a token id.
+        response_mask: bool [B, T].
+        sampling_logps: float32 [B, T].
+        advantages: float32 [B, T].
+        groups: int64 [B]; rows with equal numbers share a prompt, and stand next to each other.
+    """
+
+    input_ids: torch.Tensor
+    lengths: torch.Tensor
+    response_mask: torch.Tensor
+    sampling_logps: torch.Tensor
+    advantages: torch.Tensor
+    groups: torch.Tensor
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[TokenRow]) -> TokenBatch:
+        width = max(len(row) for row in rows)
+
+        def pad(column: str) -> torch.Tensor:
+            first = getattr(rows[0], column)
+            padded = np.zeros((len(rows), width), dtype=first.dtype)
+            for i, row in enumerate(rows):
+                padded[i, : len(row)] = getattr(row, column)
+            return torch.from_numpy(padded)
+
+        return cls(
+            input_ids=pad("token_ids"),
+            lengths=torch.tensor([len(row) for row in rows]),
+            response_mask=pad("response_mask"),
+            sampling_logps=pad("sampling_logps"),
+            advantages=pad("advantages"),
+            groups=torch.tensor([row.group for row in rows]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(**{name: column.to(device) for name, column in vars(self).items()})
+
+
+@dataclass
+class LossBatch:
+    """What a loss sees of one micro-batch beside the policy's output.
+
+    Attributes:
+        tokens: The micro-batch.
+        old_logps: float32 [B, T], the learner's own log-probabilities before the first step on this batch.
+        ref_logps: float32 [B, T] of the reference policy, or None where no KL to it is asked for.
+        num_tokens: Response tokens of the whole minibatch, over all micro-batches and learners.
+        num_sequences: Sequences of the whole minibatch.
+    """
+
+    tokens: TokenBatch
+    old_logps: torch.Tensor
+    ref_logps: torch.Tensor | None
+    num_tokens: int
+    num_sequences: int
+
+
+@dataclass
+class Minibatch:
+    """One learner's share of the sequences of one optimizer step.
+
+    Attributes:
+        micro_batches: This learner's rows, one forward and backward each. May be empty.
+        num_tokens: Response tokens of the whole minibatch, over all learners: the global denominator.
+        num_sequences: Sequences of the whole minibatch, over all learners.
+    """
+
+    micro_batches: list[TokenBatch]
+    num_tokens: int
+    num_sequences: int
+
+
+def plan_update(
+    rows: Sequence[TokenRow],
+    *,
+    minibatch_size: int,
+    micro_batch_tokens: int,
+    num_learners: int,
+    rng: np.random.Generator,
+) -> list[list[Minibatch]]:
+    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens.
+
+    Groups are shuffled, not rows, so that a group stays together where the sizes let it. Every row keeps its
+    minibatch, learner and micro-batch through all epochs (only the order of the minibatches changes), so that
+    old and reference log-probabilities are computed once, where they are used.
+
+    Args:
+        rows: The whole batch.
+        minibatch_size: Sequences of one optimizer step, over all learners. The last one takes what is left.
+        micro_batch_tokens: Upper bound of padded tokens of one forward; a longer row goes alone.
+        num_learners: At least 1.
+        rng: Draws the order of the groups.
+
+    Returns:
+        For each learner, its minibatches; every learner has the same number of them.
+    """
+    by_group: dict[int, list[TokenRow]] = {}
+    for row in rows:
+        by_group.setdefault(row.group, []).append(row)
+    groups = list(by_group.values())
+    shuffled = [row for i in rng.permutation(len(groups)) for row in groups[i]]
+
+    plan: list[list[Minibatch]] = [[] for _ in range(num_learners)]
+    for start in range(0, len(shuffled), minibatch_size):
+        minibatch = shuffled[start : start + minibatch_size]
+        num_tokens = sum(row.num_response_tokens for row in minibatch)
+        for learner, share in enumerate(_deal(minibatch, num_learners)):
+            micro_batches = [TokenBatch.from_rows(chunk) for chunk in _chunks(share, micro_batch_tokens)]
+            plan[learner].append(Minibatch(micro_batches, num_tokens, len(minibatch)))
+    return plan
+
+
+def _deal(rows: Sequence[TokenRow], num_learners: int) -> list[list[TokenRow]]:
+    """Longest first, each row to the learner with the fewest tokens so far."""
+    shares: list[list[TokenRow]] = [[] for _ in range(num_learners)]
+    load = [0] * num_learners
+    for row in sorted(rows, key=len, reverse=True):
+        learner = load.index(min(load))
+        shares[learner].append(row)
+        load[learner] += len(row)
+    return shares
+
+
+def _chunks(rows: Sequence[TokenRow], micro_batch_tokens: int) -> list[list[TokenRow]]:
+    """Rows sorted by length (longest first), cut where the padded size would pass the budget."""
+    chunks: list[list[TokenRow]] = []
+    for row in sorted(rows, key=len, reverse=True):
+        if chunks and (len(chunks[-1]) + 1) * len(chunks[-1][0]) <= micro_batch_tokens:
+            chunks[-1].append(row)
+        else:
+            chunks.append([row])
+    return chunks

@@ -1,0 +1,86 @@
+"""Engines: how gradients become a step. Knows nothing about losses, RLlib or what the module computes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class Engine(Protocol):
+    """What a learner asks of the thing that holds parameters and optimizer.
+
+    A loss is already divided by its global denominator: gradients are *summed* over micro-batches and learners.
+    """
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Adds the gradients of one micro-batch's share of the loss."""
+        ...
+
+    def step(self) -> float:
+        """Sums gradients over the learners, clips, steps, and clears them.
+
+        Returns:
+            The global gradient norm before clipping. If it is not finite, the step was not taken.
+        """
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+class TorchEngine:
+    """Plain PyTorch: the whole model on every learner, gradients summed with one all-reduce.
+
+    Args:
+        module: The policy.
+        optimizer: Over the module's parameters.
+        max_grad_norm: Clip the global norm to this; None clips nothing.
+    """
+
+    STATE_FILE = "engine.pt"
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None):
+        self.module = module
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+
+    def backward(self, loss: torch.Tensor) -> None:
+        loss.backward()
+
+    def step(self) -> float:
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        for p in parameters:
+            if p.grad is None:  # a learner without rows still takes part, with zeros
+                p.grad = torch.zeros_like(p)
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            flat = torch.cat([p.grad.flatten() for p in parameters])
+            dist.all_reduce(flat)
+            for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                p.grad.copy_(grad.view_as(p))
+        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def save(self, folder: Path) -> None:
+        """Every learner holds the same state; the first one writes it."""
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            state: dict[str, Any] = {
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(state, folder / self.STATE_FILE)
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / self.STATE_FILE, map_location="cpu", weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])

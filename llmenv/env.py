@@ -1,0 +1,155 @@
+"""Text environments for Gymnasium: strings in, strings out; knows no tokens, no chat template and no model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
+
+import gymnasium as gym
+import numpy as np
+
+from llmenv.text import parse_response
+
+Task = TypeVar("Task")
+
+
+class TextSpace(gym.Space[str]):
+    """Any Unicode text of at most `max_length` characters.
+
+    `gymnasium.spaces.Text` lists its characters one by one; this space admits all of them. Being a custom
+    space it has no shared-memory form: an asynchronous vector environment needs `shared_memory=False`.
+
+    Args:
+        max_length: the greatest length of a member, in characters (code points).
+        seed: seed or generator for `sample`.
+    """
+
+    def __init__(self, max_length: int = 2**20, seed: int | np.random.Generator | None = None) -> None:
+        if max_length < 0:
+            raise ValueError(f"max_length must be 0 or more, not {max_length}")
+        self.max_length = int(max_length)
+        super().__init__(shape=None, dtype=str, seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        return False
+
+    def contains(self, x: Any) -> bool:
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def sample(self, mask: None = None, probability: None = None) -> str:
+        """A short random text of printable ASCII, line ends and a few wider characters."""
+        if mask is not None or probability is not None:
+            raise ValueError("TextSpace.sample takes neither a mask nor probabilities")
+        length = self.np_random.integers(min(self.max_length, 64) + 1)
+        return "".join(
+            _SAMPLE_CHARACTERS[i] for i in self.np_random.integers(len(_SAMPLE_CHARACTERS), size=length)
+        )
+
+    def __repr__(self) -> str:
+        return f"TextSpace(max_length={self.max_length})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TextSpace) and other.max_length == self.max_length
+
+
+_SAMPLE_CHARACTERS = "".join(map(chr, range(32, 127))) + "\n\té×−あ🙂"
+
+
+class TextEnv(gym.Env[str, str]):
+    """An environment whose observations and actions are texts.
+
+    The observation of `reset` is the first user message. Its info has what else a prompt template places:
+
+    - `system`: the system message,
+    - `assistant_prefix`: the beginning of the assistant's turn, to be put into the prompt.
+
+    An action is the assistant's whole message: `assistant_prefix` followed by what the model wrote.
+    """
+
+    def __init__(self) -> None:
+        self.observation_space = TextSpace()
+        self.action_space = TextSpace()
+
+
+class TaskEnv(TextEnv, Generic[Task]):
+    """A one-turn environment made of tasks and a verifier.
+
+    A subclass says how a task is drawn (`draw`), set by hand (`from_options`), asked (`question`) and judged
+    (`verify`). `reset(seed=s)` fully determines the task; all randomness is in `self.np_random`.
+
+    Args:
+        split: "train" or "test": which of two disjoint sets of tasks to draw from.
+        reward: "default" pays `reward_amounts[0]` for a response that is correct and well formed, `[1]` for
+            one that is only one of the two and `[2]` for neither. "tinyzero" pays `[0]` for a correct answer,
+            `[1]` for an answer block that is wrong and `[2]` for no answer block, without looking at form.
+        reward_amounts: those three.
+    """
+
+    system = "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer."
+    assistant_prefix = "Let me solve this step by step.\n<think>"
+
+    def __init__(
+        self, split: str = "train", reward: str = "default", reward_amounts: Sequence[float] = (1.0, 0.1, 0.0)
+    ) -> None:
+        super().__init__()
+        if split not in ("train", "test"):
+            raise ValueError(f'split must be "train" or "test", not {split!r}')
+        if reward not in ("default", "tinyzero"):
+            raise ValueError(f'reward must be "default" or "tinyzero", not {reward!r}')
+        if len(reward_amounts) != 3:
+            raise ValueError(
+                f"reward_amounts must be three numbers (full, partial, none), not {reward_amounts!r}"
+            )
+        self.split = split
+        self.reward = reward
+        self.reward_amounts = tuple(float(amount) for amount in reward_amounts)
+        self.task: Task | None = None
+
+    def draw(self) -> Task:
+        """Draw a task of `self.split` from `self.np_random`."""
+        raise NotImplementedError
+
+    def from_options(self, options: dict[str, Any]) -> Task:
+        """Make the task that `reset(options=...)` asks for; `ValueError` names the remedy if it cannot be."""
+        raise NotImplementedError
+
+    def question(self, task: Task) -> str:
+        """The first user message."""
+        raise NotImplementedError
+
+    def verify(self, task: Task, answer: str) -> str | None:
+        """Judge the text of an answer block: None if correct, else the kind of failure in a few fixed words."""
+        raise NotImplementedError
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.task = None  # bad options leave no half-reset task behind
+        self.task = self.from_options(options) if options else self.draw()
+        return self.question(self.task), {"system": self.system, "assistant_prefix": self.assistant_prefix}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Judge the assistant's whole message, a text of any length; the episode ends."""
+        if self.task is None:
+            raise gym.error.ResetNeeded("The episode is over or was never begun: call reset() before step().")
+        if not isinstance(action, str):
+            raise TypeError(f"the action must be a str, not {type(action).__name__}")
+        task, self.task = self.task, None
+
+        response = parse_response(action)
+        failure = "no answer" if response.answer is None else self.verify(task, response.answer)
+        correct = failure is None
+        if correct and not response.well_formed:
+            failure = "malformed"
+        info = {
+            "correct": correct,
+            "well_formed": response.well_formed,
+            "answer": response.answer,
+            "failure": failure,
+        }
+        achieved = correct + (
+            response.well_formed if self.reward == "default" else response.answer is not None
+        )
+        return "", self.reward_amounts[2 - achieved], True, False, info

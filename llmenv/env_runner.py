@@ -1,0 +1,158 @@
+"""The RLlib EnvRunner: a sampler, a renderer and a pool of environments in one process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import gymnasium as gym
+import ray
+import torch
+from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
+from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
+from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils.checkpoints import Checkpointable
+from ray.rllib.utils.metrics import (
+    EPISODE_RETURN_MEAN,
+    NUM_AGENT_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED,
+    NUM_ENV_STEPS_SAMPLED_LIFETIME,
+    NUM_EPISODES,
+    WEIGHTS_SEQ_NO,
+)
+
+from llmenv.episode import TextEpisode, derive_seed
+from llmenv.models import load_causal_lm
+from llmenv.renderer import Renderer
+from llmenv.rollout import EnvPool, GroupRequest, rollout
+from llmenv.sampler import SamplingParams, TransformersSampler
+
+
+class LLMEnvRunner(EnvRunner, Checkpointable):
+    """Samples groups of episodes.
+
+    The runner of index 0 beside remote ones exists for RLlib's book-keeping only and holds no model.
+    """
+
+    def __init__(self, *, config: Any, **kwargs: Any):
+        super().__init__(config=config, **kwargs)
+        self._pools: dict[str, EnvPool] = {}
+        self._num_calls = 0
+        self.renderer: Renderer | None = None
+        self.sampler: TransformersSampler | None = None
+        if self.worker_index or config.num_env_runners == 0:
+            self.make_module()
+
+    def make_module(self) -> None:
+        device = "cuda" if torch.cuda.is_available() and self.config.num_gpus_per_env_runner else "cpu"
+        self.renderer = Renderer.from_model(self.config.base_model, self.config.template)
+        model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(device)
+        self.sampler = TransformersSampler(model, max_rows=self.config.max_rows_per_sampler)
+
+    def assert_healthy(self) -> None:
+        assert self.sampler is not None and self.renderer is not None
+
+    def sample(
+        self,
+        *,
+        requests: Sequence[GroupRequest] | None = None,
+        temperature: float | None = None,
+        env_config: dict[str, Any] | None = None,
+        num_episodes: int | None = None,
+        **kwargs: Any,
+    ) -> list[TextEpisode]:
+        """Samples groups and logs metrics about them.
+
+        Args:
+            requests: The groups to sample, as the algorithm deals them out. None samples `num_episodes` (default:
+                one group) of this runner's own choice, as RLlib's callers without knowledge of groups do.
+            temperature: Instead of the training temperature.
+            env_config: Constructor arguments of the environment, instead of the training ones.
+            num_episodes: Only without `requests`.
+
+        Returns:
+            Their episodes, invalid ones included (they carry their `error`).
+        """
+        if requests is None:
+            keys = (derive_seed(self.config.run_seed, self.worker_index or 0), self._num_calls)
+            sizes = [1] * num_episodes if num_episodes else [self.config.group_size]
+            requests = [GroupRequest.derive(i, size, *keys) for i, size in enumerate(sizes)]
+            self._num_calls += 1
+        params = SamplingParams(
+            max_new_tokens=self.config.max_new_tokens,
+            stop_token_ids=self.renderer.stop_token_ids,
+            temperature=self.config.temperature if temperature is None else temperature,
+        )
+        episodes = rollout(
+            self._pool(self.config.env_config if env_config is None else env_config),
+            self.renderer,
+            self.sampler,
+            requests,
+            params,
+            self.config.max_prompt_tokens,
+        )
+        if env_config is None:
+            self._log(episodes)
+        return episodes
+
+    def sample_with_metrics(self, **kwargs: Any) -> tuple[list[TextEpisode], Any]:
+        """`sample` and `get_metrics` in one call to a remote runner."""
+        return self.sample(**kwargs), self.get_metrics()
+
+    def _pool(self, env_config: dict[str, Any]) -> EnvPool:
+        key = json.dumps(env_config, sort_keys=True, default=repr)
+        if key not in self._pools:
+            self._pools[key] = EnvPool(lambda: make_env(self.config.env, env_config))
+        return self._pools[key]
+
+    def _log(self, episodes: Sequence[TextEpisode]) -> None:
+        steps = sum(episode.env_steps() for episode in episodes)
+        self.num_env_steps_sampled_lifetime += steps
+        log = self.metrics.log_value
+        log(NUM_ENV_STEPS_SAMPLED, steps, reduce="sum")
+        log(NUM_ENV_STEPS_SAMPLED_LIFETIME, steps, reduce="lifetime_sum", with_throughput=True)
+        log((NUM_AGENT_STEPS_SAMPLED, DEFAULT_MODULE_ID), steps, reduce="sum")
+        log(NUM_EPISODES, len(episodes), reduce="sum")
+        for episode in episodes:
+            if episode.valid:
+                log(EPISODE_RETURN_MEAN, episode.total_reward, reduce="mean", window=None)
+
+    def get_metrics(self) -> Any:
+        return self.metrics.reduce()
+
+    def get_spaces(self) -> dict[str, tuple[gym.Space, gym.Space]]:
+        env = make_env(self.config.env, self.config.env_config)
+        spaces = (env.observation_space, env.action_space)
+        env.close()
+        return {INPUT_ENV_SPACES: spaces, INPUT_ENV_SINGLE_SPACES: spaces, DEFAULT_MODULE_ID: spaces}
+
+    def get_state(
+        self, components: Any = None, *, not_components: Collection[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """A runner has no state of its own: weights come from the learner, tasks from the algorithm's seeds."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes over weights (packed, or a reference to them) if their version is another one."""
+        packed, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO)
+        if not packed or self.sampler is None or version == self.sampler.weights_version:
+            return
+        if isinstance(packed, ray.ObjectRef):
+            packed = ray.get(packed)
+        self.sampler.load_weights(packed, version)
+
+    def get_ctor_args_and_kwargs(self) -> tuple[tuple, dict[str, Any]]:
+        return (), {"config": self.config, "worker_index": self.worker_index, "num_workers": self.num_workers}
+
+    def stop(self) -> None:
+        for pool in self._pools.values():
+            pool.close()
+
+
+def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env:
+    """`gymnasium.make` without the wrappers that check a text environment's spaces at every step.
+
+    `env_id` is "module:Id-v0", so that a Ray worker imports the module that registers it.
+    """
+    return gym.make(env_id, disable_env_checker=True, **env_config)

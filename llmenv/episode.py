@@ -1,0 +1,101 @@
+"""What happened between an environment and a policy, in token ids.
+
+Knows nothing about models, templates or rewards' meaning: a `TextEpisode` is the record that travels from a
+runner to the driver. RLlib asks only `env_steps()` and `agent_steps()` of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Turn:
+    """One question put to the model and the model's answer.
+
+    Attributes:
+        prompt_ids: The tokens that the template and the environment appended before this response (for the
+            first turn: the whole prompt).
+        response_ids: The tokens that the model sampled, the stop token included.
+        logps: Log-probability of each response token under the distribution it was sampled from.
+        finish_reason: "stop" (the model ended its turn) or "length" (it hit the cap).
+        text: The action given to the environment: what the template had opened, then the decoded response.
+        reward: What `step()` paid.
+        info: The `info` of that `step()`.
+    """
+
+    prompt_ids: list[int]
+    response_ids: list[int] = field(default_factory=list)
+    logps: list[float] = field(default_factory=list)
+    finish_reason: str = ""
+    text: str = ""
+    reward: float = 0.0
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TextEpisode:
+    """One sample of a group: the turns of one environment episode.
+
+    Attributes:
+        group: Index of the group (samples of the same task) within its batch.
+        sample: Index within the group.
+        turns: In order; token ids only ever grow by appending.
+        terminated: The environment ended the episode.
+        truncated: The environment cut the episode. Hitting the length cap is not this: see `hit_length_cap`.
+        weights_version: Version of the weights that sampled it.
+        error: Why the sample is invalid (the environment raised, the prompt was too long), else None. An
+            invalid sample takes no part in its group's statistics nor in the update.
+        observation: The first user message, for the records.
+    """
+
+    group: int
+    sample: int
+    turns: list[Turn] = field(default_factory=list)
+    terminated: bool = False
+    truncated: bool = False
+    weights_version: int = 0
+    error: str | None = None
+    observation: str = ""
+
+    @property
+    def valid(self) -> bool:
+        return self.error is None
+
+    @property
+    def total_reward(self) -> float:
+        """Undiscounted sum of the turns' rewards."""
+        return float(sum(turn.reward for turn in self.turns))
+
+    @property
+    def response_length(self) -> int:
+        """Tokens sampled by the model, over all turns."""
+        return sum(len(turn.response_ids) for turn in self.turns)
+
+    @property
+    def hit_length_cap(self) -> bool:
+        return bool(self.turns) and self.turns[-1].finish_reason == "length"
+
+    @property
+    def token_ids(self) -> list[int]:
+        """The whole sequence as the model saw and sampled it, never re-tokenised."""
+        return [token for turn in self.turns for token in (*turn.prompt_ids, *turn.response_ids)]
+
+    def env_steps(self) -> int:
+        return len(self.turns)
+
+    def agent_steps(self) -> int:
+        return len(self.turns)
+
+
+def derive_seed(*keys: int) -> int:
+    """A 63-bit seed that depends on every key and on their order.
+
+    All that is drawn for a batch is a pure function of (run seed, iteration, group, sample), so that a resumed
+    run draws the same batch, however many runners share the work.
+    """
+    high, low = np.random.SeedSequence(keys).generate_state(2, np.uint32)
+    return (int(high) << 31) | (int(low) >> 1)

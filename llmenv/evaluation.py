@@ -1,0 +1,52 @@
+"""What a set of episodes says about a policy: accuracy with its interval, format rate, lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmenv.episode import TextEpisode
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a proportion.
+
+    (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), Wilson (1927), JASA 22:209-212.
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    p, correction = successes / trials, z * z / trials
+    centre = (p + correction / 2) / (1 + correction)
+    spread = z * math.sqrt(p * (1 - p) / trials + correction / (4 * trials)) / (1 + correction)
+    return max(0.0, centre - spread), min(1.0, centre + spread)
+
+
+def summarize(episodes: Sequence[TextEpisode]) -> dict[str, float]:
+    """Means over the valid episodes; invalid ones are counted apart.
+
+    Returns:
+        accuracy (share whose last `info["correct"]` is true), accuracy_low and accuracy_high (95 %), format_rate
+        (`info["well_formed"]`), episode_return_mean, response_length (tokens), length_cap_rate, num_episodes,
+        num_invalid.
+    """
+    valid = [episode for episode in episodes if episode.valid]
+    last = [episode.turns[-1].info for episode in valid]
+    correct = sum(bool(info.get("correct")) for info in last)
+    low, high = wilson_interval(correct, len(valid))
+
+    def mean(values: Sequence[float]) -> float:
+        return float(np.mean(values)) if values else float("nan")
+
+    return {
+        "accuracy": mean([bool(info.get("correct")) for info in last]),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "format_rate": mean([bool(info.get("well_formed")) for info in last]),
+        "episode_return_mean": mean([episode.total_reward for episode in valid]),
+        "response_length": mean([episode.response_length for episode in valid]),
+        "length_cap_rate": mean([episode.hit_length_cap for episode in valid]),
+        "num_episodes": len(valid),
+        "num_invalid": len(episodes) - len(valid),
+    }

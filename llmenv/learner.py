@@ -1,0 +1,165 @@
+"""The RLlib Learner: the update loop around an engine. Its loss comes from a subclass in `algorithms`."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.torch.torch_learner import TorchLearner
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from llmenv import weights
+from llmenv.batch import LossBatch, Minibatch, TokenBatch
+from llmenv.engine import TorchEngine
+from llmenv.models import load_causal_lm
+from llmenv.policy import CausalPolicy
+
+
+class LLMLearner(TorchLearner):
+    """Updates a `CausalPolicy` with the rows that the driver dealt to it.
+
+    RLlib's own minibatch iterators duplicate rows and shard unevenly, and its gradient path knows only DDP, so
+    `update` is a loop of its own. Subclasses implement `compute_loss_for_module`, whose `batch` is a `LossBatch`
+    and whose `fwd_out` is a `PolicyOutput`; it returns this micro-batch's *share* of the loss, already divided by
+    the minibatch's global denominator, and may call `log_share` with metrics divided in the same way.
+    """
+
+    def build(self) -> None:
+        super().build()
+        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
+        self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
+        self.reference: CausalPolicy | None = None
+        if self.config.kl_coeff > 0:
+            model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
+            self.reference = CausalPolicy(model.eval().requires_grad_(False), self.config.temperature)
+        self._shares: dict[str, float] = defaultdict(float)
+
+    @property
+    def policy(self) -> CausalPolicy:
+        return self.module[DEFAULT_MODULE_ID].policy
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        parameters = [p for p in self.module[module_id].parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, betas=tuple(self.config.adam_betas), weight_decay=self.config.weight_decay
+        )
+        self.register_optimizer(
+            module_id=module_id,
+            optimizer=optimizer,
+            params=parameters,
+            lr_or_lr_schedule=self.config.learning_rate_schedule,
+        )
+
+    def _make_modules_ddp_if_necessary(self) -> None:
+        """The engine sums gradients: no DDP wrapper."""
+
+    def update(
+        self,
+        minibatches: Sequence[Minibatch],
+        *,
+        num_epochs: int = 1,
+        seed: int = 0,
+        timesteps: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Takes `num_epochs * len(minibatches)` optimizer steps.
+
+        Args:
+            minibatches: This learner's shares, one a step. Every learner has the same number.
+            num_epochs: Passes over the batch; each in an order of its own.
+            seed: Draws those orders, the same on every learner.
+            timesteps: Holds NUM_ENV_STEPS_SAMPLED_LIFETIME, this batch included: the learning rate's clock.
+
+        Returns:
+            Metrics. Sums over learners are means over the batch; see `docs` of the keys in CONTRIBUTING.
+        """
+        timesteps = timesteps or {NUM_ENV_STEPS_SAMPLED_LIFETIME: 0}
+        self.before_gradient_based_update(timesteps=timesteps)
+        self._set_learning_rate(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+        num_steps = num_epochs * len(minibatches)
+        prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
+        self._shares.clear()
+        rng = np.random.default_rng(seed)
+        for _ in range(num_epochs):
+            for i in rng.permutation(len(prepared)):
+                self._take_step(prepared[i])
+        for key, total in self._shares.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, key), total / num_steps, reduce="sum")
+        self._weights_seq_no += 1
+        self.after_gradient_based_update(timesteps=timesteps)
+        return self.metrics.reduce()
+
+    def log_share(self, **shares: torch.Tensor) -> None:
+        """Adds a micro-batch's share of metrics that sum, over micro-batches and learners, to a batch mean."""
+        for key, value in shares.items():
+            self._shares[key] += float(value.detach())
+
+    def _prepare(self, minibatch: Minibatch, *, fixed_old_logps: bool) -> list[LossBatch]:
+        """Moves a minibatch to the device and computes what stays fixed over its epochs."""
+        prepared = []
+        for tokens in minibatch.micro_batches:
+            tokens = tokens.to(self._device)
+            with torch.no_grad():
+                # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
+                old_logps = self.policy(tokens).logps if fixed_old_logps else None
+                ref_logps = self.reference(tokens).logps if self.reference else None
+            prepared.append(
+                LossBatch(tokens, old_logps, ref_logps, minibatch.num_tokens, minibatch.num_sequences)
+            )
+        return prepared
+
+    def _take_step(self, micro_batches: list[LossBatch]) -> None:
+        module = self.module[DEFAULT_MODULE_ID]
+        for batch in micro_batches:
+            output = module.forward_train(batch.tokens)
+            if batch.old_logps is None:
+                batch.old_logps = output.logps.detach()
+            self._log_mismatch(batch.tokens, batch.old_logps, batch.num_tokens)
+            self.log_share(entropy=output.entropy.sum() / batch.num_tokens)
+            loss = self.compute_loss_for_module(
+                module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
+            )
+            self.log_share(total_loss=loss)
+            self.engine.backward(loss)
+        norm = self.engine.step()
+        self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), norm, reduce="mean", window=None)
+        skipped = 0 if math.isfinite(norm) else 1
+        self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), skipped, reduce="max")
+
+    def _log_mismatch(self, tokens: TokenBatch, old_logps: torch.Tensor, num_tokens: int) -> None:
+        """How far the sampler's log-probabilities are from the learner's for the same weights."""
+        gap = (old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0).abs()
+        self.log_share(sampler_logp_gap_mean=gap.sum() / num_tokens)
+        self.metrics.log_value((DEFAULT_MODULE_ID, "sampler_logp_gap_max"), float(gap.max()), reduce="max")
+
+    def _set_learning_rate(self, timestep: int) -> None:
+        """RLlib steps its schedules after an update; here a batch is learned at the rate of its own time."""
+        for optimizer, schedule in self._optimizer_lr_schedules.items():
+            self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=timestep))
+
+    def pack_weights(self, *, to_object_store: bool) -> tuple[Any, int]:
+        """The policy's weights in wire format (or a reference to them in Ray's object store) and their version."""
+        packed = weights.pack(self.policy.model.state_dict())
+        return (ray.put(packed) if to_object_store else packed), self._weights_seq_no
+
+    def save(self, folder: Path) -> None:
+        """Writes what a resumed run needs. Collective: called on every learner."""
+        self.engine.save(folder)
+        if self._learner_index == 0:
+            torch.save({"weights_seq_no": self._weights_seq_no}, folder / "learner.pt")
+
+    def load(self, folder: Path) -> None:
+        self.engine.load(folder)
+        self._weights_seq_no = torch.load(folder / "learner.pt", weights_only=True)["weights_seq_no"]
+
+    def export(self, folder: Path) -> None:
+        """Writes the policy in Hugging Face format (weights and configuration; the tokenizer is the caller's)."""
+        if self._learner_index == 0:
+            self.policy.model.save_pretrained(folder)

@@ -1,0 +1,129 @@
+"""The policy: a Hugging Face causal language model that answers one question, how likely were these tokens?
+
+Token log-probabilities and entropies are computed at response positions only and in chunks, so that no tensor
+of the size [B, T, V] ever exists, neither forward nor backward.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from llmenv.batch import TokenBatch
+
+# Positions whose logits exist at the same time: 1,024 x 50,000 float32 are 200 MB.
+CHUNK_POSITIONS = 1024
+
+
+@dataclass
+class PolicyOutput:
+    """Per-token results, zero outside the response mask.
+
+    Attributes:
+        logps: float32 [B, T]; `logps[b, t]` is the log-probability of `input_ids[b, t]` given all before it.
+        entropy: float32 [B, T]; entropy in nats of the distribution that token was drawn from. No gradient.
+    """
+
+    logps: torch.Tensor
+    entropy: torch.Tensor
+
+
+class _TokenLogProbs(torch.autograd.Function):
+    """log softmax(h W^T / temperature)[target] and the entropy, chunk by chunk.
+
+    The forward pass keeps only the log-normaliser of each position; the backward pass computes a chunk's logits
+    again and turns them in place into d logp / d logits = one_hot(target) - softmax.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        num_positions = hidden.shape[0]
+        logps = hidden.new_empty(num_positions, dtype=torch.float32)
+        entropy = torch.empty_like(logps)
+        normaliser = torch.empty_like(logps)
+        for start in range(0, num_positions, CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            logits = (hidden[chunk] @ weight.T).float().div_(temperature)
+            normaliser[chunk] = logits.logsumexp(-1)
+            logps[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - normaliser[chunk]
+            probs = (logits - normaliser[chunk, None]).exp_()
+            # H = log Z - sum_v p_v z_v. A logit of -inf has probability 0 and adds nothing.
+            entropy[chunk] = normaliser[chunk] - probs.mul_(logits).nan_to_num_(0.0).sum(-1)
+        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy)
+        return logps, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        grad_logps = grads[0]
+        hidden, weight, targets, normaliser = ctx.saved_tensors
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        for start in range(0, hidden.shape[0], CHUNK_POSITIONS):
+            chunk = slice(start, start + CHUNK_POSITIONS)
+            logits = (hidden[chunk] @ weight.T).float().div_(ctx.temperature)
+            grad_logits = (logits - normaliser[chunk, None]).exp_().neg_()
+            grad_logits.scatter_add_(-1, targets[chunk, None], grad_logits.new_ones(len(grad_logits), 1))
+            grad_logits = grad_logits.mul_(grad_logps[chunk, None] / ctx.temperature).to(hidden.dtype)
+            grad_hidden[chunk] = grad_logits @ weight
+            if grad_weight is not None:
+                grad_weight.addmm_(grad_logits.T, hidden[chunk])
+        return grad_hidden, grad_weight, None, None
+
+
+class CausalPolicy(nn.Module):
+    """A causal language model as a policy over tokens at one sampling temperature.
+
+    Args:
+        model: Any Hugging Face causal LM whose logits are a plain linear map of the last hidden state.
+        temperature: The temperature that actions are sampled at. Log-probabilities are of that distribution,
+            softmax(logits / temperature): the one the surrogate's ratio and the KL speak of.
+
+    Raises:
+        ValueError: For a model that transforms its logits (soft-capping, scaling, a bias), whose
+            log-probabilities this class would get wrong.
+    """
+
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0):
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        transforms = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+        found = [name for name in transforms if getattr(model.config, name, None) not in (None, 1, 1.0)]
+        if getattr(model.get_output_embeddings(), "bias", None) is not None:
+            found.append("a bias in its output layer")
+        if found:
+            raise ValueError(f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported")
+        self.model = model
+        self.temperature = temperature
+
+    def forward(self, batch: TokenBatch) -> PolicyOutput:
+        """Log-probability and entropy of every response token of `batch` ([B, T] each)."""
+        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        attention_mask = positions[None, :] < batch.lengths[:, None]
+        backbone = self.model.get_decoder()
+        hidden = backbone(
+            input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
+        ).last_hidden_state
+        # The hidden state at t - 1 predicts the token at t; a response never starts at position 0.
+        predicts_response = batch.response_mask[:, 1:]
+        logps, entropy = _TokenLogProbs.apply(
+            hidden[:, :-1][predicts_response],
+            self.model.get_output_embeddings().weight,
+            batch.input_ids[:, 1:][predicts_response],
+            self.temperature,
+        )
+        return PolicyOutput(logps=_scatter(logps, batch), entropy=_scatter(entropy, batch))
+
+
+def _scatter(values: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
+    """Puts one value a response token back to its place in [B, T]; zero elsewhere."""
+    placed = values.new_zeros(batch.response_mask.shape)
+    return placed.masked_scatter(batch.response_mask, values)

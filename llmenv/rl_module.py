@@ -1,0 +1,32 @@
+"""The RLModule: where RLlib keeps a learner's policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
+
+from llmenv.batch import TokenBatch
+from llmenv.models import load_causal_lm
+from llmenv.policy import CausalPolicy, PolicyOutput
+
+
+class LLMModule(TorchRLModule):
+    """Holds a `CausalPolicy` as `policy`.
+
+    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature".
+    """
+
+    policy: CausalPolicy
+
+    def setup(self) -> None:
+        config: dict[str, Any] = self.model_config
+        try:
+            model = load_causal_lm(config["model"], dtype=config["dtype"])
+        except AttributeError as error:
+            # RLModuleSpec.build() takes an AttributeError for an old-style module and would hide this one.
+            raise RuntimeError(f"loading {config['model']!r} failed: {error}") from error
+        self.policy = CausalPolicy(model.train(), temperature=config["temperature"])
+
+    def _forward(self, batch: TokenBatch, **kwargs: Any) -> PolicyOutput:
+        return self.policy(batch)

@@ -1,0 +1,110 @@
+"""The embedded default model: a small Llama and its own tokenizer, built from nothing.
+
+This module knows how the two are made and how a folder of weights is written; what text they learn from is
+the business of whoever trains them (`experiments/make_tiny.py`).
+
+The tokenizer is a byte-level BPE without merges: the vocabulary is the 256 bytes, the numbers up to 999, and whole
+phrases. A regular expression cuts the text into known phrases, groups of digits, and the rest; a piece that is
+in the vocabulary is one token, any other piece is spelt in bytes. A real prompt takes some fifteen tokens, and any text
+survives the round trip exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+END_TOKEN = "<|end|>"
+PAD_TOKEN = "<|pad|>"
+MAX_NUMBER = 999
+MAX_POSITIONS = 2048
+
+# What every reasoning text is made of. Operators take their spaces along, so that a calculation such as
+# `44 + 19 = 63` is five tokens.
+REASONING_PHRASES = (
+    "<think>",
+    "</think>",
+    "<answer>",
+    "</answer>",
+    "\n</think>\n<answer> ",
+    " </answer>",
+    *(f" {operator} " for operator in "+-*/="),
+    ", ",
+)
+
+# Groups of three digits counted from the right, as a reader would group them. The look-ahead is bounded, so that a text of nothing
+# but digits costs linear time; digits farther left are grouped from the left.
+NUMBER_PATTERN = r"[0-9]{1,3}(?=(?:[0-9]{3}){0,4}(?![0-9]))|[0-9]{1,3}"
+
+
+def build_tokenizer(phrases: Iterable[str]) -> PreTrainedTokenizerFast:
+    """Makes the tokenizer.
+
+    Args:
+        phrases: texts that become one token each, beside `REASONING_PHRASES`: the constant parts of the prompts. Where
+            several match at a place, the longest is taken.
+
+    Returns:
+        A tokenizer that adds no token of its own to a text; `decode(encode(text)) == text` for any text.
+    """
+    phrases = sorted({*REASONING_PHRASES, *phrases}, key=lambda phrase: (-len(phrase), phrase))
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    pieces = [
+        *sorted(pre_tokenizers.ByteLevel.alphabet()),
+        *(str(number) for number in range(10, MAX_NUMBER + 1)),
+        *(byte_level.pre_tokenize_str(phrase)[0][0] for phrase in phrases),
+    ]
+    pattern = "|".join([*map(re.escape, phrases), NUMBER_PATTERN])
+    backend = Tokenizer(
+        models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, [], ignore_merges=True)
+    )
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), byte_level]
+    )
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD_TOKEN, END_TOKEN)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token=END_TOKEN,
+        pad_token=PAD_TOKEN,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+        model_max_length=MAX_POSITIONS,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
+    """Makes the model with random weights: 1.2 million parameters, float32."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=160,
+        intermediate_size=320,
+        num_hidden_layers=4,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        max_position_embeddings=MAX_POSITIONS,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.02,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(config)
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a Hugging Face folder: weights in float16 (half the size), which load as float32 unless told otherwise."""
+    state = {
+        name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    model.config.dtype = torch.float32
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)

@@ -1,0 +1,56 @@
+"""What the tests share: one small random model, one Ray, one algorithm with two runners and two learners."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parent
+# Before torch and ray are imported; Ray's workers inherit all of it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are so small that threads only get in each other's way
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Llama with the tiny model's tokenizer, far from uniform, as a Hugging Face folder."""
+    import support
+
+    return support.make_model_folder(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def model(model_folder: str) -> Any:
+    """That model, fresh: a test may change it."""
+    from llmenv.models import load_causal_lm
+
+    return load_causal_lm(model_folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def distributed_algorithm(ray_cluster: None) -> Iterator[Any]:
+    """GRPO with two runners and two learners on the embedded model. Whoever uses it leaves it able to train."""
+    import support
+
+    algorithm = support.small_config("tiny", num_env_runners=2, num_learners=2).build_algo()
+    yield algorithm
+    algorithm.stop()

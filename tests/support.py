@@ -1,0 +1,159 @@
+"""Helpers of the core's tests, in a module of their own so that Ray's workers can import them too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from algorithms import GRPOConfig
+from llmenv import engine, tiny
+from llmenv.env import TextEnv
+from llmenv.episode import TextEpisode, Turn
+
+
+def make_model_folder(folder: Path) -> str:
+    """Two layers of width 32 with grouped-query attention and tied embeddings; weights drawn wide, so that attention matters."""
+    tokenizer = tiny.build_tokenizer(["\nUser: ", "\nAssistant: "])
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(config)
+    tiny.save(model, tokenizer, folder)
+    return str(folder)
+
+
+def small_config(model: str, *, num_env_runners: int = 0, num_learners: int = 0, **training: Any) -> GRPOConfig:
+    """Countdown, 4 groups of 4, one step an iteration at a learning rate of 1e-3; two fifths of a CPU an actor."""
+    training = {"prompts_per_iteration": 4, "group_size": 4, "lr": 1e-3, **training}
+    return (
+        GRPOConfig()
+        .environment("envs:Countdown-v0")
+        .policy(model=model)
+        .sampling(max_new_tokens=24)
+        .training(**training)
+        .env_runners(num_env_runners=num_env_runners, num_cpus_per_env_runner=0.4)
+        .learners(num_learners=num_learners, num_cpus_per_learner=0.4)
+        .evaluation(evaluation_duration=16)
+    )
+
+
+def random_episodes(
+    num_groups: int, group_size: int, seed: int = 0, *, vocab_size: int = 1000, max_response: int = 40
+) -> list[TextEpisode]:
+    """Episodes of random tokens, of very different lengths; every third has two turns."""
+    rng = np.random.default_rng(seed)
+
+    def tokens(low: int, high: int) -> list[int]:
+        return rng.integers(0, vocab_size, rng.integers(low, high)).tolist()
+
+    episodes = []
+    for group in range(num_groups):
+        prompt = tokens(3, 12)
+        for sample in range(group_size):
+            turns = [Turn(prompt_ids=prompt, response_ids=tokens(1, max_response), finish_reason="stop")]
+            if sample % 3 == 2:
+                turns.append(Turn(prompt_ids=tokens(2, 6), response_ids=tokens(1, 8), finish_reason="stop"))
+            for turn in turns:
+                turn.logps = (-rng.random(len(turn.response_ids)) * 5).tolist()
+                turn.reward = float(rng.random())
+            episodes.append(TextEpisode(group, sample, turns))
+    return episodes
+
+
+def plain_logps(model: Any, ids: Sequence[int], temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the policy must agree with: one unpadded forward pass, full logits, no cache, float64 softmax.
+
+    Returns:
+        For each position but the first, log p(ids[t] | ids[:t]) [T - 1] and the entropy of p [T - 1].
+    """
+    logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
+    log_probs = torch.log_softmax(logits.double() / temperature, dim=-1)
+    chosen = log_probs.gather(-1, torch.tensor(ids)[1:, None]).squeeze(-1)
+    return chosen, -(log_probs.exp() * log_probs).sum(-1)
+
+
+def record_gradients(learner: Any) -> None:
+    """From now on the learner's process keeps the gradients of each step as they are just before clipping."""
+    learner.recorded = []
+    learner.recorded_clip = clip = torch.nn.utils.clip_grad_norm_
+
+    def clip_and_record(parameters: Any, limit: float) -> torch.Tensor:
+        learner.recorded.append(torch.cat([p.grad.flatten().clone() for p in parameters]))
+        return clip(parameters, limit)
+
+    engine.nn.utils.clip_grad_norm_ = clip_and_record
+
+
+def take_gradients(learner: Any) -> list[torch.Tensor]:
+    """The recorded gradients, one flat vector a step; ends the recording."""
+    engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
+    return learner.recorded
+
+
+def flat_weights(learner: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in learner.policy.parameters()])
+
+
+def runner_weights(runner: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten().clone() for p in runner.sampler.model.parameters()])
+
+
+def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    """||a - b|| / ||b||."""
+    return float((a - b).norm() / b.norm())
+
+
+class NoDigitEnv(TextEnv):
+    """Pays 1 for a message without a digit: most tokens of the random model are numbers, so that there is much to learn."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        return f"task {self.np_random.integers(10)}", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        correct = not any(character.isdigit() for character in action)
+        return "", float(correct), True, False, {"correct": correct}
+
+
+gym.register("NoDigit-v0", entry_point=NoDigitEnv)
+
+
+def dropout_model() -> Any:
+    """A GPT-2 that drops out half of everything when it is in training mode."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=50,
+            n_positions=64,
+            n_embd=16,
+            n_layer=1,
+            n_head=2,
+            resid_pdrop=0.5,
+            embd_pdrop=0.5,
+            attn_pdrop=0.5,
+            bos_token_id=None,
+            eos_token_id=0,
+        )
+    )
+
+

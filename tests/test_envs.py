@@ -1,0 +1,197 @@
+"""One suite over every registered environment of this package.
+
+A new environment joins by its registration and one line in `RIGHT_ANSWER`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode
+
+import envs  # noqa: F401 - registers the environments
+from llmenv.env import TaskEnv, TextSpace
+
+IDS = sorted(id for id, spec in gym.registry.items() if str(spec.entry_point).startswith("envs."))
+RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
+    "Countdown-v0": lambda env: env.task.solution,
+}
+
+
+def respond(env: TaskEnv, answer: str) -> str:
+    return f"{env.assistant_prefix} hm </think>\n<answer> {answer} </answer>"
+
+
+@pytest.fixture(params=IDS)
+def env_id(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def env(env_id: str) -> TaskEnv:
+    return gym.make(env_id).unwrapped
+
+
+def test_every_environment_is_here() -> None:
+    assert set(IDS) == set(RIGHT_ANSWER)
+
+
+def test_api(env_id: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make(env_id).unwrapped)
+        check_env(gym.make(f"envs:{env_id}").unwrapped)
+
+
+def test_gymnasium_imports_the_package_by_itself(env_id: str) -> None:
+    code = f"import gymnasium; print(gymnasium.make('envs:{env_id}').reset(seed=7)[0])"
+    question = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert question.rstrip("\n") == gym.make(env_id).reset(seed=7)[0]  # one seed, one task, in any process
+
+
+def test_import_is_light() -> None:
+    code = (
+        "import envs, sys; print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_seed_fixes_the_task(env_id: str) -> None:
+    first, second = gym.make(env_id), gym.make(env_id)
+    second.reset(seed=3)  # another past does not matter
+    second.unwrapped.np_random.random(5)
+    tasks = []
+    for seed in range(20):
+        assert first.reset(seed=seed) == second.reset(seed=seed)
+        assert first.unwrapped.task == second.unwrapped.task
+        tasks.append(first.unwrapped.task)
+    assert len(set(tasks)) > 15
+    first.reset(seed=0), second.reset(seed=0)
+    assert [first.reset() for _ in range(5)] == [second.reset() for _ in range(5)]
+
+
+def test_the_splits_differ(env_id: str) -> None:
+    questions = {
+        split: {gym.make(env_id, split=split).reset(seed=seed)[0] for seed in range(50)}
+        for split in ("train", "test")
+    }
+    assert not questions["train"] & questions["test"]
+
+
+def test_observations_and_prompts(env: TaskEnv) -> None:
+    for seed in range(20):
+        question, info = env.reset(seed=seed)
+        assert question and question in env.observation_space
+        assert set(info) == {"system", "assistant_prefix"}
+        assert respond(env, RIGHT_ANSWER[env.spec.id](env)) in env.action_space
+        assert env.step("")[0] in env.observation_space
+
+
+def test_a_known_solution_scores_1(env: TaskEnv) -> None:
+    for seed in range(50):
+        env.reset(seed=seed)
+        answer = RIGHT_ANSWER[env.spec.id](env)
+        _, reward, terminated, truncated, info = env.step(respond(env, answer))
+        assert (reward, terminated, truncated) == (1.0, True, False)
+        assert info == {"correct": True, "well_formed": True, "answer": answer, "failure": None}
+
+
+@pytest.mark.parametrize("scale", ["default", "tinyzero"])
+def test_other_responses_score_what_the_docstring_says(env_id: str, scale: str) -> None:
+    env = gym.make(env_id, reward=scale).unwrapped
+    tinyzero = scale == "tinyzero"
+
+    def outcome(text: Callable[[str], str]) -> tuple[float, bool, bool, bool]:
+        env.reset(seed=1)
+        _, reward, _, _, info = env.step(text(RIGHT_ANSWER[env_id](env)))
+        assert isinstance(reward, float) and info["failure"]
+        return reward, info["correct"], info["well_formed"], info["answer"] is not None
+
+    assert outcome(lambda right: "") == (0.0, False, False, False)
+    assert outcome(lambda right: "\x00 garbage 🙂 </answer><answer>") == (0.0, False, False, False)
+    assert outcome(lambda right: right) == (0.0, False, False, False)
+    assert outcome(lambda right: respond(env, "garbage")) == (0.1, False, True, True)
+    assert outcome(lambda right: f"<answer>{right}") == (0.0, False, False, False)
+    assert outcome(lambda right: "<answer>garbage</answer>") == (0.1 if tinyzero else 0.0, False, False, True)
+    assert outcome(lambda right: f"<answer>{right}</answer>") == (1.0 if tinyzero else 0.1, True, False, True)
+
+
+def test_step_belongs_to_an_episode(env_id: str) -> None:
+    for env in (gym.make(env_id), gym.make(env_id).unwrapped):
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step("")
+        env.reset(seed=0)
+        env.step("")
+        with pytest.raises(gym.error.ResetNeeded):
+            env.step("")
+    env.reset()
+    with pytest.raises(TypeError, match="must be a str"):
+        env.step(b"bytes")
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_vector(env_id: str, mode: str) -> None:
+    options = {"autoreset_mode": AutoresetMode.SAME_STEP} | (
+        {"shared_memory": False} if mode == "async" else {}
+    )
+    vector = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=options)
+    single = [gym.make(env_id).unwrapped for _ in range(2)]
+    questions, info = vector.reset(seed=5)
+    assert list(questions) == [env.reset(seed=5 + i)[0] for i, env in enumerate(single)]
+    assert list(info["assistant_prefix"]) == [env.assistant_prefix for env in single]
+    for _ in range(3):  # every step is judged, and answers with the next question
+        texts = (respond(single[0], RIGHT_ANSWER[env_id](single[0])), "")
+        questions, rewards, terminated, truncated, info = vector.step(texts)
+        assert list(rewards) == [1.0, 0.0] and all(terminated) and not any(truncated)
+        assert list(info["final_info"]["correct"]) == [True, False]
+        assert list(questions) == [env.reset()[0] for env in single]
+    vector.close()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_vector_with_gymnasiums_default_autoreset(env_id: str, mode: str) -> None:
+    options = {"shared_memory": False} if mode == "async" else {}
+    vector = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=options)
+    vector.reset(seed=5)
+    observations, _, terminated, _, info = vector.step(("", ""))
+    assert list(observations) == ["", ""] and all(terminated) and not any(info["correct"])
+    questions, rewards, terminated, _, _ = vector.step(("ignored", "ignored"))
+    assert all(questions) and not any(rewards) and not any(terminated)
+    vector.close()
+
+
+def test_pickling(env: TaskEnv) -> None:
+    env.reset(seed=4)
+    copy = pickle.loads(pickle.dumps(env))
+    text = respond(env, RIGHT_ANSWER[env.spec.id](env))
+    assert copy.step(text) == env.step(text)
+    assert copy.reset() == env.reset()
+
+
+def test_spec_survives_json(env_id: str) -> None:
+    spec = gym.make(env_id, split="test").spec
+    assert gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json())).unwrapped.split == "test"
+
+
+def test_text_space() -> None:
+    space = TextSpace(max_length=10, seed=0)
+    assert "" in space and "é\ud800🙂\x00" in space and "a" * 10 in space
+    assert "a" * 11 not in space and b"a" not in space and 1 not in space and None not in space
+    samples = [space.sample() for _ in range(100)]
+    assert all(sample in space for sample in samples) and len(set(samples)) > 50
+    again = TextSpace(max_length=10, seed=0)
+    assert samples == [again.sample() for _ in range(100)]
+    assert space == TextSpace(10) != TextSpace(11)
+    assert space.from_jsonable(space.to_jsonable(samples)) == samples
+    assert pickle.loads(pickle.dumps(space)) == space
+    with pytest.raises(ValueError, match="max_length"):
+        TextSpace(-1)
+    with pytest.raises(ValueError, match="mask"):
+        space.sample(mask="a")

@@ -1,0 +1,106 @@
+"""The parser of responses: blocks, order, and what it does with odd text."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from llmenv.text import Response, parse_response
+
+
+def test_well_formed() -> None:
+    text = "Let me solve this step by step.\n<think> 1 + 2 is 3 </think>\n<answer> 1 + 2 </answer>\n"
+    assert parse_response(text) == Response("1 + 2 is 3", "1 + 2", True)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<think></think><answer></answer>",
+        "any text before <think>a</think> \n\t<answer>b</answer> \n",
+        "a < b <think>1 < 2 > 3</think>\u2003<answer>x</answer>\u00a0",
+    ],
+)
+def test_well_formed_oddities(text: str) -> None:
+    assert parse_response(text).well_formed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "<answer>a</answer>",
+        "<think>a</think>",
+        "<think>a<answer>b</answer>",
+        "<think>a</think><answer>b",
+        "<think>a</think> so <answer>b</answer>",
+        "<think>a</think><answer>b</answer> done",
+        "<answer>b</answer><think>a</think>",
+        "<think>a</think><answer>b</answer><answer>c</answer>",
+        "<think>a</think><think>b</think><answer>c</answer>",
+        "<think><think>a</think><answer>c</answer>",
+        "<think>maybe <answer>b</answer></think><answer>c</answer>",
+        "</think><think>a</think><answer>c</answer>",
+        "<THINK>a</THINK><answer>c</answer>",
+        "< think >a</think><answer>c</answer>",
+        "<think>a</think>\u200b<answer>c</answer>",  # a zero-width space is not white space
+    ],
+)
+def test_not_well_formed(text: str) -> None:
+    assert not parse_response(text).well_formed
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("<answer>a</answer>", "a"),
+        ("<answer>a</answer><answer> b </answer>", "b"),
+        ("<answer>a</answer> and <answer>b", "a"),
+        ("<answer>a<answer>b</answer>", "b"),
+        ("<answer>a</answer></answer>", "a"),
+        ("<answer></answer>", ""),
+        ("<answer>a", None),
+        ("a</answer>", None),
+        ("</answer>a<answer>", None),
+        ("<think>x <answer>a</answer>", None),
+        ("<think>x <answer>a</answer></think>", None),
+        ("<think>x <answer>a</think></answer>", None),
+        ("<think>x</think><answer>a</answer>", "a"),
+        ("<think>x</think><answer>a</answer><think>y<answer>b</answer>", "a"),
+        ("<answer>a</answer><think>y<answer>b</answer></think>", "a"),
+        ("<think>x<think>y</think><answer>a</answer>", "a"),  # the prompt's <think> repeated by the model
+        ("<think>x<think>y</think><answer>a</answer>z</think>", None),  # balanced: all within the outer block
+        ("<answer>a</answer><think>x<think>y</think><answer>b</answer>z</think>", "a"),
+        ("<think>x</think><answer>a</answer></think>", "a"),  # a stray end tag closes nothing
+        ("x</think><answer>a</answer>", "a"),
+        ("<answer>1<think>x</think>2</answer>", "1<think>x</think>2"),
+        ("<answer>1<think>x</answer>", None),
+        ("<Answer>a</Answer>", None),
+        ("<answer >a</answer>", None),
+        ("<answer/>a</answer>", None),
+        ("&lt;answer&gt;a&lt;/answer&gt;", None),
+    ],
+)
+def test_answer(text: str, answer: str | None) -> None:
+    assert parse_response(text).answer == answer
+
+
+def test_think_is_the_first_closed_block() -> None:
+    assert parse_response("<think> a </think><think>b</think>").think == "a"
+    assert parse_response("<think> a").think is None
+
+
+@pytest.mark.parametrize(
+    "unit", ["<think>", "</think>", "<answer>", "</answer>", "<answer></answer>", "<", "</", "a"]
+)
+def test_time_is_linear(unit: str) -> None:
+    text = unit * (1_000_000 // len(unit))
+    start = time.process_time()
+    assert not parse_response(text).well_formed
+    assert time.process_time() - start < 0.05
+
+
+def test_many_blocks() -> None:
+    wrong = "<answer> wrong </answer>\n" * 10_000
+    assert parse_response(wrong + "<answer> right </answer>").answer == "right"
