@@ -220,8 +220,8 @@ class CountdownEnv(TaskEnv[CountdownTask]):
     ) -> None:
         super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
         self.num_numbers = (num_numbers,) if isinstance(num_numbers, int) else tuple(num_numbers)
-        self.number_range = tuple(number_range)
-        self.target_range = tuple(target_range)
+        self.number_range = number_range
+        self.target_range = target_range
         self.wording = question
         if not self.num_numbers or not set(self.num_numbers) <= set(range(2, 7)):
             raise ValueError(f"num_numbers must be counts from 2 to 6, such as (3, 4), not {num_numbers!r}")

@@ -4,8 +4,7 @@ A verdict is None for a right answer and else one of a few fixed words, fit to b
 
 Grammar of an arithmetic answer (white space is free between symbols):
 
-    answer   := statement | "$" statement "$" | "$$" statement "$$"
-    statement:= side ["=" side]        a side may have "$" or "$$" around it; the right one is the target's digits
+    answer   := sum ["=" TARGET]       "$" or "$$" may enclose the whole or either side
     sum      := product {("+" | "-") product}
     product  := operand {("*" | "/") operand}
     operand  := ["-"] (NUMBER | "(" sum ")" | "\\frac" "{" sum "}" "{" sum "}")
@@ -21,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from operator import add, mul, sub
 
@@ -32,7 +31,7 @@ _SPELLINGS = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac",
 }  # fmt: skip
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "negate": 3}  # markers on the stack, such as "(", count as 0
-_OPERATIONS = {"+": add, "-": sub, "*": mul, "/": Fraction}  # integers, until something is divided
+_OPERATIONS: dict[str, Callable[..., int | Fraction]] = {"+": add, "-": sub, "*": mul, "/": Fraction}
 
 
 def verify_arithmetic(answer: str, numbers: Sequence[int], target: int) -> str | None:
@@ -44,7 +43,10 @@ def verify_arithmetic(answer: str, numbers: Sequence[int], target: int) -> str |
     Returns:
         None if it does; else "not an expression", "wrong numbers" or "wrong value".
     """
-    left, equals, right = _strip_dollars(answer).partition("=")
+    words = answer.split(maxsplit=_MAX_LENGTH)
+    if sum(map(len, words)) > _MAX_LENGTH:
+        return "not an expression"
+    left, equals, right = _strip_dollars(" ".join(words)).partition("=")
     try:
         if equals and _symbols(_strip_dollars(right)) != _symbols(str(target)):
             raise SyntaxError
@@ -70,11 +72,8 @@ def _strip_dollars(text: str) -> str:
 
 
 def _symbols(text: str) -> list[str]:
-    """Cut a text into numbers (digits) and symbols in their plain spelling; a very long one is refused."""
-    words = text.split(maxsplit=_MAX_LENGTH)
-    if sum(map(len, words)) > _MAX_LENGTH:
-        raise SyntaxError
-    text = " ".join(words).replace("\\left(", "(").replace("\\right)", ")")
+    """Cut a text into numbers (digits) and symbols in their plain spelling."""
+    text = text.replace("\\left(", "(").replace("\\right)", ")")
     return [_SPELLINGS.get(symbol, symbol) for symbol in _TOKEN.findall(text)]
 
 
@@ -141,6 +140,7 @@ def _same_numbers(literals: Sequence[str], numbers: Sequence[int]) -> bool:
 
 
 def _evaluate(rpn: Sequence[str]) -> int | Fraction:
+    """Compute exactly: in integers, until something is divided."""
     stack: list[int | Fraction] = []
     for symbol in rpn:
         if symbol == "negate":

@@ -7,18 +7,13 @@ time, the best of several rounds, so that other work on the machine does not cou
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # works without an install
-
-import envs  # noqa: E402
-from envs.countdown import CountdownEnv, draw_task  # noqa: E402
-from envs.verifiers import verify_arithmetic  # noqa: E402
+from envs.countdown import CountdownEnv, draw_task
+from envs.verifiers import verify_arithmetic
 
 
 def rate(function: Callable[[], object], calls: int, rounds: int = 5) -> float:
@@ -49,11 +44,12 @@ def main() -> None:
         env.task = task
         env.step(response)
 
-    rows = {
+    rows: dict[str, Callable[[], object]] = {
         "draw a task (train)": lambda: draw_task(rng, split="train"),
         "draw a task (test)": lambda: draw_task(rng, split="test"),
         "verify an answer": lambda: verify_arithmetic(task.solution, task.numbers, task.target),
         "step (500-character response)": step,
+        "reset()": env.reset,
         "reset(seed=...)": lambda: env.reset(seed=0),
     }
     for name, function in rows.items():

@@ -19,7 +19,7 @@ from envs.countdown import QUESTION, CountdownTask
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 AST_SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
-MAX_VALUE = 999
+MAX_VALUE = 200
 MAX_ATTEMPTS = 6
 
 

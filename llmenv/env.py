@@ -86,7 +86,10 @@ class TaskEnv(TextEnv, Generic[Task]):
         reward_amounts: those three.
     """
 
-    system = "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer."
+    system = (
+        "The assistant first thinks about the reasoning process in the mind and then provides the user with "
+        "the answer."
+    )
     assistant_prefix = "Let me solve this step by step.\n<think>"
 
     def __init__(
@@ -149,7 +152,5 @@ class TaskEnv(TextEnv, Generic[Task]):
             "answer": response.answer,
             "failure": failure,
         }
-        achieved = correct + (
-            response.well_formed if self.reward == "default" else response.answer is not None
-        )
-        return "", self.reward_amounts[2 - achieved], True, False, info
+        form = response.well_formed if self.reward == "default" else response.answer is not None
+        return "", self.reward_amounts[2 - correct - form], True, False, info

@@ -101,8 +101,14 @@ class CausalPolicy(nn.Module):
             found.append("a bias in its output layer")
         if found:
             raise ValueError(f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported")
-        self.model = model
+        self.model = model.eval()
         self.temperature = temperature
+
+    def train(self, mode: bool = True) -> CausalPolicy:
+        """Never drops anything out: with dropout the policy would not be the one that was sampled from."""
+        super().train(mode)
+        self.model.eval()
+        return self
 
     def forward(self, batch: TokenBatch) -> PolicyOutput:
         """Log-probability and entropy of every response token of `batch` ([B, T] each)."""

@@ -26,7 +26,7 @@ class LLMModule(TorchRLModule):
         except AttributeError as error:
             # RLModuleSpec.build() takes an AttributeError for an old-style module and would hide this one.
             raise RuntimeError(f"loading {config['model']!r} failed: {error}") from error
-        self.policy = CausalPolicy(model.train(), temperature=config["temperature"])
+        self.policy = CausalPolicy(model, temperature=config["temperature"])
 
     def _forward(self, batch: TokenBatch, **kwargs: Any) -> PolicyOutput:
         return self.policy(batch)

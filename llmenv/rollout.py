@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,20 +46,22 @@ class EnvPool:
 
     def __init__(self, make: Callable[[], gym.Env]):
         self._make = make
-        self._envs: list[gym.Env] = []
+        self._envs: dict[int, gym.Env] = {}
 
     def __getitem__(self, slot: int) -> gym.Env:
-        while len(self._envs) <= slot:
-            self._envs.append(self._make())
+        if slot not in self._envs:
+            self._envs[slot] = self._make()
         return self._envs[slot]
 
-    def replace(self, slot: int) -> None:
-        self._envs[slot] = self._make()
+    def discard(self, slot: int) -> None:
+        """Closes what stands in a slot, if anything does; the slot's next use makes a new one."""
+        if env := self._envs.pop(slot, None):
+            with suppress(Exception):  # it is broken already
+                env.close()
 
     def close(self) -> None:
-        for env in self._envs:
-            env.close()
-        self._envs = []
+        for slot in list(self._envs):
+            self.discard(slot)
 
 
 def rollout(
@@ -116,7 +119,7 @@ def _guard(envs: EnvPool, i: int, slots: list[_Slot], act: Callable[..., None], 
     except Exception as error:
         slot.active = False
         slot.episode.error = f"{type(error).__name__}: {error}"
-        envs.replace(i)
+        envs.discard(i)
 
 
 def _reset(

@@ -12,10 +12,11 @@ A response is free text with two kinds of blocks, `<think>...</think>` and `<ans
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-_MAX_TAGS = 30_000  # more are no answer to anybody; bounds the time to some 20 ms
+_MAX_TAGS = 25_000  # a response with more has no answer; bounds the time to some 15 ms
 
 
 class Response(NamedTuple):
@@ -36,9 +37,9 @@ class Response(NamedTuple):
 
 def parse_response(text: str) -> Response:
     """Split a whole response, what the prompt had already opened included, into its parts in linear time."""
-    if sum(map(text.count, _TAGS)) > _MAX_TAGS:
+    tags = sorted(islice(_find_tags(text), _MAX_TAGS + 1))
+    if len(tags) > _MAX_TAGS:
         return Response(None, None, False)
-    tags = sorted(_find_tags(text))
 
     think = answer = answer_before = None
     think_start = answer_start = None

@@ -96,7 +96,25 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausal
     )
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return LlamaForCausalLM(config)
+        model = LlamaForCausalLM(config)
+        _embed_numbers(model, tokenizer)
+    return model
+
+
+def _embed_numbers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Adds to each number's embedding where it stands on circles of several periods, along random directions.
+
+    Language models come to represent numbers so, and add by it (Zhou et al. 2024, https://arxiv.org/abs/2406.03445); a
+    model this small, trained this briefly, is spared the discovery.
+    """
+    embedding = model.get_input_embeddings().weight
+    values = torch.arange(MAX_NUMBER + 1)
+    angles = 2 * torch.pi * values[:, None] / torch.tensor([2, 3, 4, 5, 7, 9, 10, 20, 50, 100, 200, 500, 1000, 2000])
+    circles = torch.cat([angles.cos(), angles.sin()], dim=1)
+    directions = torch.randn(circles.shape[1], embedding.shape[1]) / circles.shape[1] ** 0.5
+    ids = tokenizer.convert_tokens_to_ids([str(value) for value in values.tolist()])
+    with torch.no_grad():
+        embedding[ids] += 2 * model.config.initializer_range * circles @ directions
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -46,15 +46,21 @@ def load(model: torch.nn.Module, packed: Packed) -> None:
     """Copies packed weights into `model` in place.
 
     Raises:
-        ValueError: If a name is unknown to the model, or a parameter of the model would keep its old value.
+        ValueError: If a name is unknown to the model, a shape is another one, or a parameter of the model would
+            keep its old value. Nothing has been copied then.
     """
     state = model.state_dict(keep_vars=True)
     tensors = unpack(packed)
     unknown = sorted(tensors.keys() - state.keys())
     written = {state[name].data_ptr() for name in tensors.keys() & state.keys()}
     missing = sorted(name for name, tensor in state.items() if tensor.data_ptr() not in written)
-    if unknown or missing:
-        raise ValueError(f"weights do not fit the model: unknown {unknown[:3]}, missing {missing[:3]}")
+    # copy_ would spread a smaller tensor over a larger one.
+    misshapen = sorted(name for name in tensors.keys() & state.keys() if tensors[name].shape != state[name].shape)
+    if unknown or missing or misshapen:
+        raise ValueError(
+            f"weights do not fit the model: unknown {unknown[:3]}, missing {missing[:3]}, "
+            f"of another shape {misshapen[:3]}"
+        )
     with torch.no_grad():
         for name, tensor in tensors.items():
             state[name].copy_(tensor)

@@ -516,11 +516,11 @@ def test_table_is_large() -> None:
 def test_judged_as_by_hand_and_in_time(case: Case) -> None:
     env = gym.make("Countdown-v0")
     seconds = []
-    for _ in range(3):  # the best of three: the machine may be busy with other work
+    for _ in range(3):  # the best of three, in processor time: the machine may be busy with other work
         env.reset(options={"numbers": case.numbers, "target": case.target})
-        start = time.perf_counter()
+        start = time.process_time()
         _, reward, terminated, truncated, info = env.step(case.text)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert (info["correct"], info["well_formed"]) == (case.correct, case.well_formed), info["failure"]
     assert reward == (0.0, 0.1, 1.0)[case.correct + case.well_formed]
     assert (info["failure"] is None) == (case.correct and case.well_formed)

@@ -10,6 +10,7 @@ from torch import nn
 
 from llmenv import policy as policy_module
 from llmenv.batch import TokenBatch, TokenRow
+from llmenv.env import TextSpace
 from llmenv.policy import CausalPolicy, _TokenLogProbs
 from llmenv.rl_module import LLMModule
 from support import dropout_model, plain_logps, random_episodes, relative_gap
@@ -157,7 +158,7 @@ def test_the_module_drops_nothing_out(tmp_path: Any) -> None:
     """Dropout would make the learner's policy another one than the sampler's and the reference's."""
     dropout_model().save_pretrained(tmp_path)
     config = {"model": str(tmp_path), "dtype": "float32", "temperature": 1.0}
-    module = LLMModule(observation_space=None, action_space=None, model_config=config)
+    module = LLMModule(observation_space=TextSpace(), action_space=TextSpace(), model_config=config)
     rows = [TokenRow.from_episode(e, 1.0) for e in random_episodes(1, 3, vocab_size=50)]
     batch = TokenBatch.from_rows(rows)
     logps = module.forward_train(batch).logps
