@@ -293,7 +293,9 @@ class LLMAlgorithm(Algorithm):
         episodes = self._sample(requests)
         overlong = [episode for episode in episodes if (episode.error or "").startswith("PromptTooLong")]
         if overlong and config.overlong_prompts == "error":
-            raise ValueError(f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'")
+            raise ValueError(
+                f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'"
+            )
         if not any(episode.valid for episode in episodes):
             raise RuntimeError(f"every sample of the iteration is invalid; the first: {episodes[0].error}")
         return episodes
@@ -319,9 +321,7 @@ class LLMAlgorithm(Algorithm):
                 continue
             results = group.foreach_env_runner(
                 "sample_with_metrics",
-                kwargs=[
-                    {"requests": missing[i :: len(healthy)], **kwargs} for i in range(len(healthy))
-                ],
+                kwargs=[{"requests": missing[i :: len(healthy)], **kwargs} for i in range(len(healthy))],
                 remote_worker_ids=healthy,
                 local_env_runner=False,
             )
@@ -350,10 +350,14 @@ class LLMAlgorithm(Algorithm):
             micro_batch_tokens=config.micro_batch_tokens,
             num_learners=max(1, config.num_learners),
             rng=np.random.default_rng(seed),
+            # Without a KL in the loss, a sample that is no better or worse than its group teaches nothing.
+            has_gradient=lambda row: config.kl_coeff > 0 or bool(row.advantages.any()),
         )
         # The learning rate's clock counts planned samples, so that a dropped one does not shift the schedule.
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.iteration + 1) * config.samples_per_iteration}
-        results = self.learner_group.update(plan, num_epochs=config.num_epochs, seed=seed, timesteps=timesteps)
+        results = self.learner_group.update(
+            plan, num_epochs=config.num_epochs, seed=seed, timesteps=timesteps
+        )
         self.metrics.aggregate(results, key=LEARNER_RESULTS)
 
     def sync_weights(self) -> None:
@@ -444,7 +448,9 @@ class LLMAlgorithm(Algorithm):
 
     def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         state = super().get_state(*args, **kwargs)
-        return {key: value for key, value in state.items() if "env_runner" not in key and "connector" not in key}
+        return {
+            key: value for key, value in state.items() if "env_runner" not in key and "connector" not in key
+        }
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.

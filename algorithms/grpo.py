@@ -37,14 +37,14 @@ class GRPOLearner(LLMLearner):
         per_token = clipped_surrogate(logps, old_logps, tokens.advantages, config.clip_param)
         low, high = clipped_tokens(logps, old_logps, tokens.advantages, config.clip_param)
         self.log_share(
-            clip_fraction_low=low.sum() / batch.num_tokens,
-            clip_fraction_high=high.sum() / batch.num_tokens,
-            kl_behaviour=KL_ESTIMATORS["k3"](old_logps, logps).sum() / batch.num_tokens,
+            clip_fraction_low=low.sum() / batch.num_learned_tokens,
+            clip_fraction_high=high.sum() / batch.num_learned_tokens,
+            kl_behaviour=KL_ESTIMATORS["k3"](old_logps, logps).sum() / batch.num_learned_tokens,
         )
         if batch.ref_logps is not None:
             kl = KL_ESTIMATORS[config.kl_estimator](logps, batch.ref_logps)
             per_token = per_token + config.kl_coeff * kl
-            self.log_share(kl_reference=kl.sum() / batch.num_tokens)
+            self.log_share(kl_reference=kl.sum() / batch.num_learned_tokens)
         return aggregate(
             per_token, tokens.response_mask, config.loss_normaliser, batch.num_tokens, batch.num_sequences
         )

@@ -85,7 +85,9 @@ def aggregate(
     return NORMALISERS[normaliser](per_token.masked_fill(~mask, 0.0), mask, num_tokens, num_sequences)
 
 
-def _per_token(per_token: torch.Tensor, mask: torch.Tensor, num_tokens: int, num_sequences: int) -> torch.Tensor:
+def _per_token(
+    per_token: torch.Tensor, mask: torch.Tensor, num_tokens: int, num_sequences: int
+) -> torch.Tensor:
     return per_token.sum() / num_tokens
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import TracebackType
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from llmenv.episode import TextEpisode
 
-HEADER = "iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
+HEADER = "  iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
 
 
 class Display:
@@ -48,16 +49,20 @@ class Display:
     ) -> None:
         self._progress.stop()
 
+    def header(self) -> None:
+        self.console.print(f"[bold]{HEADER}[/bold]")
+
     def say(self, message: str) -> None:
         self.console.print(message)
 
     def iteration(self, row: dict[str, float], seconds_left: float) -> None:
-        """Shows one line of `progress.csv`."""
+        """Shows one line of `progress.csv`; the KL is the one to the reference policy where there is one."""
+        kl = row.get("kl_reference", row.get("kl_behaviour", math.nan))
         left = f"{int(seconds_left // 60)}:{int(seconds_left % 60):02d}"
         self.console.print(
             f"{int(row['iteration']):>5}/{self._iterations:<5} {row['episode_return_mean']:5.3f}  "
-            f"{row['accuracy']:8.3f}  {row['response_length']:6.1f}  {row['kl_behaviour']:6.4f}  "
-            f"{row['entropy']:7.3f}  {row['tokens_per_second']:8.0f}  {left:>6}"
+            f"{row['accuracy']:8.3f}  {row['response_length']:6.1f}  {kl:6.4f}  "
+            f"{row.get('entropy', math.nan):7.3f}  {row['tokens_per_second']:8.0f}  {left:>6}"
         )
         self._progress.update(self._task, completed=row["iteration"], left=left)
 
@@ -79,8 +84,13 @@ class Display:
         for column in ("", "sampled", "95 %", "greedy", "95 %", "format rate", "length"):
             table.add_column(column, justify="right")
         for name, row in rows.items():
-            table.add_row(name, *_accuracy(row, "sampled"), *_accuracy(row, "greedy"),
-                          f"{row['sampled_format_rate']:.1%}", f"{row['sampled_response_length']:.1f}")
+            table.add_row(
+                name,
+                *_accuracy(row, "sampled"),
+                *_accuracy(row, "greedy"),
+                f"{row['sampled_format_rate']:.1%}",
+                f"{row['sampled_response_length']:.1f}",
+            )
         self.console.print(table)
 
 

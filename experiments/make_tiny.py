@@ -42,7 +42,9 @@ class Mixture:
     def __init__(self, weights: dict[str, float]):
         unknown = weights.keys() - DEMONSTRATIONS.keys()
         if unknown:
-            raise ValueError(f"no demonstrations of {', '.join(unknown)}: there are {', '.join(DEMONSTRATIONS)}")
+            raise ValueError(
+                f"no demonstrations of {', '.join(unknown)}: there are {', '.join(DEMONSTRATIONS)}"
+            )
         self.envs = {env_id: gym.make(f"envs:{env_id}", split="train").unwrapped for env_id in weights}
         self.weights = list(weights.values())
         self.tokenizer = tiny.build_tokenizer(self._phrases())

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from experiments.settings import RunSettings, Sections
 
 Option = typer.Option
+PHASES = ("sampling", "learning", "weight_sync")  # the rest of an iteration is RLlib's and Ray's own
 PACKAGES = ("llmenv", "torch", "transformers", "ray", "gymnasium", "numpy")
 
 
@@ -37,10 +38,12 @@ def main(
     env: Annotated[str, Option(help="Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
     algo: Annotated[str, Option(help="GRPO.")] = "GRPO",
     model: Annotated[
-        str | None, Option(help="tiny, tiny-zero, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]")
+        str | None,
+        Option(help="tiny, tiny-zero, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]"),
     ] = None,
     preset: Annotated[
-        str | None, Option(help="Name in experiments/presets or a YAML file. [default: tiny or pretrained, by model]")
+        str | None,
+        Option(help="Name in experiments/presets or a YAML file. [default: tiny or pretrained, by model]"),
     ] = None,
     set_: Annotated[
         list[str] | None, Option("--set", help="section.key=value, such as training.lr=1e-6; repeatable.")
@@ -53,7 +56,9 @@ def main(
     minibatch_size: Annotated[int | None, Option(help="Sequences an optimizer step.")] = None,
     num_epochs: Annotated[int | None, Option(help="Passes over each batch.")] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
-    kl_coeff: Annotated[float | None, Option(help="Weight of the KL to the initial policy; 0: no reference.")] = None,
+    kl_coeff: Annotated[
+        float | None, Option(help="Weight of the KL to the initial policy; 0: no reference.")
+    ] = None,
     temperature: Annotated[float | None, Option(help="Of sampling and of the log-probabilities.")] = None,
     max_new_tokens: Annotated[int | None, Option(help="Cap on a response.")] = None,
     max_prompt_tokens: Annotated[int | None, Option(help="Longer prompts are dropped, and counted.")] = None,
@@ -86,7 +91,10 @@ def main(
             "lr": lr,
             "kl_coeff": kl_coeff,
         },
-        "env_runners": {"num_env_runners": num_env_runners, "num_gpus_per_env_runner": num_gpus_per_env_runner},
+        "env_runners": {
+            "num_env_runners": num_env_runners,
+            "num_gpus_per_env_runner": num_gpus_per_env_runner,
+        },
         "learners": {"num_learners": num_learners, "num_gpus_per_learner": num_gpus_per_learner},
         "evaluation": {"evaluation_duration": eval_tasks},
         "run": {"iterations": iterations, "time_limit": time_limit, "evaluate_every": evaluate_every},
@@ -101,7 +109,9 @@ def main(
             name = f"{env.rpartition(':')[2]}-{algo.upper()}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
             if (output / "progress.csv").exists():
-                raise ValueError(f"{output} holds a run already: go on with it by --resume {output}, or name another")
+                raise ValueError(
+                    f"{output} holds a run already: go on with it by --resume {output}, or name another"
+                )
         _run(algo, sections, output, resume is not None, wandb)
     except (ValueError, RuntimeError) as error:
         if os.environ.get("LLMENV_TRACEBACK"):
@@ -132,9 +142,13 @@ def _env_id(env: str) -> str:
 
     import envs  # noqa: F401 (registers)
 
-    ours = sorted(name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("envs."))
+    ours = sorted(
+        name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("envs.")
+    )
     if env not in ours:
-        raise ValueError(f"there is no environment {env!r}: one of {', '.join(ours)}, or module:Id-v0 of your own")
+        raise ValueError(
+            f"there is no environment {env!r}: one of {', '.join(ours)}, or module:Id-v0 of your own"
+        )
     return f"envs:{env}"
 
 
@@ -145,7 +159,9 @@ def _resumed(folder: Path, options: Sections) -> Sections:
 
     changed = sorted({key for name, values in options.items() for key in values} - {*options["run"]})
     if changed:
-        raise ValueError(f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}")
+        raise ValueError(
+            f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}"
+        )
     if not RunFolder(folder).checkpoints():
         raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")
     return settings.merge(RunFolder(folder).read_config(), {"run": options["run"]})
@@ -168,7 +184,9 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
     display = Display(run.iterations)
     algorithm = None
     try:
-        display.say(f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+        display.say(
+            f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}"
+        )
         if resuming:
             algorithm = config.algo_class.from_checkpoint(str(folder.checkpoints()[-1].absolute()))
             folder.rewind(algorithm.iteration)
@@ -194,10 +212,7 @@ def _train(
     before = len(folder.table("evaluations"))
     if not before:
         display.evaluations({"before": _evaluate(algorithm, folder, logger)})
-    display.say(
-        "reward: mean of the batch; KL: of the step just taken; entropy in nats\n[bold]iteration   reward  accuracy  "
-        "length      KL  entropy  tokens/s    left[/bold]"
-    )
+    display.header()
     first, training_started = algorithm.iteration, time.monotonic()
     with display:
         while algorithm.iteration < run.iterations and not stop.requested:
@@ -251,6 +266,10 @@ def _finish(
         "seconds": seconds,
         "samples": int(progress["num_episodes"].sum()),
         "tokens": int(progress["num_tokens"].sum()),
+        "seconds_an_iteration": {
+            name: round(float(progress[column].median()), 4)
+            for name, column in [("all", "seconds")] + [(p, f"seconds_{p}") for p in (*PHASES, "overhead")]
+        },
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
     folder.write_summary(summary)
@@ -277,12 +296,12 @@ def _evaluate(algorithm: LLMAlgorithm, folder: RunFolder, logger: Any) -> dict[s
 def _progress_row(result: dict[str, Any]) -> dict[str, float]:
     """The figures of RLlib's result that are worth a column."""
     learner, rollout, timers = result["learners"]["default_policy"], result["rollout"], result["timers"]
-    seconds = {key: float(timers[key]) for key in ("sampling", "learning", "weight_sync", "training_iteration")}
-    row = {"iteration": result["training_iteration"]}
+    row = {"iteration": result["training_iteration"], "seconds": result["time_this_iter_s"]}
+    row |= {f"seconds_{phase}": float(timers[phase]) for phase in PHASES}
+    row["seconds_overhead"] = row["seconds"] - sum(row[f"seconds_{phase}"] for phase in PHASES)
+    row["tokens_per_second"] = float(rollout["num_response_tokens"]) / row["seconds"]
     row |= {key: float(value) for key, value in rollout.items()}
     row |= {key: float(value) for key, value in learner.items() if not key.startswith("num_")}
-    row |= {f"seconds_{key}": value for key, value in seconds.items()}
-    row["tokens_per_second"] = row["num_response_tokens"] / seconds["training_iteration"]
     return row
 
 

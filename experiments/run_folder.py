@@ -1,14 +1,14 @@
 """The files that a run leaves behind: figures to read, curves to look at, completions, checkpoints, the policy.
 
-    config.yaml        the resolved settings
-    progress.csv       a line an iteration
-    evaluations.csv    a line an evaluation
-    events.out.*       the same for TensorBoard
-    curve.png          accuracy, response length and entropy over iterations
-    samples/           completions with their verdicts, as parquet
-    checkpoints/       the newest two, to resume from
-    policy/            the final policy in Hugging Face format
-    summary.json       before and after, in one place
+config.yaml        the resolved settings
+progress.csv       a line an iteration
+evaluations.csv    a line an evaluation
+events.out.*       the same for TensorBoard
+curve.png          accuracy, response length and entropy over iterations
+samples/           completions with their verdicts, as parquet
+checkpoints/       the newest two, to resume from
+policy/            the final policy in Hugging Face format
+summary.json       before and after, in one place
 """
 
 from __future__ import annotations
@@ -52,22 +52,26 @@ class RunFolder:
 
     def log(self, table: str, row: dict[str, float]) -> None:
         """Appends a row (with its "iteration") to `progress` or `evaluations`, and to TensorBoard."""
-        file = self.path / f"{table}.csv"
-        pd.DataFrame([row]).to_csv(file, mode="a", header=not file.exists(), index=False)
+        self._write_table(table, pd.concat([self.table(table), pd.DataFrame([row])]))
         for key, value in row.items():
             if key != "iteration":
                 self._board.add_scalar(f"{table}/{key}", value, int(row["iteration"]))
 
     def table(self, table: str) -> pd.DataFrame:
         file = self.path / f"{table}.csv"
-        return pd.read_csv(file) if file.exists() else pd.DataFrame({"iteration": []})
+        return pd.read_csv(file) if file.exists() else pd.DataFrame()
 
     def rewind(self, iteration: int) -> None:
         """Drops what was logged after a checkpoint's iteration: a resumed run logs it again."""
         for name in ("progress", "evaluations"):
             table = self.table(name)
             if len(table):
-                table[table["iteration"] <= iteration].to_csv(self.path / f"{name}.csv", index=False)
+                self._write_table(name, table[table["iteration"] <= iteration])
+
+    def _write_table(self, name: str, table: pd.DataFrame) -> None:
+        temporary = self.path / f".{name}.csv"
+        table.to_csv(temporary, index=False)
+        os.replace(temporary, self.path / f"{name}.csv")
 
     def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> None:
         folder = self.path / "samples"
@@ -105,23 +109,25 @@ class RunFolder:
         figure, (accuracy, length) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
         figure.suptitle(title)
         if len(progress):
-            accuracy.plot(progress["iteration"], progress["accuracy"], lw=0.8, alpha=0.4, label="training batch")
+            accuracy.plot(
+                progress["iteration"], progress["accuracy"], lw=0.8, alpha=0.4, label="training batch"
+            )
             length.plot(progress["iteration"], progress["response_length"], label="response length (tokens)")
             length.plot([], [], color="tab:red", label="entropy (nats), right axis")
             entropy = length.twinx()
             entropy.plot(progress["iteration"], progress["entropy"], color="tab:red", lw=0.8)
             entropy.set_ylim(bottom=0)
+            length.legend(loc="lower right")
         for name, marker in (("sampled", "o-"), ("greedy", "s-")):
-            if len(evaluations):
-                value, low, high = (evaluations[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))
-                accuracy.errorbar(
-                    evaluations["iteration"], value, yerr=[value - low, high - value], fmt=marker, ms=4, lw=1.2,
-                    capsize=2, label=f"held out, {name}",
-                )
+            value, low, high = (evaluations[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))
+            errors = [value - low, high - value]
+            label = f"held out, {name}"
+            accuracy.errorbar(
+                evaluations["iteration"], value, yerr=errors, fmt=marker, ms=4, capsize=2, label=label
+            )
         accuracy.set(xlabel="iteration", ylabel="accuracy", ylim=(0, 1))
         length.set(xlabel="iteration")
         accuracy.legend(loc="lower right")
-        length.legend(loc="lower right")
         figure.savefig(self.path / "curve.png", dpi=110)
         plt.close(figure)
 

@@ -51,7 +51,9 @@ def load_preset(name_or_file: str) -> Sections:
         path = PRESETS / f"{name_or_file}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
-        raise ValueError(f"there is no preset {name_or_file!r}: give the path of a YAML file, or one of {known}")
+        raise ValueError(
+            f"there is no preset {name_or_file!r}: give the path of a YAML file, or one of {known}"
+        )
     sections = yaml.safe_load(path.read_text()) or {}
     if not isinstance(sections, dict) or not all(isinstance(value, dict) for value in sections.values()):
         raise ValueError(f"{path} must map sections (training, sampling, ...) to settings")
@@ -118,7 +120,9 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
             continue
         method = getattr(config, section, None)
         if not callable(method):
-            raise ValueError(f"unknown section {section!r}; sections are methods of the config, such as training")
+            raise ValueError(
+                f"unknown section {section!r}; sections are methods of the config, such as training"
+            )
         try:
             method(**values)
         except TypeError as error:

@@ -7,7 +7,7 @@ gets which rows. A loss therefore does not depend on the micro-batch budget or o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -114,15 +114,17 @@ class LossBatch:
         tokens: The micro-batch.
         old_logps: float32 [B, T], the learner's own log-probabilities before the first step on this batch.
         ref_logps: float32 [B, T] of the reference policy, or None where no KL to it is asked for.
-        num_tokens: Response tokens of the whole minibatch, over all micro-batches and learners.
-        num_sequences: Sequences of the whole minibatch.
+        num_tokens: The loss's denominator: see `Minibatch`.
+        num_sequences: The same, in sequences.
+        num_learned_tokens: The denominator of metrics about tokens that went through the model.
     """
 
     tokens: TokenBatch
-    old_logps: torch.Tensor
+    old_logps: torch.Tensor | None
     ref_logps: torch.Tensor | None
     num_tokens: int
     num_sequences: int
+    num_learned_tokens: int
 
 
 @dataclass
@@ -131,13 +133,16 @@ class Minibatch:
 
     Attributes:
         micro_batches: This learner's rows, one forward and backward each. May be empty.
-        num_tokens: Response tokens of the whole minibatch, over all learners: the global denominator.
-        num_sequences: Sequences of the whole minibatch, over all learners.
+        num_tokens: Response tokens of the whole minibatch, over all learners: the global denominator. It counts
+            rows that are in no micro-batch because they have no gradient, too.
+        num_sequences: Sequences of the whole minibatch, over all learners, counted likewise.
+        num_learned_tokens: Response tokens of the rows that are in micro-batches, over all learners.
     """
 
     micro_batches: list[TokenBatch]
     num_tokens: int
     num_sequences: int
+    num_learned_tokens: int
 
 
 def plan_update(
@@ -147,6 +152,7 @@ def plan_update(
     micro_batch_tokens: int,
     num_learners: int,
     rng: np.random.Generator,
+    has_gradient: Callable[[TokenRow], bool] = lambda row: True,
 ) -> list[list[Minibatch]]:
     """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens.
 
@@ -160,6 +166,7 @@ def plan_update(
         micro_batch_tokens: Upper bound of padded tokens of one forward; a longer row goes alone.
         num_learners: At least 1.
         rng: Draws the order of the groups.
+        has_gradient: False for rows whose gradient is known to be zero: they count, but are not computed.
 
     Returns:
         For each learner, its minibatches; every learner has the same number of them.
@@ -173,10 +180,16 @@ def plan_update(
     plan: list[list[Minibatch]] = [[] for _ in range(num_learners)]
     for start in range(0, len(shuffled), minibatch_size):
         minibatch = shuffled[start : start + minibatch_size]
-        num_tokens = sum(row.num_response_tokens for row in minibatch)
-        for learner, share in enumerate(_deal(minibatch, num_learners)):
-            micro_batches = [TokenBatch.from_rows(chunk) for chunk in _chunks(share, micro_batch_tokens)]
-            plan[learner].append(Minibatch(micro_batches, num_tokens, len(minibatch)))
+        learned = [row for row in minibatch if has_gradient(row)]
+        for learner, share in enumerate(_deal(learned, num_learners)):
+            plan[learner].append(
+                Minibatch(
+                    micro_batches=[TokenBatch.from_rows(c) for c in _chunks(share, micro_batch_tokens)],
+                    num_tokens=sum(row.num_response_tokens for row in minibatch),
+                    num_sequences=len(minibatch),
+                    num_learned_tokens=sum(row.num_response_tokens for row in learned),
+                )
+            )
     return plan
 
 

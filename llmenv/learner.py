@@ -111,7 +111,14 @@ class LLMLearner(TorchLearner):
                 old_logps = self.policy(tokens).logps if fixed_old_logps else None
                 ref_logps = self.reference(tokens).logps if self.reference else None
             prepared.append(
-                LossBatch(tokens, old_logps, ref_logps, minibatch.num_tokens, minibatch.num_sequences)
+                LossBatch(
+                    tokens=tokens,
+                    old_logps=old_logps,
+                    ref_logps=ref_logps,
+                    num_tokens=minibatch.num_tokens,
+                    num_sequences=minibatch.num_sequences,
+                    num_learned_tokens=minibatch.num_learned_tokens,
+                )
             )
         return prepared
 
@@ -121,8 +128,8 @@ class LLMLearner(TorchLearner):
             output = module.forward_train(batch.tokens)
             if batch.old_logps is None:
                 batch.old_logps = output.logps.detach()
-            self._log_mismatch(batch.tokens, batch.old_logps, batch.num_tokens)
-            self.log_share(entropy=output.entropy.sum() / batch.num_tokens)
+            self._log_mismatch(batch.tokens, batch.old_logps, batch.num_learned_tokens)
+            self.log_share(entropy=output.entropy.sum() / batch.num_learned_tokens)
             loss = self.compute_loss_for_module(
                 module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
             )

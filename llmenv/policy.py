@@ -100,7 +100,9 @@ class CausalPolicy(nn.Module):
         if getattr(model.get_output_embeddings(), "bias", None) is not None:
             found.append("a bias in its output layer")
         if found:
-            raise ValueError(f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported")
+            raise ValueError(
+                f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported"
+            )
         self.model = model.eval()
         self.temperature = temperature
 

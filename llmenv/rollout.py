@@ -122,9 +122,7 @@ def _guard(envs: EnvPool, i: int, slots: list[_Slot], act: Callable[..., None], 
         envs.discard(i)
 
 
-def _reset(
-    env: gym.Env, slot: _Slot, seed: int, renderer: Renderer, max_prompt_tokens: int | None
-) -> None:
+def _reset(env: gym.Env, slot: _Slot, seed: int, renderer: Renderer, max_prompt_tokens: int | None) -> None:
     observation, info = env.reset(seed=seed)
     prompt = renderer.encode(observation, info.get("system"), info.get("assistant_prefix", ""))
     slot.episode.observation = observation

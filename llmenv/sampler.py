@@ -146,7 +146,9 @@ def _draw(
     log_probs = torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
     if temperature > 0:
         cumulative = log_probs.exp().double().cumsum(-1)
-        token = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True).squeeze(-1)
+        token = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True).squeeze(
+            -1
+        )
         token = token.clamp_(max=logits.shape[-1] - 1)
     else:
         token = logits.argmax(-1)

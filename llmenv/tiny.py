@@ -67,7 +67,9 @@ def build_tokenizer(phrases: Iterable[str]) -> PreTrainedTokenizerFast:
         [pre_tokenizers.Split(Regex(pattern), behavior="isolated"), byte_level]
     )
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in (PAD_TOKEN, END_TOKEN)])
+    backend.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in (PAD_TOKEN, END_TOKEN)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         eos_token=END_TOKEN,
@@ -109,7 +111,12 @@ def _embed_numbers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) 
     """
     embedding = model.get_input_embeddings().weight
     values = torch.arange(MAX_NUMBER + 1)
-    angles = 2 * torch.pi * values[:, None] / torch.tensor([2, 3, 4, 5, 7, 9, 10, 20, 50, 100, 200, 500, 1000, 2000])
+    angles = (
+        2
+        * torch.pi
+        * values[:, None]
+        / torch.tensor([2, 3, 4, 5, 7, 9, 10, 20, 50, 100, 200, 500, 1000, 2000])
+    )
     circles = torch.cat([angles.cos(), angles.sin()], dim=1)
     directions = torch.randn(circles.shape[1], embedding.shape[1]) / circles.shape[1] ** 0.5
     ids = tokenizer.convert_tokens_to_ids([str(value) for value in values.tolist()])

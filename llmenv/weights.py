@@ -55,7 +55,9 @@ def load(model: torch.nn.Module, packed: Packed) -> None:
     written = {state[name].data_ptr() for name in tensors.keys() & state.keys()}
     missing = sorted(name for name, tensor in state.items() if tensor.data_ptr() not in written)
     # copy_ would spread a smaller tensor over a larger one.
-    misshapen = sorted(name for name in tensors.keys() & state.keys() if tensors[name].shape != state[name].shape)
+    misshapen = sorted(
+        name for name in tensors.keys() & state.keys() if tensors[name].shape != state[name].shape
+    )
     if unknown or missing or misshapen:
         raise ValueError(
             f"weights do not fit the model: unknown {unknown[:3]}, missing {missing[:3]}, "

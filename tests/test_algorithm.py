@@ -1,0 +1,330 @@
+"""The algorithm as an RLlib user meets it: build, train, evaluate, save, restore, tune; and what goes wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray import tune
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+import algorithms.base
+from algorithms import GRPO, GRPOConfig
+from llmenv.episode import TextEpisode
+from support import flat_weights, runner_weights, small_config
+
+
+def contents(episodes: list[TextEpisode]) -> list[tuple[Any, ...]]:
+    return [(e.group, e.sample, e.observation, e.token_ids, e.total_reward, e.error) for e in episodes]
+
+
+def assert_weights_are_in_sync(algorithm: GRPO) -> None:
+    """Every runner has the learners' weights, to the bit."""
+    learners = algorithm.learner_group.on_all(flat_weights)
+    group = algorithm.env_runner_group
+    if group.num_remote_env_runners():
+        runners = group.foreach_env_runner(runner_weights, local_env_runner=False)
+        assert len(runners) == algorithm.config.num_env_runners
+    else:
+        runners = [runner_weights(group.local_env_runner)]
+    assert all(torch.equal(weights, learners[0]) for weights in (*learners, *runners))
+
+
+def test_the_lines_an_rllib_user_writes() -> None:
+    algorithm = (
+        GRPOConfig()
+        .environment("envs:Countdown-v0")
+        .env_runners(num_env_runners=0)
+        .training(prompts_per_iteration=2, group_size=4, lr=1e-3)
+        .sampling(max_new_tokens=16)
+        .build_algo()
+    )
+    before = flat_weights(algorithm.learner_group._learner)
+    result = algorithm.train()
+    assert result["training_iteration"] == 1
+    assert result["env_runners"]["num_episodes"] == 8
+    rewards = [episode.total_reward for episode in algorithm.last_episodes]
+    assert result["env_runners"]["episode_return_mean"] == pytest.approx(np.mean(rewards))
+    assert result["rollout"]["episode_return_mean"] == pytest.approx(np.mean(rewards))
+    assert result["learners"][DEFAULT_MODULE_ID]["entropy"] > 0
+    assert result["timers"].keys() >= {"sampling", "learning", "weight_sync"}
+    # Whether a step moves the weights depends on the rewards; whether it may is the sync's business.
+    assert flat_weights(algorithm.learner_group._learner).shape == before.shape
+    assert_weights_are_in_sync(algorithm)
+    algorithm.stop()
+
+
+def test_two_runners_and_two_learners_train(distributed_algorithm: GRPO) -> None:
+    for _ in range(2):
+        result = distributed_algorithm.train()
+        assert result["rollout"]["num_episodes"] == 16
+        assert [(e.group, e.sample) for e in distributed_algorithm.last_episodes] == [
+            (group, sample) for group in range(4) for sample in range(4)
+        ]
+        rewards = [episode.total_reward for episode in distributed_algorithm.last_episodes]
+        assert result["env_runners"]["episode_return_mean"] == pytest.approx(np.mean(rewards))
+        assert result["rollout"]["staleness"] == 0.0
+        # float32 sampler and float32 learner: the same numbers.
+        assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_max"] < 1e-4
+        assert_weights_are_in_sync(distributed_algorithm)
+
+
+def test_how_many_share_the_work_changes_nothing(distributed_algorithm: GRPO) -> None:
+    """A fresh run with 0 runners and 0 learners samples the very episodes of iteration 0 of 2 and 2."""
+    local = small_config("tiny").build_algo()
+    start = local.save_to_path()
+    local.train()
+    distributed_algorithm.restore_from_path(start)
+    distributed_algorithm.train()
+    assert contents(distributed_algorithm.last_episodes) == contents(local.last_episodes)
+    ours = distributed_algorithm.learner_group.on_all(flat_weights)[0]
+    theirs = flat_weights(local.learner_group._learner)
+    assert (ours - theirs).norm() < 1e-3 * max(1e-9, float(theirs.norm()))
+    local.stop()
+
+
+def test_a_killed_runner_is_replaced_and_the_iteration_complete(distributed_algorithm: GRPO) -> None:
+    manager = distributed_algorithm.env_runner_group._worker_manager
+    ray.kill(manager.actors()[1], no_restart=False)
+    result = distributed_algorithm.train()  # the driver learns of the death when it asks for samples
+    assert result["rollout"]["num_episodes"] == 16
+    assert sorted((e.group, e.sample) for e in distributed_algorithm.last_episodes) == [
+        (group, sample) for group in range(4) for sample in range(4)
+    ]
+    for _ in range(5):
+        distributed_algorithm.train()
+        if manager.num_healthy_actors() == 2:
+            break
+    assert manager.num_healthy_actors() == 2
+    assert_weights_are_in_sync(distributed_algorithm)  # the new one too
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_evaluation_is_on_the_same_held_out_tasks(request: pytest.FixtureRequest, runners: int) -> None:
+    algorithm = (
+        request.getfixturevalue("distributed_algorithm") if runners else small_config("tiny").build_algo()
+    )
+    first, second = algorithm.evaluate(), algorithm.evaluate()
+    assert first == second
+    for summary in (first["env_runners"], first["greedy"]):
+        assert summary["num_episodes"] == 16
+        assert 0 <= summary["accuracy_low"] <= summary["accuracy"] <= summary["accuracy_high"] <= 1
+    result = algorithm.train()
+    # Evaluation leaves no trace in the metrics of training.
+    rewards = [episode.total_reward for episode in algorithm.last_episodes]
+    assert result["env_runners"]["episode_return_mean"] == pytest.approx(np.mean(rewards))
+    assert result["env_runners"]["num_episodes"] == 16
+    if not runners:
+        algorithm.stop()
+
+
+def test_held_out_tasks_keep_the_training_environments_other_arguments() -> None:
+    config = small_config("tiny").environment("envs:Countdown-v0", env_config={"num_numbers": (2,)})
+    algorithm = config.build_algo()
+    assert dict(algorithm.evaluation_config.env_config) == {"num_numbers": (2,), "split": "test"}
+    assert dict(algorithm.config.env_config) == {"num_numbers": (2,)}
+    algorithm.train()
+    assert all(len(re.findall(r"\d+", _numbers(e))) == 2 for e in algorithm.last_episodes)
+    algorithm.stop()
+
+
+def _numbers(episode: TextEpisode) -> str:
+    return episode.observation.split("[")[1].split("]")[0]
+
+
+def test_evaluation_every_iteration_stands_in_the_result() -> None:
+    algorithm = small_config("tiny").evaluation(evaluation_interval=1, evaluation_duration=4).build_algo()
+    result = algorithm.train()
+    assert result["evaluation"]["env_runners"]["num_episodes"] == 4
+    assert 0 <= result["evaluation"]["greedy"]["accuracy"] <= 1
+    algorithm.stop()
+
+
+def test_a_checkpoint_resumes_to_the_same_episodes_and_weights(tmp_path: Path) -> None:
+    config = small_config("tiny", minibatch_size=8, num_epochs=2, kl_coeff=0.01, lr_warmup_iterations=4)
+    config.environment(env_config={"num_numbers": (3,)})
+    algorithm = config.build_algo()
+    for _ in range(2):
+        algorithm.train()
+    path = algorithm.save_to_path(tmp_path)
+    saved = flat_weights(algorithm.learner_group._learner)
+    algorithm.train()
+
+    resumed = GRPO.from_checkpoint(path)
+    assert torch.equal(flat_weights(resumed.learner_group._learner), saved)
+    assert_weights_are_in_sync(resumed)
+    assert (resumed.iteration, resumed.weights_version) == (2, 2)
+    result = resumed.train()
+    assert result["training_iteration"] == 3
+    assert contents(resumed.last_episodes) == contents(algorithm.last_episodes)
+    assert torch.equal(
+        flat_weights(resumed.learner_group._learner), flat_weights(algorithm.learner_group._learner)
+    )
+    algorithm.stop()
+    resumed.stop()
+
+
+def test_another_runs_checkpoint_of_the_same_version_reaches_the_runners(tmp_path: Path) -> None:
+    """What population based training does: the version number alone does not tell whose weights they are."""
+    ours = small_config("tiny").build_algo()
+    theirs = small_config("tiny").sampling(run_seed=1).build_algo()
+    for algorithm in (ours, theirs):
+        learner = algorithm.learner_group._learner
+        with torch.no_grad():
+            for parameter in learner.policy.parameters():
+                parameter.mul_(1.01 if algorithm is ours else 0.99)
+        algorithm.train()
+    assert ours.weights_version == theirs.weights_version == 1
+    ours.restore_from_path(theirs.save_to_path(tmp_path))
+    assert_weights_are_in_sync(ours)
+    assert torch.equal(flat_weights(ours.learner_group._learner), flat_weights(theirs.learner_group._learner))
+    ours.stop()
+    theirs.stop()
+
+
+def test_iterations_and_groups_have_tasks_of_their_own() -> None:
+    algorithm = small_config("tiny").build_algo()
+    observations = []
+    for _ in range(2):
+        algorithm.train()
+        observations += [episode.observation for episode in algorithm.last_episodes]
+    assert len(set(observations)) == 8  # 2 iterations x 4 groups
+    other = small_config("tiny").sampling(run_seed=1).build_algo()
+    other.train()
+    assert not {e.observation for e in other.last_episodes} & set(observations)
+    algorithm.stop()
+    other.stop()
+
+
+def test_over_long_prompts_are_dropped_and_counted_or_refused() -> None:
+    algorithm = small_config("tiny").build_algo()
+    algorithm.train()
+    lengths = sorted({len(episode.turns[0].prompt_ids) for episode in algorithm.last_episodes})
+    algorithm.stop()
+    assert len(lengths) > 1  # questions with three and with four numbers
+    config = small_config("tiny").sampling(max_prompt_tokens=lengths[0])
+    algorithm = config.build_algo()
+    result = algorithm.train()
+    valid = [episode for episode in algorithm.last_episodes if episode.valid]
+    assert 0 < len(valid) < 16
+    assert result["rollout"]["num_episodes"] == len(valid)
+    assert result["rollout"]["num_invalid"] == 16 - len(valid)
+    algorithm.stop()
+    algorithm = config.copy(copy_frozen=False).sampling(overlong_prompts="error").build_algo()
+    with pytest.raises(ValueError, match=r"PromptTooLong: \d+ tokens, over max_prompt_tokens=.*drop"):
+        algorithm.train()
+    algorithm.stop()
+
+
+def test_when_no_sample_is_valid_the_iteration_says_why() -> None:
+    algorithm = small_config("tiny").sampling(max_prompt_tokens=1).build_algo()
+    with pytest.raises(RuntimeError, match=r"every sample of the iteration is invalid.*PromptTooLong"):
+        algorithm.train()
+    algorithm.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env": "envs:Nowhere-v0"}, r"environment 'envs:Nowhere-v0' cannot be made.*module:Id-v0"),
+        ({"env": "nowhere:Countdown-v0"}, r"environment 'nowhere:Countdown-v0' cannot be made"),
+        ({"env_config": {"spilt": "train"}}, r"cannot be made with \{'spilt': 'train'\}"),
+        ({"minibatch_size": 5}, r"minibatch_size=5 must divide .* = 4 x 4 = 16 samples"),
+        ({"minibatch_size": 0}, r"minibatch_size=0 must divide"),
+        ({"group_sise": 4}, r"unknown settings \['group_sise'\]"),
+        ({"group_size": 0}, r"group_size must be a whole number of at least 1"),
+        ({"prompts_per_iteration": 2.5}, r"prompts_per_iteration must be a whole number"),
+        ({"num_epochs": 0}, r"num_epochs must be a whole number of at least 1"),
+        ({"loss_normaliser": "tokens"}, r"loss_normaliser must be one of token, sequence"),
+        ({"kl_estimator": "k4"}, r"kl_estimator must be one of k1, k2, k3"),
+        ({"dtype": "float8"}, r"dtype must be one of"),
+        ({"temperature": 0.0}, r"temperature must be above 0"),
+        ({"kl_coeff": -0.1}, r"kl_coeff must not be negative"),
+        ({"base_model": "no-such-model"}, r"no-such-model"),
+        ({"lr": [[0, 1e-3]], "lr_warmup_iterations": 2}, r"needs a plain number as lr"),
+        ({"evaluation_parallel_to_training": True, "evaluation_interval": 1}, r"would share the sampler"),
+    ],
+)
+def test_a_wrong_setting_fails_in_words(change: dict[str, Any], message: str) -> None:
+    config = small_config("tiny")
+    config.update_from_dict(change)
+    with pytest.raises(ValueError, match=message):
+        config.build_algo()
+
+
+def test_a_misspelt_argument_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="group_sise"):
+        GRPOConfig().training(group_sise=4)
+
+
+def test_reinforcement_learns_an_easy_task(model_folder: str) -> None:
+    """No digit in one token: a fifth of the vocabulary qualifies. The reward must come near 1."""
+    config = (
+        small_config(model_folder, prompts_per_iteration=8, group_size=8, lr=1e-2)
+        .environment("support:NoDigit-v0")
+        .sampling(max_new_tokens=2)
+    )
+    algorithm = config.build_algo()
+    curve = [algorithm.train()["rollout"]["episode_return_mean"] for _ in range(15)]
+    assert np.mean(curve[:2]) < 0.4
+    assert np.mean(curve[-3:]) > 0.9
+    algorithm.stop()
+
+
+def test_a_failing_environment_does_not_stop_the_run(model_folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import support
+
+    steps = iter(range(10**6))
+
+    def step(self: Any, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if next(steps) % 5 == 0:
+            raise RuntimeError("lost")
+        return "", float("1" in action), True, False, {}
+
+    monkeypatch.setattr(support.NoDigitEnv, "step", step)
+    config = small_config(model_folder, minibatch_size=4).environment("support:NoDigit-v0")
+    algorithm = config.build_algo()
+    result = algorithm.train()
+    assert result["rollout"]["num_invalid"] == 4  # steps 0, 5, 10 and 15
+    assert result["rollout"]["num_episodes"] == 12
+    assert np.isfinite(result["learners"][DEFAULT_MODULE_ID]["total_loss"])
+    algorithm.stop()
+
+
+def test_runners_that_keep_dying_fail_the_iteration(
+    distributed_algorithm: GRPO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(algorithms.base, "MAX_COLLECT_ATTEMPTS", 1)
+    group = distributed_algorithm.env_runner_group
+    monkeypatch.setattr(group, "foreach_env_runner", lambda *args, **kwargs: [])
+    with pytest.raises(RuntimeError, match=r"4 of 4 groups could not be sampled in 1 attempts"):
+        distributed_algorithm.collect()
+
+
+def test_tuner_with_two_trials(ray_cluster: None, tmp_path: Path) -> None:
+    config = small_config("tiny", prompts_per_iteration=2, lr=tune.grid_search([1e-4, 1e-3]))
+    results = tune.Tuner(
+        GRPO,
+        param_space=config,
+        tune_config=tune.TuneConfig(metric="env_runners/episode_return_mean", mode="max"),
+        run_config=tune.RunConfig(
+            storage_path=str(tmp_path),
+            stop={"training_iteration": 2},
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=True),
+        ),
+    ).fit()
+    assert not results.errors
+    assert sorted(result.config["lr"] for result in results) == [1e-4, 1e-3]
+    for result in results:
+        assert result.metrics["training_iteration"] == 2
+        assert result.metrics["learners"][DEFAULT_MODULE_ID]["default_optimizer_learning_rate"] == pytest.approx(
+            result.config["lr"]
+        )
+    assert 0 <= results.get_best_result().metrics["env_runners"]["episode_return_mean"] <= 1
+    assert results.get_best_result().checkpoint is not None

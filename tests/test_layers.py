@@ -1,0 +1,118 @@
+"""Imports go down only, and the heavy packages stay where design.md puts them. Read from the source, not by importing."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("llmenv", "algorithms", "envs", "experiments")
+LAYERS = {
+    **dict.fromkeys(("llmenv", "llmenv.env", "llmenv.text", "llmenv.data", "llmenv.episode"), 0),
+    **dict.fromkeys(
+        (
+            "llmenv.renderer",
+            "llmenv.policy",
+            "llmenv.batch",
+            "llmenv.sampler",
+            "llmenv.tiny",
+            "llmenv.models",
+            "llmenv.weights",
+            "algorithms.losses",
+            "algorithms.advantages",
+        ),
+        1,
+    ),
+    **dict.fromkeys(("llmenv.rollout", "llmenv.evaluation", "llmenv.engine", "llmenv.vllm_sampler"), 2),
+    **dict.fromkeys(
+        ("llmenv.rl_module", "llmenv.env_runner", "llmenv.learner", "llmenv.learner_group"), 3
+    ),
+}
+LIGHT = {*sys.stdlib_module_names, "numpy", "gymnasium", *PACKAGES}
+
+
+def layer_of(module: str) -> int:
+    """Layers of whole packages stand below; a module of llmenv must be in the table."""
+    if module in LAYERS:
+        return LAYERS[module]
+    package = module.split(".")[0]
+    assert package != "llmenv", f"{module} is in no layer: add it to the table of this test and of the design"
+    return {"envs": 0, "algorithms": 4, "experiments": 5}[package]
+
+
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for package in PACKAGES
+    for path in sorted((ROOT / package).rglob("*.py"))
+}
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Full names of what a file imports; `from llmenv import weights` gives llmenv.weights."""
+    tree = ast.parse(path.read_text())
+    lazy = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if top_level_only and id(node) in lazy:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            name = node.module or ""
+            for alias in node.names:
+                inner = f"{name}.{alias.name}"
+                yield inner if inner in MODULES else name
+
+
+def ours(path: Path) -> set[str]:
+    return {name for name in imports(path) if name.split(".")[0] in PACKAGES}
+
+
+def test_there_is_something_to_check() -> None:
+    assert {"llmenv.learner", "algorithms.base", "envs.countdown"} <= MODULES.keys()
+    assert "algorithms.losses" in ours(ROOT / "algorithms" / "base.py")
+    assert "llmenv.weights" in ours(ROOT / "llmenv" / "sampler.py")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module: str) -> None:
+    above = {name for name in ours(MODULES[module]) if layer_of(name) > layer_of(module)}
+    assert not above, f"{module} (layer {layer_of(module)}) imports {above} from above"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_packages_know_only_those_they_may(module: str) -> None:
+    package = module.split(".")[0]
+    forbidden = {
+        "llmenv": {"algorithms", "envs", "experiments"},
+        "envs": {"algorithms", "experiments"},
+        "algorithms": {"envs", "experiments"},
+        "experiments": set(),
+    }[package]
+    assert not {name for name in ours(MODULES[module]) if name.split(".")[0] in forbidden}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("llmenv") and layer_of(name) < 3])
+def test_only_the_seams_of_llmenv_import_ray(module: str) -> None:
+    assert not {name for name in imports(MODULES[module]) if name.split(".")[0] == "ray"}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) == 0])
+def test_the_lowest_layer_is_light_at_import(module: str) -> None:
+    heavy = {name for name in imports(MODULES[module], top_level_only=True)} - LIGHT
+    assert not {name for name in heavy if name.split(".")[0] not in LIGHT}
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) == 1])
+def test_losses_and_advantages_and_their_layer_import_no_rllib(module: str) -> None:
+    assert not {name for name in imports(MODULES[module]) if name.split(".")[0] in ("ray", "deepspeed", "vllm")}

@@ -1,0 +1,156 @@
+"""The embedded models: their tokenizer, their weights, the demonstrations behind them, the script that makes them."""
+
+from __future__ import annotations
+
+import random
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from experiments import make_tiny
+from experiments.demonstrations import DEMONSTRATIONS, MAX_VALUE, term_of
+from llmenv import tiny
+from llmenv.renderer import Renderer
+
+ASSETS = Path(tiny.__file__).parent / "assets"
+MODELS = ("tiny", "tiny-zero")
+TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "tiny")
+AWKWARD = [*tiny.REASONING_PHRASES, " ", "  ", " ,", " n't", "\n", "<", "é", "007", "12345", tiny.END_TOKEN]
+
+
+def pieces(text: str) -> list[str]:
+    return [TOKENIZER.decode([token]) for token in TOKENIZER.encode(text)]
+
+
+@given(st.text() | st.lists(st.sampled_from(AWKWARD)).map("".join))
+def test_any_text_survives_the_round_trip(text: str) -> None:
+    assert TOKENIZER.decode(TOKENIZER.encode(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("44 + 19 = 63", ["44", " + ", "19", " = ", "63"]),
+        ("\n7 * 9 = 63, 63 - 1 = 62", ["\n", "7", " * ", "9", " = ", "63", ", ", "63", " - ", "1", " = ", "62"]),
+        ("\n</think>\n<answer> (8 - 2) </answer>", ["\n</think>\n<answer> ", "(", "8", " - ", "2", ")", " </answer>"]),
+        ("<think></think><answer></answer>", ["<think>", "</think>", "<answer>", "</answer>"]),
+        ("999 56123 1000", ["999", " ", "56", "123", " ", "1", "0", "0", "0"]),
+        ("007", ["0", "0", "7"]),
+        ("+5-3", ["+", "5", "-", "3"]),
+    ],
+)  # fmt: skip
+def test_tokens(text: str, expected: list[str]) -> None:
+    assert pieces(text) == expected
+
+
+def test_special_tokens() -> None:
+    assert TOKENIZER.eos_token_id != TOKENIZER.pad_token_id
+    assert TOKENIZER.encode("") == []
+    assert TOKENIZER.encode(tiny.END_TOKEN) == [TOKENIZER.eos_token_id]
+
+
+@pytest.mark.parametrize("env_id", DEMONSTRATIONS)
+def test_prompts_are_compact(env_id: str) -> None:
+    env = gym.make(f"envs:{env_id}")
+    renderer = Renderer.from_model(str(ASSETS / "tiny"), template="r1")
+    for seed in range(20):
+        observation, info = env.reset(seed=seed)
+        assert len(renderer.encode(observation, info["system"], info["assistant_prefix"]).token_ids) <= 16
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_shipped_weights_load_in_float32(name: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(ASSETS / name)
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / name)
+    assert 1e6 < model.num_parameters() < 3e6
+    assert model.dtype == torch.float32
+    assert model.config.vocab_size == len(tokenizer)
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert model.generation_config.pad_token_id == tokenizer.pad_token_id
+    assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+
+
+@pytest.mark.parametrize("solving", [True, False])
+def test_countdown_demonstrations(solving: bool) -> None:
+    env = gym.make("envs:Countdown-v0").unwrapped
+    env.reset(seed=0)
+    rng = random.Random(0)
+    correct = []
+    for _ in range(300):
+        env.reset()
+        completion = DEMONSTRATIONS["Countdown-v0"].write(rng, env.task, solving)
+        if completion is None:
+            continue
+        calculations = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", completion)
+        assert calculations
+        for left, symbol, right, value in calculations:
+            a, b = Fraction(left), Fraction(right)
+            assert {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[symbol] == int(value) <= MAX_VALUE
+        *_, info = env.step(env.assistant_prefix + completion)
+        assert info["well_formed"]
+        assert info["failure"] in (None, "wrong value")
+        correct.append(info["correct"])
+    assert len(correct) > 200
+    assert 0.75 < sum(correct) / len(correct) < 0.95 if solving else sum(correct) / len(correct) < 0.1
+
+
+def test_term_of_an_expression() -> None:
+    term = term_of("3 * (10 - 4) / 2")
+    assert term is not None
+    assert term.value == 9
+    assert term.steps == ("10 - 4 = 6", "6 * 3 = 18", "18 / 2 = 9")
+    assert term.expression == "((10 - 4) * 3) / 2"
+    assert term_of("5 / 2") is term_of("2 - 3") is term_of("99 * 99") is None
+
+
+def test_the_loss_of_a_batch_ignores_its_padding() -> None:
+    model = tiny.build_model(TOKENIZER, seed=0)
+    short, long = ([1, 2], [3, 4]), ([5, 6, 7], [8, 9, 10, 11])
+    losses = [make_tiny.response_loss(model, [row]) for row in (short, long)]
+    together = make_tiny.response_loss(model, [short, long])
+    torch.testing.assert_close(together, (2 * losses[0] + 4 * losses[1]) / 6)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return AutoModelForCausalLM.from_pretrained(folder).state_dict()
+
+
+def test_the_script_repeats_itself_and_goes_on_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make_tiny, "BATCH_SIZE", 2)
+    monkeypatch.setattr(make_tiny, "BATCHES_PER_BLOCK", 2)
+    monkeypatch.setattr(make_tiny, "SAVE_EVERY_BLOCKS", 1)
+    arguments = ["--seed", "3", "--steps", "5", "--zero-steps", "0"]
+    make_tiny.main(["--out", str(tmp_path / "whole"), *arguments])
+
+    response_loss, calls = make_tiny.response_loss, 0
+
+    def interrupted_loss(model: torch.nn.Module, batch: list) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return response_loss(model, batch)
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(make_tiny, "response_loss", interrupted_loss)
+        make_tiny.main(["--out", str(tmp_path / "parts"), *arguments])
+    make_tiny.main(["--out", str(tmp_path / "parts"), *arguments])
+
+    whole, parts = weights(tmp_path / "whole/tiny"), weights(tmp_path / "parts/tiny")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    untrained = weights(tmp_path / "whole/tiny-zero")
+    assert not torch.equal(whole["lm_head.weight"], untrained["lm_head.weight"])
+
+
+def test_an_environment_without_demonstrations_is_refused() -> None:
+    with pytest.raises(ValueError, match="no demonstrations of Nowhere-v0"):
+        make_tiny.Mixture({"Nowhere-v0": 1.0})
