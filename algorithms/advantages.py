@@ -28,7 +28,9 @@ def group_relative_advantages(rewards: np.ndarray, groups: np.ndarray, *, scale:
     groups = np.asarray(groups)
     if rewards.shape != groups.shape or rewards.ndim != 1:
         raise ValueError(f"rewards {rewards.shape} and groups {groups.shape} must be equal and flat")
-    _, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    _, first, index, counts = np.unique(groups, return_index=True, return_inverse=True, return_counts=True)
+    # Counted from the group's first reward, so that equal ones give exactly 0, whatever their binary form.
+    rewards = rewards - rewards[first][index]
     mean = np.bincount(index, rewards) / counts
     advantages = rewards - mean[index]
     if scale:

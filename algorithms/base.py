@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import ray
 from ray.rllib.algorithms.algorithm import Algorithm
-from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
+from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.core import COMPONENT_LEARNER_GROUP, COMPONENT_RL_MODULE
-from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -23,234 +22,17 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
-from algorithms.losses import KL_ESTIMATORS, NORMALISERS
+from algorithms.config import LLMConfig
 from llmenv.batch import TokenRow, plan_update
-from llmenv.env_runner import LLMEnvRunner, make_env
+from llmenv.env_runner import make_env
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
-from llmenv.learner_group import LLMLearnerGroup
 from llmenv.models import load_tokenizer, resolve_model
-from llmenv.renderer import TEMPLATES
-from llmenv.rl_module import LLMModule
 from llmenv.rollout import GroupRequest
 
 # First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
 TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM = 1, 2, 3
 MAX_COLLECT_ATTEMPTS = 5
-
-
-class LLMConfig(AlgorithmConfig):
-    """Settings shared by all algorithms. Batch sizes are global: never per runner, never per learner."""
-
-    def __init__(self, algo_class: type | None = None):
-        super().__init__(algo_class=algo_class)
-        # `policy`: the model.
-        self.base_model = "tiny"
-        self.dtype = "float32"
-        self.template = "auto"
-        # `sampling`: how completions are drawn.
-        self.temperature = 1.0
-        self.max_new_tokens = 128
-        self.max_prompt_tokens: int | None = None
-        self.overlong_prompts = "drop"
-        self.max_rows_per_sampler = 512
-        self.run_seed = 0
-        # `training`: the batch and the optimizer.
-        self.prompts_per_iteration = 32
-        self.group_size = 8
-        self.minibatch_size: int | None = None
-        self.num_epochs = 1
-        self.micro_batch_tokens = 8192
-        self.lr = 1e-6
-        self.lr_warmup_iterations = 0
-        self.adam_betas = (0.9, 0.999)
-        self.weight_decay = 0.0
-        self.grad_clip = 1.0
-        self.clip_param = 0.2
-        self.kl_coeff = 0.0
-        self.kl_estimator = "k3"
-        self.loss_normaliser = "token"
-        # `evaluation`: RLlib's own names; the environment's other split, an episode a task.
-        self.evaluation_config = {"env_config": {"split": "test"}}
-        self.evaluation_duration = 512
-        self.evaluation_duration_unit = "episodes"
-        # RLlib's seams. Runners make their own environments, and there are no connectors between text and model.
-        self.env_runner_cls = LLMEnvRunner
-        self.num_env_runners = 0
-        self.create_local_env_runner = False
-        self.add_default_connectors_to_env_to_module_pipeline = False
-        self.add_default_connectors_to_module_to_env_pipeline = False
-        self.add_default_connectors_to_learner_pipeline = False
-        self.broadcast_env_runner_states = False
-        self.merge_env_runner_states = False
-        self.delay_between_env_runner_restarts_s = 0.0
-        self.log_sys_usage = False
-
-    def policy(
-        self, *, model: str = NotProvided, dtype: str = NotProvided, template: str = NotProvided
-    ) -> LLMConfig:
-        """Sets the model.
-
-        Args:
-            model: "tiny", "tiny-zero", "smollm2-135m", a folder in Hugging Face format, or a hub id.
-            dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
-            template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.renderer`).
-        """
-        return self._set(base_model=model, dtype=dtype, template=template)
-
-    def sampling(
-        self,
-        *,
-        temperature: float = NotProvided,
-        max_new_tokens: int = NotProvided,
-        max_prompt_tokens: int | None = NotProvided,
-        overlong_prompts: str = NotProvided,
-        max_rows_per_sampler: int = NotProvided,
-        run_seed: int = NotProvided,
-        top_p: float = 1.0,
-        top_k: int = 0,
-    ) -> LLMConfig:
-        """Sets how completions are drawn.
-
-        Args:
-            temperature: Of sampling, and of the log-probabilities that are learned from.
-            max_new_tokens: Cap on a response. Reaching it is recorded and ends the episode.
-            max_prompt_tokens: A sequence whose prompt is longer is not sampled. None: no limit.
-            overlong_prompts: "drop" such samples (they are counted) or raise an "error".
-            max_rows_per_sampler: Sequences that one runner decodes at the same time.
-            run_seed: All tasks and samples of a run are a function of this, the iteration and their indices.
-                (RLlib's own `seed` would switch on deterministic kernels for the whole process.)
-            top_p: Refused unless 1: log-probabilities are of the whole distribution.
-            top_k: Refused unless 0, for the same reason.
-
-        Raises:
-            ValueError: For a truncated distribution.
-        """
-        if top_p != 1.0 or top_k != 0:
-            raise ValueError(
-                f"top_p={top_p}, top_k={top_k}: training samples the whole distribution, whose log-probabilities it "
-                "learns from; leave both out, and lower the temperature for safer samples"
-            )
-        return self._set(
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            max_prompt_tokens=max_prompt_tokens,
-            overlong_prompts=overlong_prompts,
-            max_rows_per_sampler=max_rows_per_sampler,
-            run_seed=run_seed,
-        )
-
-    def training(
-        self,
-        *,
-        prompts_per_iteration: int = NotProvided,
-        group_size: int = NotProvided,
-        minibatch_size: int | None = NotProvided,
-        micro_batch_tokens: int = NotProvided,
-        lr_warmup_iterations: int = NotProvided,
-        adam_betas: tuple[float, float] = NotProvided,
-        weight_decay: float = NotProvided,
-        clip_param: float = NotProvided,
-        kl_coeff: float = NotProvided,
-        kl_estimator: str = NotProvided,
-        loss_normaliser: str = NotProvided,
-        **kwargs: Any,
-    ) -> LLMConfig:
-        """Sets the batch, the optimizer and the loss; `lr`, `num_epochs`, `grad_clip` are RLlib's own.
-
-        Args:
-            prompts_per_iteration: Groups an iteration.
-            group_size: Samples a group.
-            minibatch_size: Sequences an optimizer step; must divide `prompts_per_iteration * group_size`. None:
-                the whole batch is one step.
-            micro_batch_tokens: Padded tokens of one forward pass. Changes memory and speed, not the result.
-            lr_warmup_iterations: The learning rate rises linearly over so many iterations. Only for a plain
-                number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
-            adam_betas: Of AdamW.
-            weight_decay: Of AdamW.
-            clip_param: The surrogate's epsilon.
-            kl_coeff: Weight of the KL to the initial policy in the loss; 0 loads no reference.
-            kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`).
-            loss_normaliser: "token" or "sequence" (see `algorithms.losses.aggregate`).
-            **kwargs: RLlib's own arguments.
-        """
-        super().training(**kwargs)
-        return self._set(
-            prompts_per_iteration=prompts_per_iteration,
-            group_size=group_size,
-            minibatch_size=minibatch_size,
-            micro_batch_tokens=micro_batch_tokens,
-            lr_warmup_iterations=lr_warmup_iterations,
-            adam_betas=adam_betas,
-            weight_decay=weight_decay,
-            clip_param=clip_param,
-            kl_coeff=kl_coeff,
-            kl_estimator=kl_estimator,
-            loss_normaliser=loss_normaliser,
-        )
-
-    def _set(self, **values: Any) -> LLMConfig:
-        for name, value in values.items():
-            if value is not NotProvided:
-                setattr(self, name, value)
-        return self
-
-    @property
-    def samples_per_iteration(self) -> int:
-        return self.prompts_per_iteration * self.group_size
-
-    @property
-    def learning_rate_schedule(self) -> Any:
-        """`lr`, with the warm-up as a schedule over samples."""
-        if not self.lr_warmup_iterations:
-            return self.lr
-        return [[0, 0.0], [self.lr_warmup_iterations * self.samples_per_iteration, self.lr]]
-
-    def get_default_rl_module_spec(self) -> RLModuleSpec:
-        config = {"model": self.base_model, "dtype": self.dtype, "temperature": self.temperature}
-        return RLModuleSpec(module_class=LLMModule, model_config=config)
-
-    def build_learner_group(self, *, rl_module_spec: Any = None, **kwargs: Any) -> LLMLearnerGroup:
-        spec = rl_module_spec or self.get_multi_rl_module_spec(**kwargs)
-        return LLMLearnerGroup(config=self.copy(), module_spec=spec)
-
-    def validate(self) -> None:
-        super().validate()
-        known = {*vars(type(self)()), "class"}  # RLlib writes "class" when it restores a config
-        if unknown := sorted(set(vars(self)) - known):
-            self._value_error(f"unknown settings {unknown}: check their spelling")
-        self._check_choices()
-        if (size := self.minibatch_size) is not None and (size <= 0 or self.samples_per_iteration % size):
-            self._value_error(
-                f"minibatch_size={size} must divide the batch of prompts_per_iteration x group_size = "
-                f"{self.prompts_per_iteration} x {self.group_size} = {self.samples_per_iteration} samples"
-            )
-        if self.evaluation_parallel_to_training:
-            self._value_error("evaluation_parallel_to_training would share the sampler with training")
-        if self.lr_warmup_iterations and not isinstance(self.lr, int | float):
-            self._value_error("lr_warmup_iterations needs a plain number as lr; a schedule says it itself")
-
-    def _value_error(self, errmsg: str) -> None:
-        raise ValueError(errmsg)
-
-    def _check_choices(self) -> None:
-        for name in ("prompts_per_iteration", "group_size", "max_new_tokens", "micro_batch_tokens"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                self._value_error(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
-        choices = {
-            "template": TEMPLATES,
-            "dtype": ("float32", "bfloat16", "float16"),
-            "overlong_prompts": ("drop", "error"),
-            "kl_estimator": tuple(KL_ESTIMATORS),
-            "loss_normaliser": tuple(NORMALISERS),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                self._value_error(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if not self.temperature > 0:
-            self._value_error(f"temperature must be above 0 in training, got {self.temperature}")
-        if self.kl_coeff < 0:
-            self._value_error(f"kl_coeff must not be negative, got {self.kl_coeff}")
 
 
 class LLMAlgorithm(Algorithm):
@@ -459,10 +241,10 @@ class LLMAlgorithm(Algorithm):
 
 
 def _preflight(config: LLMConfig) -> None:
-    """Fails in the driver, in words, on what would otherwise fail in a remote actor's constructor.
+    """Fails in the driver, in words, on what would otherwise fail in a remote actor or wait for ever.
 
     Raises:
-        ValueError: If the environment cannot be made, or the model cannot be found.
+        ValueError: If the environment cannot be made, the model cannot be found, or actors cannot be placed.
     """
     resolve_model(config.base_model)
     try:
@@ -472,3 +254,26 @@ def _preflight(config: LLMConfig) -> None:
             f"environment {config.env!r} cannot be made with {config.env_config}: {error}. "
             "Name it as 'module:Id-v0', with the module that registers it."
         ) from error
+    # Inside a placement group (Ray Tune) the resources have been given already.
+    if config.num_env_runners + config.num_learners > 0 and ray.util.get_current_placement_group() is None:
+        _check_resources(config)
+
+
+def _check_resources(config: LLMConfig) -> None:
+    """An actor that no node can take would stay pending without a word."""
+    runners, learners = config.num_env_runners, config.num_learners
+    cpus_per_learner = config.num_cpus_per_learner
+    if cpus_per_learner == "auto":
+        cpus_per_learner = 0 if config.num_gpus_per_learner else 1
+    needed = {
+        "CPU": runners * config.num_cpus_per_env_runner + learners * cpus_per_learner,
+        "GPU": runners * config.num_gpus_per_env_runner + learners * config.num_gpus_per_learner,
+    }
+    present = ray.cluster_resources()
+    for resource, amount in needed.items():
+        if amount > present.get(resource, 0) + 1e-6:
+            raise ValueError(
+                f"{runners} env runners and {learners} learners need {amount:g} {resource}s, and Ray has "
+                f"{present.get(resource, 0):g}: start fewer, give each a fraction (num_cpus_per_env_runner, "
+                "num_cpus_per_learner, num_gpus_per_env_runner, num_gpus_per_learner), or use a larger cluster"
+            )

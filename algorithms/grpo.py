@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
 from algorithms.advantages import group_relative_advantages
-from algorithms.base import LLMAlgorithm, LLMConfig
+from algorithms.base import LLMAlgorithm
+from algorithms.config import LLMConfig
 from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_surrogate, clipped_tokens
 from llmenv.batch import LossBatch
 from llmenv.episode import TextEpisode

@@ -1,8 +1,8 @@
 """Generated demonstrations: for an environment's tasks, what a fair but fallible solver would write.
 
-They cold-start the embedded model (`make_tiny.py`). A demonstration is an observation and the completion that follows
-the response prefix. Every calculation in it is right; what varies is the search: how many attempts fail before the one that
-succeeds, and whether the writer loses patience and answers with an attempt that does not.
+They cold-start the embedded model (`make_tiny.py`). A demonstration is the completion that follows the response prefix.
+Every calculation in it is right; what varies is the search: how many attempts fail before the one that succeeds, and
+whether the writer loses patience and answers with an attempt that does not.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def term_of(expression: str) -> Term | None:
     return visit(ast.parse(expression, mode="eval").body)
 
 
-def random_attempt(rng: random.Random, numbers: list[int], target: int) -> Term:
-    """Combines the numbers blindly, two at a time; half of the time the last step is the one that comes nearest."""
+def random_attempt(rng: random.Random, numbers: list[int], target: int | None = None) -> Term:
+    """Combines the numbers blindly, two at a time; given a target, every other last step is the one nearest to it."""
     terms = [Term(number, str(number)) for number in numbers]
     while len(terms) > 1:
         rng.shuffle(terms)
@@ -74,7 +74,7 @@ def random_attempt(rng: random.Random, numbers: list[int], target: int) -> Term:
         results = [term for symbol in OPERATIONS if (term := combine(left, symbol, right))]
         if not results:
             return random_attempt(rng, numbers, target)
-        if not terms and rng.random() < 0.5:
+        if not terms and target is not None and rng.random() < 0.5:
             results = [min(results, key=lambda term: abs(term.value - target))]
         terms.append(rng.choice(results))
     return terms[0]
@@ -102,7 +102,7 @@ def search(rng: random.Random, numbers: list[int], target: int, solution: Term) 
 
 def wander(rng: random.Random, numbers: list[int]) -> list[Term]:
     """Attempts that know nothing of the target."""
-    return [random_attempt(rng, numbers, target=0) for _ in range(rng.randint(1, 4))]
+    return [random_attempt(rng, numbers) for _ in range(rng.randint(1, 4))]
 
 
 def countdown(rng: random.Random, task: CountdownTask, solving: bool) -> str | None:

@@ -22,10 +22,9 @@ class Display:
 
     Args:
         iterations: Of the whole run.
-        done: Already done, when the run is resumed.
     """
 
-    def __init__(self, iterations: int, done: int = 0):
+    def __init__(self, iterations: int):
         self.console = Console(highlight=False)
         self._iterations = iterations
         self._progress = Progress(
@@ -38,7 +37,7 @@ class Display:
             # Without a terminal (a log file, CI) the lines alone are what one wants to read.
             disable=not self.console.is_terminal,
         )
-        self._task = self._progress.add_task("training", total=iterations, completed=done, left="?")
+        self._task = self._progress.add_task("training", total=iterations, left="?")
 
     def __enter__(self) -> Display:
         self._progress.start()

@@ -1,10 +1,11 @@
 """Makes the embedded models: `tiny` (searches and solves, fallibly) and `tiny-zero` (knows the form alone).
 
-    python experiments/make_tiny.py --out llmenv/assets --seed 0 --steps 3000
+    python experiments/make_tiny.py --out llmenv/assets --seed 0
 
-made the weights in the package. The tokenizer is built, the model starts from random
-weights and learns from generated demonstrations of training tasks only, the loss being on the response. The data is a function of the
-seed and the step: a run that was interrupted goes on from its last save when started again with the same arguments.
+made the weights in the package. The tokenizer is built; then each model, from random weights, learns from generated
+demonstrations: `tiny` from searches that mostly end with the solution, `tiny-zero`, much more briefly, from blind
+attempts. All tasks are of the training split, and the loss is on the responses. What is drawn is a function of the
+seed and the step: started again with the same arguments, an interrupted run goes on from its last save.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ from experiments.demonstrations import DEMONSTRATIONS
 from llmenv import tiny
 from llmenv.renderer import Renderer
 
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 BATCHES_PER_BLOCK = 16  # drawn and sorted by length together, so that a batch has little padding
 PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 SAVE_EVERY_BLOCKS = 20
+STATE_FILE = "training.pt"
 
 # Prompt and response, in token ids.
 Example = tuple[list[int], list[int]]
@@ -109,21 +111,21 @@ def learning_rate(step: int, steps: int) -> float:
     return PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * cosine
 
 
-def train(mixture: Mixture, folder: Path, seed: int, steps: int, solving: bool) -> None:
+def train(mixture: Mixture, folder: Path, *, seed: int, steps: int, solving: bool) -> None:
     """Trains one model and writes it to `folder`."""
     model = tiny.build_model(mixture.tokenizer, seed)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    state_file = folder / "training.pt"
+    folder.mkdir(parents=True, exist_ok=True)
     step = 0
-    if state_file.exists():
-        state = torch.load(state_file)
+    if (folder / STATE_FILE).exists():
+        state = torch.load(folder / STATE_FILE)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
-    folder.mkdir(parents=True, exist_ok=True)
     first_step, start = step, time.perf_counter()
     while step < steps:
         index = step // BATCHES_PER_BLOCK
+        losses = []
         for batch in mixture.block(seed, index, solving)[: steps - step]:
             optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
             loss = response_loss(model, batch)
@@ -131,18 +133,19 @@ def train(mixture: Mixture, folder: Path, seed: int, steps: int, solving: bool) 
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
+            losses.append(loss.item())
             step += 1
         seconds = time.perf_counter() - start
         left = seconds / (step - first_step) * (steps - step)
+        mean_loss = sum(losses) / len(losses)
         print(
-            f"{folder.name}: step {step}/{steps}  loss {loss.item():.3f}  {seconds:.0f} s, {left:.0f} s left",
+            f"{folder.name}: step {step}/{steps}  loss {mean_loss:.3f}  {seconds:.0f} s, {left:.0f} s left",
             flush=True,
         )
-        if index % SAVE_EVERY_BLOCKS == SAVE_EVERY_BLOCKS - 1:
+        if step == steps or (index + 1) % SAVE_EVERY_BLOCKS == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save(state, state_file)
+            torch.save(state, folder / STATE_FILE)
     tiny.save(model, mixture.tokenizer, folder)
-    state_file.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -151,16 +154,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write `tiny` and `tiny-zero` into")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps of `tiny`")
-    parser.add_argument("--zero-steps", type=int, default=600, help="optimizer steps of `tiny-zero`")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of `tiny`")
+    parser.add_argument("--zero-steps", type=int, default=640, help="optimizer steps of `tiny-zero`")
     parser.add_argument(
         "--mixture", nargs="+", default=["Countdown-v0=1"], metavar="ENV=WEIGHT", help="whose demonstrations"
     )
     args = parser.parse_args(argv)
     weights = {env_id: float(weight or 1) for env_id, _, weight in (m.partition("=") for m in args.mixture)}
     mixture = Mixture(weights)
-    train(mixture, args.out / "tiny-zero", args.seed, args.zero_steps, solving=False)
-    train(mixture, args.out / "tiny", args.seed, args.steps, solving=True)
+    train(mixture, args.out / "tiny", seed=args.seed, steps=args.steps, solving=True)
+    train(mixture, args.out / "tiny-zero", seed=args.seed, steps=args.zero_steps, solving=False)
+    for name in (
+        "tiny",
+        "tiny-zero",
+    ):  # only now, so that a run interrupted in the second does not repeat the first
+        (args.out / name / STATE_FILE).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

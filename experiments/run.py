@@ -102,6 +102,8 @@ def main(
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
     try:
         if resume is not None:
+            if set_ or preset:
+                raise ValueError("--resume goes on with the run's own settings: leave out --set and --preset")
             sections, output = _resumed(resume, options), resume
             algo = sections.pop("algo")
         else:
@@ -113,6 +115,8 @@ def main(
                     f"{output} holds a run already: go on with it by --resume {output}, or name another"
                 )
         _run(algo, sections, output, resume is not None, wandb)
+    except typer.Exit:
+        raise
     except (ValueError, RuntimeError) as error:
         if os.environ.get("LLMENV_TRACEBACK"):
             raise
@@ -155,16 +159,17 @@ def _env_id(env: str) -> str:
 def _resumed(folder: Path, options: Sections) -> Sections:
     """The recorded settings, with the new run length if one is given: anything else would be another run."""
     from experiments import settings
-    from experiments.run_folder import RunFolder
+    from experiments.run_folder import checkpoints, read_config
 
+    config = read_config(folder)
     changed = sorted({key for name, values in options.items() for key in values} - {*options["run"]})
     if changed:
         raise ValueError(
             f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}"
         )
-    if not RunFolder(folder).checkpoints():
+    if not checkpoints(folder):
         raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")
-    return settings.merge(RunFolder(folder).read_config(), {"run": options["run"]})
+    return settings.merge(config, {"run": options["run"]})
 
 
 def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: bool) -> None:
@@ -172,7 +177,7 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
     _quieten()
     from experiments import settings
     from experiments.display import Display
-    from experiments.run_folder import RunFolder
+    from experiments.run_folder import RunFolder, checkpoints
     from llmenv.models import resolve_model
 
     resolve_model(sections["policy"]["model"])
@@ -180,24 +185,25 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    folder = RunFolder(output)
     display = Display(run.iterations)
-    algorithm = None
+    display.say(f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    algorithm = folder = None
     try:
-        display.say(
-            f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}"
-        )
         if resuming:
-            algorithm = config.algo_class.from_checkpoint(str(folder.checkpoints()[-1].absolute()))
-            folder.rewind(algorithm.iteration)
-            display.say(f"resumed after iteration {algorithm.iteration}")
+            newest = checkpoints(output)[-1].absolute()
+            algorithm = config.algo_class.from_checkpoint(str(newest))
         else:
             algorithm = config.build_algo()
+        folder = RunFolder(output)
+        if resuming:
+            folder.rewind(algorithm.iteration)
+            display.say(f"resumed after iteration {algorithm.iteration}")
         folder.write_config(settings.resolved(algo, sections, run))
         logger = _start_wandb(sections, output) if wandb else None
         _train(algorithm, run, folder, display, logger)
     finally:
-        folder.close()
+        if folder is not None:
+            folder.close()
         if algorithm is not None:
             algorithm.stop()
         ray.shutdown()

@@ -29,6 +29,22 @@ from llmenv.episode import TextEpisode
 KEEP_CHECKPOINTS = 2
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """The settings that a run was started with.
+
+    Raises:
+        ValueError: If the folder holds no run.
+    """
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{path} is no run folder (it has no config.yaml): start a new run")
+    return yaml.safe_load((path / "config.yaml").read_text())
+
+
+def checkpoints(path: Path) -> list[Path]:
+    """A run folder's checkpoints, oldest first."""
+    return sorted((path / "checkpoints").glob("iteration_*"))
+
+
 class RunFolder:
     """Writes a run's files; every one of them is whole at any moment, or not there.
 
@@ -43,12 +59,6 @@ class RunFolder:
 
     def write_config(self, config: dict[str, Any]) -> None:
         (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-    def read_config(self) -> dict[str, Any]:
-        file = self.path / "config.yaml"
-        if not file.is_file():
-            raise ValueError(f"{self.path} is no run folder (it has no config.yaml)")
-        return yaml.safe_load(file.read_text())
 
     def log(self, table: str, row: dict[str, float]) -> None:
         """Appends a row (with its "iteration") to `progress` or `evaluations`, and to TensorBoard."""
@@ -87,13 +97,9 @@ class RunFolder:
         save(str(temporary.absolute()))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(temporary, final)
-        for old in self.checkpoints()[:-KEEP_CHECKPOINTS]:
+        for old in checkpoints(self.path)[:-KEEP_CHECKPOINTS]:
             shutil.rmtree(old)
         return final
-
-    def checkpoints(self) -> list[Path]:
-        """Oldest first."""
-        return sorted((self.path / "checkpoints").glob("iteration_*"))
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")

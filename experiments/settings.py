@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 if TYPE_CHECKING:
-    from algorithms.base import LLMConfig
+    from algorithms.config import LLMConfig
 
 PRESETS = Path(__file__).parent / "presets"
 Sections = dict[str, dict[str, Any]]

@@ -134,9 +134,13 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         return {}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Takes over weights (packed, or a reference to them) if their version is another one."""
+        """Takes over weights (packed, or a reference to them).
+
+        Of the version that it has already, too: after another run's checkpoint has been restored, equal versions
+        are different weights.
+        """
         packed, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO)
-        if not packed or self.sampler is None or version == self.sampler.weights_version:
+        if not packed or self.sampler is None:
             return
         if isinstance(packed, ray.ObjectRef):
             packed = ray.get(packed)

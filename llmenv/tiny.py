@@ -37,8 +37,8 @@ REASONING_PHRASES = (
     ", ",
 )
 
-# Groups of three digits counted from the right, as a reader would group them. The look-ahead is bounded, so that a text of nothing
-# but digits costs linear time; digits farther left are grouped from the left.
+# Groups of three digits counted from the right, as a reader would group them. The look-ahead is bounded, so that a
+# text of nothing but digits costs linear time; digits farther left are grouped from the left.
 NUMBER_PATTERN = r"[0-9]{1,3}(?=(?:[0-9]{3}){0,4}(?![0-9]))|[0-9]{1,3}"
 
 

@@ -9,7 +9,9 @@ from typing import Any
 
 TESTS = Path(__file__).parent
 # Before torch and ray are imported; Ray's workers inherit all of it.
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are so small that threads only get in each other's way
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # the models are so small that threads only get in each other's way
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")

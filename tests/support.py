@@ -18,7 +18,7 @@ from llmenv.episode import TextEpisode, Turn
 
 
 def make_model_folder(folder: Path) -> str:
-    """Two layers of width 32 with grouped-query attention and tied embeddings; weights drawn wide, so that attention matters."""
+    """Two layers, width 32, grouped-query attention, tied embeddings; weights drawn wide, so that attention matters."""
     tokenizer = tiny.build_tokenizer(["\nUser: ", "\nAssistant: "])
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -41,7 +41,9 @@ def make_model_folder(folder: Path) -> str:
     return str(folder)
 
 
-def small_config(model: str, *, num_env_runners: int = 0, num_learners: int = 0, **training: Any) -> GRPOConfig:
+def small_config(
+    model: str, *, num_env_runners: int = 0, num_learners: int = 0, **training: Any
+) -> GRPOConfig:
     """Countdown, 4 groups of 4, one step an iteration at a learning rate of 1e-3; two fifths of a CPU an actor."""
     training = {"prompts_per_iteration": 4, "group_size": 4, "lr": 1e-3, **training}
     return (
@@ -123,7 +125,7 @@ def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class NoDigitEnv(TextEnv):
-    """Pays 1 for a message without a digit: most tokens of the random model are numbers, so that there is much to learn."""
+    """Pays 1 for a message without a digit: most tokens of the random model are numbers, so there is much to learn."""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
@@ -155,5 +157,3 @@ def dropout_model() -> Any:
             eos_token_id=0,
         )
     )
-
-

@@ -23,9 +23,11 @@ def test_without_scale_only_the_mean_is_taken_off() -> None:
 
 
 def test_a_group_without_difference_has_no_signal() -> None:
-    # 0.1 has no exact binary form: rounding must not be blown up by the division by a std of almost 0.
-    advantages = group_relative_advantages(np.full(7, 0.1), np.zeros(7, dtype=int))
-    np.testing.assert_allclose(advantages, 0.0, atol=1e-9)
+    # 0.1 has no exact binary form, and the mean of eight of them is not 0.1: the advantage must still be exactly 0,
+    # since only such rows are left out of the forward pass.
+    advantages = group_relative_advantages(np.array([0.1] * 8 + [0.1, 1.0]), np.array([0] * 8 + [1] * 2))
+    assert advantages[:8].tolist() == [0.0] * 8
+    assert advantages[8] < 0 < advantages[9]
 
 
 def test_a_group_of_one_has_no_baseline() -> None:

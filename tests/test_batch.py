@@ -56,7 +56,10 @@ def test_padding_is_on_the_right_and_known_by_position() -> None:
     batch = TokenBatch.from_rows([TokenRow.from_episode(episode, 2.0) for episode in episodes])
     assert batch.input_ids.tolist() == [[0, 3, 0, 0, 0], [0, 3, 0, 0, 0]]  # 0 is a token like any other
     assert batch.lengths.tolist() == [3, 5]
-    assert batch.response_mask.tolist() == [[False, False, True, False, False], [False, False, True, True, True]]
+    assert batch.response_mask.tolist() == [
+        [False, False, True, False, False],
+        [False, False, True, True, True],
+    ]
     assert batch.sampling_logps.tolist() == [[0, 0, -1, 0, 0], [0, 0, -1, -1, -1]]
     assert batch.advantages.tolist() == [[0, 0, 2, 0, 0], [0, 0, 2, 2, 2]]
     assert batch.groups.tolist() == [0, 1]
@@ -69,7 +72,9 @@ def test_every_row_is_dealt_once_with_global_denominators(minibatch_size: int, l
     rows = make_rows()
     plan = make_plan(rows, minibatch_size, learners=learners)
     assert len(plan) == learners
-    assert {len(minibatches) for minibatches in plan} == {-(-15 // minibatch_size)}  # the same on every learner
+    assert {len(minibatches) for minibatches in plan} == {
+        -(-15 // minibatch_size)
+    }  # the same on every learner
     seen = []
     for step in zip(*plan, strict=True):
         dealt = [name for share in step for name in names(share)]
@@ -112,7 +117,7 @@ def test_learners_get_about_the_same_number_of_tokens() -> None:
     rows = make_rows(num_groups=8, group_size=8)
     loads = [
         sum(int(batch.lengths.sum()) for batch in share.micro_batches)
-        for ((share,)) in make_plan(rows, 64, learners=2)
+        for (share,) in make_plan(rows, 64, learners=2)
     ]
     # Longest first, each to the lighter one: the difference is at most the length of one row.
     assert abs(loads[0] - loads[1]) <= max(map(len, rows))
@@ -122,6 +127,26 @@ def test_a_group_stays_in_its_minibatch_where_the_sizes_let_it() -> None:
     for minibatch in make_plan(make_rows(num_groups=6, group_size=4), 8)[0]:
         groups = torch.cat([batch.groups for batch in minibatch.micro_batches])
         assert torch.bincount(groups)[groups.unique()].tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("learners", [1, 2])
+def test_rows_without_gradient_count_and_are_not_computed(learners: int) -> None:
+    rows = make_rows()
+    plan = plan_update(
+        rows,
+        minibatch_size=15,
+        micro_batch_tokens=120,
+        num_learners=learners,
+        rng=np.random.default_rng(0),
+        has_gradient=lambda row: row.group != 2,
+    )
+    dealt = [name for (share,) in plan for name in names(share)]
+    assert sorted(dealt) == [1, 2, 3, 4, 5, 6, 10, 11, 12, 13, 14, 15]  # group 2 is rows 7 to 9
+    learned = sum(row.num_response_tokens for row in rows if row.group != 2)
+    for (share,) in plan:
+        assert share.num_sequences == 15
+        assert share.num_tokens == sum(row.num_response_tokens for row in rows)
+        assert share.num_learned_tokens == learned
 
 
 def test_the_draw_depends_on_the_seed_alone() -> None:

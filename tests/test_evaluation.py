@@ -68,7 +68,11 @@ def test_the_last_turn_decides() -> None:
     episode = make_episode(0.25, 2, correct=True)
     episode.turns.append(make_episode(0.5, 3, correct=False).turns[0])
     summary = summarize([episode])
-    assert (summary["accuracy"], summary["episode_return_mean"], summary["response_length"]) == (0.0, 0.75, 5.0)
+    assert (summary["accuracy"], summary["episode_return_mean"], summary["response_length"]) == (
+        0.0,
+        0.75,
+        5.0,
+    )
 
 
 def test_no_valid_episode_is_no_number() -> None:

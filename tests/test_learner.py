@@ -30,6 +30,7 @@ from support import (
     take_gradients,
 )
 
+pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
 SPACES = {DEFAULT_MODULE_ID: (TextSpace(), TextSpace())}
 
 
@@ -48,7 +49,7 @@ def make_rows(num_groups: int = 5, group_size: int = 3, seed: int = 0) -> list[T
 
 
 def make_plan(
-    rows: Sequence[TokenRow], learners: int, minibatch_size: int = 15, tokens: int = 150
+    rows: Sequence[TokenRow], learners: int, minibatch_size: int = 15, tokens: int = 150, **kwargs: Any
 ) -> list[list[Minibatch]]:
     return plan_update(
         rows,
@@ -56,6 +57,7 @@ def make_plan(
         micro_batch_tokens=tokens,
         num_learners=learners,
         rng=np.random.default_rng(1),
+        **kwargs,
     )
 
 
@@ -153,7 +155,9 @@ def locally_normalised(plan: Sequence[Sequence[Minibatch]]) -> list[list[Minibat
     """The classic mistake: each learner divides by the tokens of its own share (and the learners are averaged)."""
     return [
         [
-            replace(share, num_tokens=len(plan) * sum(int(b.response_mask.sum()) for b in share.micro_batches))
+            replace(
+                share, num_tokens=len(plan) * sum(int(b.response_mask.sum()) for b in share.micro_batches)
+            )
             for share in shares
         ]
         for shares in plan
@@ -185,11 +189,15 @@ def test_the_comparison_notices_a_denominator_per_micro_batch(model_folder: str)
     plan = make_plan(rows, 1, tokens=100)
     ((minibatch,),) = plan
     wrong = [
-        [Minibatch([batch], len(minibatch.micro_batches) * int(batch.response_mask.sum()), 15)]
+        replace(
+            minibatch,
+            micro_batches=[batch],
+            num_tokens=len(minibatch.micro_batches) * int(batch.response_mask.sum()),
+        )
         for batch in minibatch.micro_batches
     ]
     learner = make_group(model_folder)._learner
-    for ((share,)) in wrong:
+    for share in wrong:
         for batch in learner._prepare(share, fixed_old_logps=True):
             output = learner.module[DEFAULT_MODULE_ID].forward_train(batch.tokens)
             learner.engine.backward(
@@ -202,7 +210,7 @@ def test_the_comparison_notices_a_denominator_per_micro_batch(model_folder: str)
 
 
 def test_the_gradient_is_that_of_the_formula(model_folder: str) -> None:
-    """GRPO at ratio 1 written out over whole logits: -sum_t A_t grad log p_t / N + 0.05 grad k3 / N (0 at the start)."""
+    """GRPO at ratio 1 over whole logits: -sum_t A_t grad log p_t / N; the gradient of the KL is 0 at the start."""
     rows = make_rows()
     group = make_group(model_folder, kl_coeff=0.05)
     model = group._learner.policy.model
@@ -215,6 +223,19 @@ def test_the_gradient_is_that_of_the_formula(model_folder: str) -> None:
     expected = torch.cat([p.grad.flatten() for p in model.parameters()])
     model.zero_grad()
     assert relative_gap(Update(group, make_plan(rows, 1)).gradients[0][0], expected) < 1e-5
+
+
+def test_rows_without_gradient_need_no_forward_pass(model_folder: str) -> None:
+    rows = make_rows()
+    for row in rows[3:9]:
+        row.advantages = np.zeros_like(row.advantages)
+    whole = make_plan(rows, 1)
+    parts = make_plan(rows, 1, has_gradient=lambda row: bool(row.advantages.any()))
+    assert sum(len(batch) for batch in parts[0][0].micro_batches) == 9
+    ours, theirs = (Update(make_group(model_folder), plan) for plan in (parts, whole))
+    assert_same_update(ours, theirs)
+    nobody = make_plan(rows[3:9], 1, has_gradient=lambda row: False)
+    assert not Update(make_group(model_folder), nobody).change.any()
 
 
 class RatioSpy(GRPOLearner):
@@ -377,7 +398,9 @@ def test_a_checkpoint_brings_back_weights_optimizer_and_version(model_folder: st
     assert other.pack_weights()[1] == group.pack_weights()[1] == 3
 
 
-def test_a_checkpoint_fits_any_number_of_learners(two: LLMLearnerGroup, one: LLMLearnerGroup, tmp_path: Path) -> None:
+def test_a_checkpoint_fits_any_number_of_learners(
+    two: LLMLearnerGroup, one: LLMLearnerGroup, tmp_path: Path
+) -> None:
     rows = make_rows()
     one.update(make_plan(rows, 1))
     two.restore_from_path(one.save_to_path(tmp_path))

@@ -24,12 +24,10 @@ def batch() -> TokenBatch:
 
 def expected(model: Any, batch: TokenBatch, temperature: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Row by row without padding: log-probabilities and entropies [B, T], zero outside the response mask."""
-    logps = torch.zeros(batch.response_mask.shape, dtype=torch.float64)
-    entropy = torch.zeros_like(logps)
     rows_l, rows_h = [], []
     for i, length in enumerate(batch.lengths.tolist()):
         row_logps, row_entropy = plain_logps(model, batch.input_ids[i, :length].tolist(), temperature)
-        pad = (1, logps.shape[1] - length)
+        pad = (1, batch.input_ids.shape[1] - length)
         rows_l.append(nn.functional.pad(row_logps, pad))
         rows_h.append(nn.functional.pad(row_entropy, pad))
     mask = batch.response_mask
@@ -64,7 +62,9 @@ def test_gradients_of_all_weights_equal_plain_autograd(
     ours = torch.cat([p.grad.flatten() for p in parameters])
     model.zero_grad()
     (expected(model, batch, 0.7)[0] * coefficients).sum().backward()
-    plain = torch.cat([p.grad.flatten() for p in parameters])  # the tied embedding's is the sum of both its roles
+    plain = torch.cat(
+        [p.grad.flatten() for p in parameters]
+    )  # the tied embedding's is the sum of both its roles
     assert relative_gap(ours, plain) < 1e-5
 
 
@@ -112,7 +112,9 @@ def test_entropy_of_a_token_that_cannot_be_drawn() -> None:
     assert entropy.item() == pytest.approx(0.693147, abs=1e-6)
 
 
-def test_nothing_of_the_vocabularys_width_is_kept_for_the_backward_pass(model: Any, batch: TokenBatch) -> None:
+def test_nothing_of_the_vocabularys_width_is_kept_for_the_backward_pass(
+    model: Any, batch: TokenBatch
+) -> None:
     kept: list[torch.Size] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
         CausalPolicy(model)(batch)
@@ -162,4 +164,6 @@ def test_the_module_drops_nothing_out(tmp_path: Any) -> None:
     rows = [TokenRow.from_episode(e, 1.0) for e in random_episodes(1, 3, vocab_size=50)]
     batch = TokenBatch.from_rows(rows)
     logps = module.forward_train(batch).logps
-    torch.testing.assert_close(logps.double(), expected(module.policy.model, batch, 1.0)[0], atol=2e-5, rtol=0)
+    torch.testing.assert_close(
+        logps.double(), expected(module.policy.model, batch, 1.0)[0], atol=2e-5, rtol=0
+    )

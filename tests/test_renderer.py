@@ -21,9 +21,10 @@ CHAT_TEMPLATE = (
 TINYZERO = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. The assistant "
     "first thinks about the reasoning process in the mind and then provides the user with the answer.\nUser: Using the "
-    "numbers [44, 19, 35], create an equation that equals 98. You can use basic arithmetic operations (+, -, *, /) and "
-    "each number can only be used once. Show your work in <think> </think> tags. And return the final answer in <answer> "
-    "</answer> tags, for example <answer> (1 + 2) / 3 </answer>.\nAssistant: Let me solve this step by step.\n<think>"
+    "numbers [44, 19, 35], create an equation that equals 98. You can use basic arithmetic operations (+, -, *, /) "
+    "and each number can only be used once. Show your work in <think> </think> tags. And return the final answer in "
+    "<answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
+    "\nAssistant: Let me solve this step by step.\n<think>"
 )
 
 
@@ -62,7 +63,9 @@ def test_chat_is_the_tokenizers_template_and_the_prefix(chat: Renderer) -> None:
         "<|im_start|>system\nBe brief.<|end|>\n<|im_start|>user\nHello<|end|>\n<|im_start|>assistant\n<think>"
     )
     without = chat.encode("Hello")
-    assert chat.tokenizer.decode(without.token_ids) == "<|im_start|>user\nHello<|end|>\n<|im_start|>assistant\n"
+    assert (
+        chat.tokenizer.decode(without.token_ids) == "<|im_start|>user\nHello<|end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_a_chat_dialogue_grows_to_what_the_template_renders_for_it(chat: Renderer) -> None:

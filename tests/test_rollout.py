@@ -254,7 +254,9 @@ def test_results_do_not_depend_on_how_groups_are_dealt_to_calls(renderer: Render
     together = rollout(EnvPool(EchoEnv), renderer, sampler, asked, params)
     assert {len(episode.turns) for episode in together} == {1, 2}
     pool = EnvPool(EchoEnv)
-    dealt = [e for share in (asked[1::2], asked[::2]) for e in rollout(pool, renderer, sampler, share, params)]
+    dealt = [
+        e for share in (asked[1::2], asked[::2]) for e in rollout(pool, renderer, sampler, share, params)
+    ]
     assert sorted(map(key, dealt)) == sorted(map(key, together))
 
 

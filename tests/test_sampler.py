@@ -36,7 +36,9 @@ def frequent_tokens(completions: list[Completion], count: int = 12) -> frozenset
 def test_logps_are_those_of_the_policy_and_of_a_plain_forward(model: Any, temperature: float) -> None:
     stop = frequent_tokens(sample(model, temperature=temperature))
     completions = sample(model, stop, temperature)
-    assert len({len(completion.token_ids) for completion in completions}) > 2  # rows did leave at different times
+    assert (
+        len({len(completion.token_ids) for completion in completions}) > 2
+    )  # rows did leave at different times
     rows = []
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         assert len(completion.logps) == len(completion.token_ids)

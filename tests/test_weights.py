@@ -72,7 +72,9 @@ def test_what_does_not_fit_is_refused(model: Any) -> None:
     # One row, which copy_ would spread over all of them.
     with pytest.raises(ValueError, match=rf"of another shape \['{name}'\]"):
         weights.load(model, changed(**{name: torch.ones(1, 32)}))
-    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())  # nothing half done
+    assert all(
+        torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items()
+    )  # nothing half done
 
 
 def test_a_runner_takes_over_pushed_weights(model: Any, model_folder: str) -> None:

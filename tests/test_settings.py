@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+
+from experiments import settings
+
+
+def test_assignments_take_yaml_values_and_bare_exponents():
+    sections = settings.from_assignments(
+        ["training.lr=1e-6", "training.group_size=4", "environment.env_config={num_numbers: 3}"]
+    )
+    assert sections == {
+        "training": {"lr": 1e-6, "group_size": 4},
+        "environment": {"env_config": {"num_numbers": 3}},
+    }
+
+
+@pytest.mark.parametrize("text", ["lr=1", "training.lr", "=3", "training.=3"])
+def test_a_malformed_assignment_names_the_form(text):
+    with pytest.raises(ValueError, match=r"section\.key=value"):
+        settings.parse_assignment(text)
+
+
+def test_later_layers_win_and_env_configs_merge():
+    merged = settings.merge(
+        {"training": {"lr": 1.0, "group_size": 8}, "environment": {"env_config": {"split": "train", "a": 1}}},
+        {"training": {"lr": 2.0}, "environment": {"env_config": {"a": 2}}},
+    )
+    assert merged == {
+        "training": {"lr": 2.0, "group_size": 8},
+        "environment": {"env_config": {"split": "train", "a": 2}},
+    }
+
+
+def test_the_layers_themselves_stay_as_they_were():
+    preset = {"environment": {"env_config": {"a": 1}}}
+    settings.merge(preset, {"environment": {"env_config": {"a": 2}}})
+    assert preset == {"environment": {"env_config": {"a": 1}}}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in settings.PRESETS.glob("*.yaml")))
+def test_every_preset_builds_its_config(name):
+    sections = settings.merge(settings.load_preset(name), {"environment": {"env": "envs:Countdown-v0"}})
+    config, run = settings.build("GRPO", sections)
+    assert config.env == "envs:Countdown-v0"
+    for key, value in sections["training"].items():
+        assert getattr(config, key) == value
+    assert run.iterations == sections["run"]["iterations"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "sections", "message"),
+    [
+        ("Nope", {}, "choose one of GRPO"),
+        ("GRPO", {"trainning": {"lr": 1}}, "unknown section 'trainning'"),
+        ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
+        ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
+        ("GRPO", {"training": {"minibatch_size": 7}}, "minibatch_size=7 must divide"),
+        ("GRPO", {"training": {"kl_estimator": "k9"}}, "kl_estimator must be one of k1, k2, k3"),
+        ("GRPO", {"sampling": {"top_p": 0.9}}, "whole distribution"),
+        ("GRPO", {"sampling": {"temperature": 0}}, "temperature must be above 0"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(algo, sections, message):
+    sections = settings.merge({"environment": {"env": "envs:Countdown-v0"}}, sections)
+    with pytest.raises(ValueError, match=message):
+        settings.build(algo, sections)
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="pretrained, tiny"):
+        settings.load_preset("nope")
+
+
+def test_actors_share_the_cores(monkeypatch):
+    monkeypatch.setattr(settings.os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sections = {
+        "environment": {"env": "envs:Countdown-v0"},
+        "env_runners": {"num_env_runners": 2},
+        "learners": {"num_learners": 2},
+    }
+    config, _ = settings.build("grpo", sections)
+    assert 2 * config.num_cpus_per_env_runner + 2 * config.num_cpus_per_learner <= 2
