@@ -28,7 +28,7 @@ from llmenv.env_runner import make_env
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
 from llmenv.models import load_tokenizer, resolve_model
-from llmenv.rollout import GroupRequest
+from llmenv.rollout import PROMPT_TOO_LONG, GroupRequest
 
 # First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
 TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM = 1, 2, 3
@@ -73,7 +73,7 @@ class LLMAlgorithm(Algorithm):
             for group in range(config.prompts_per_iteration)
         ]
         episodes = self._sample(requests)
-        overlong = [episode for episode in episodes if (episode.error or "").startswith("PromptTooLong")]
+        overlong = [episode for episode in episodes if _is_overlong(episode)]
         if overlong and config.overlong_prompts == "error":
             raise ValueError(
                 f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'"
@@ -91,15 +91,16 @@ class LLMAlgorithm(Algorithm):
             self.metrics.aggregate([runner.get_metrics()], key=ENV_RUNNER_RESULTS)
             return episodes
         done: dict[int, list[TextEpisode]] = {}
-        for attempt in range(MAX_COLLECT_ATTEMPTS):
+        for _ in range(MAX_COLLECT_ATTEMPTS):
             missing = [request for request in requests if request.group not in done]
             if not missing:
                 break
-            if attempt:
-                self.restore_env_runners(group)
             healthy = group.healthy_worker_ids()
             if not healthy:
+                # Only with nobody left is it worth waiting for a restart here: RLlib tries one every iteration.
                 time.sleep(2.0)
+                healthy = self.restore_env_runners(group)
+            if not healthy:
                 continue
             results = group.foreach_env_runner(
                 "sample_with_metrics",
@@ -211,6 +212,7 @@ class LLMAlgorithm(Algorithm):
         lag = [self.weights_version - episode.weights_version for episode in episodes]
         values = {
             **summarize(episodes),
+            "num_overlong": sum(_is_overlong(episode) for episode in episodes),
             "num_tokens": sum(len(episode.token_ids) for episode in episodes),
             "num_response_tokens": sum(episode.response_length for episode in episodes),
             "groups_without_signal": float(np.mean(flat)) if flat else 1.0,
@@ -240,6 +242,10 @@ class LLMAlgorithm(Algorithm):
         self.sync_weights()
 
 
+def _is_overlong(episode: TextEpisode) -> bool:
+    return (episode.error or "").startswith(PROMPT_TOO_LONG)
+
+
 def _preflight(config: LLMConfig) -> None:
     """Fails in the driver, in words, on what would otherwise fail in a remote actor or wait for ever.
 
@@ -247,13 +253,18 @@ def _preflight(config: LLMConfig) -> None:
         ValueError: If the environment cannot be made, the model cannot be found, or actors cannot be placed.
     """
     resolve_model(config.base_model)
-    try:
-        make_env(config.env, config.env_config).close()
-    except Exception as error:
-        raise ValueError(
-            f"environment {config.env!r} cannot be made with {config.env_config}: {error}. "
-            "Name it as 'module:Id-v0', with the module that registers it."
-        ) from error
+    remedies = {
+        "training": "Name it as 'module:Id-v0', with the module that registers it.",
+        "evaluation": "Without a test split, set evaluation(evaluation_config={'env_config': {}}).",
+    }
+    for name, settings in (("training", config), ("evaluation", config.get_evaluation_config_object())):
+        try:
+            make_env(config.env, settings.env_config).close()
+        except Exception as error:
+            raise ValueError(
+                f"the {name} environment {config.env!r} cannot be made with {settings.env_config}: {error}. "
+                f"{remedies[name]}"
+            ) from error
     # Inside a placement group (Ray Tune) the resources have been given already.
     if config.num_env_runners + config.num_learners > 0 and ray.util.get_current_placement_group() is None:
         _check_resources(config)

@@ -23,6 +23,11 @@ class GRPOConfig(LLMConfig):
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or GRPO)
 
+    def validate(self) -> None:
+        super().validate()
+        if self.group_size < 2:
+            self._value_error("GRPO compares the samples of a group: group_size must be at least 2")
+
     def get_default_learner_class(self) -> type[LLMLearner]:
         return GRPOLearner
 

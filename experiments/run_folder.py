@@ -119,10 +119,11 @@ class RunFolder:
                 progress["iteration"], progress["accuracy"], lw=0.8, alpha=0.4, label="training batch"
             )
             length.plot(progress["iteration"], progress["response_length"], label="response length (tokens)")
-            length.plot([], [], color="tab:red", label="entropy (nats), right axis")
-            entropy = length.twinx()
-            entropy.plot(progress["iteration"], progress["entropy"], color="tab:red", lw=0.8)
-            entropy.set_ylim(bottom=0)
+            if "entropy" in progress:  # not there while no group has had any signal
+                length.plot([], [], color="tab:red", label="entropy (nats), right axis")
+                entropy = length.twinx()
+                entropy.plot(progress["iteration"], progress["entropy"], color="tab:red", lw=0.8)
+                entropy.set_ylim(bottom=0)
             length.legend(loc="lower right")
         for name, marker in (("sampled", "o-"), ("greedy", "s-")):
             value, low, high = (evaluations[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))

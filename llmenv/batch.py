@@ -69,7 +69,7 @@ class TokenBatch:
         response_mask: bool [B, T].
         sampling_logps: float32 [B, T].
         advantages: float32 [B, T].
-        groups: int64 [B]; rows with equal numbers share a prompt, and stand next to each other.
+        groups: int64 [B]; rows with equal numbers share their first prompt.
     """
 
     input_ids: torch.Tensor

@@ -78,11 +78,13 @@ class LLMLearner(TorchLearner):
             timesteps: Holds NUM_ENV_STEPS_SAMPLED_LIFETIME, this batch included: the learning rate's clock.
 
         Returns:
-            Metrics. Sums over learners are means over the batch; see `docs` of the keys in CONTRIBUTING.
+            Metrics (CONTRIBUTING lists them). A minibatch in which no row has a gradient is no step and has none.
         """
         timesteps = timesteps or {NUM_ENV_STEPS_SAMPLED_LIFETIME: 0}
         self.before_gradient_based_update(timesteps=timesteps)
         self._set_learning_rate(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
+        # Every learner sees the same counts, so that all of them leave out the same minibatches.
+        minibatches = [minibatch for minibatch in minibatches if minibatch.num_learned_tokens]
         num_steps = num_epochs * len(minibatches)
         prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
         self._shares.clear()

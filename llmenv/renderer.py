@@ -84,14 +84,13 @@ class Renderer:
         ids = self.tokenizer.encode(text, add_special_tokens=self.template != "chat")
         return RenderedPrompt(list(ids), assistant_prefix)
 
-    def next_turn(self, observation: str, ended: bool) -> list[int]:
+    def next_turn(self, observation: str) -> list[int]:
         """The tokens to append after a response so that the model answers `observation`.
 
         Sequences only grow: what the model sampled is never tokenised again.
 
         Args:
             observation: The environment's next message.
-            ended: Whether the response before closed its turn with a stop token (so that it is not closed twice).
         """
         if self.template == "raw":
             text = observation
@@ -103,9 +102,8 @@ class Renderer:
             sentinel = "\x00"
             dialogue = [{"role": "user", "content": ""}, {"role": "assistant", "content": sentinel}]
             text = self._chat([*dialogue, {"role": "user", "content": observation}]).split(sentinel, 1)[1]
-            if ended:
-                stop = next((s for s in self._stop_texts() if text.startswith(s)), "")
-                text = text[len(stop) :]
+            stop = next((s for s in self._stop_texts() if text.startswith(s)), "")
+            text = text[len(stop) :]
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def decode(self, token_ids: list[int]) -> str:

@@ -13,6 +13,8 @@ from llmenv.episode import TextEpisode, Turn, derive_seed
 from llmenv.renderer import Renderer
 from llmenv.sampler import Sampler, SamplingParams
 
+PROMPT_TOO_LONG = "PromptTooLong"  # how the error of a sample begins whose prompt is over the limit
+
 
 @dataclass(frozen=True)
 class GroupRequest:
@@ -139,14 +141,14 @@ def _step(env: gym.Env, slot: _Slot, renderer: Renderer, max_prompt_tokens: int 
     # A response cut at the length cap ends the episode: the model never got to say what it would have said.
     if not (terminated or truncated or turn.finish_reason == "length"):
         slot.response_prefix = ""
-        _ask(slot, renderer.next_turn(observation, ended=True), max_prompt_tokens)
+        _ask(slot, renderer.next_turn(observation), max_prompt_tokens)
 
 
 def _ask(slot: _Slot, prompt_ids: list[int], max_prompt_tokens: int | None) -> None:
     """Opens a turn, unless the sequence so far and its question are over the limit."""
     length = len(slot.episode.token_ids) + len(prompt_ids)
     if max_prompt_tokens is not None and length > max_prompt_tokens:
-        slot.episode.error = f"PromptTooLong: {length} tokens, over max_prompt_tokens={max_prompt_tokens}"
+        slot.episode.error = f"{PROMPT_TOO_LONG}: {length} tokens, over max_prompt_tokens={max_prompt_tokens}"
         slot.active = False
         return
     slot.episode.turns.append(Turn(prompt_ids=prompt_ids))

@@ -40,7 +40,9 @@ def _solve(numbers: list[int], target: int) -> str | None:
                     continue
                 (a, left), (b, right) = terms[i], terms[j]
                 rest = [term for k, term in enumerate(terms) if k not in (i, j)]
-                results = [(a + b, "+"), (a - b, "-"), (a * b, "*")] + ([(a // b, "/")] if b and a % b == 0 else [])
+                results = [(a + b, "+"), (a - b, "-"), (a * b, "*")] + (
+                    [(a // b, "/")] if b and a % b == 0 else []
+                )
                 for value, symbol in results:
                     if found := search([*rest, (value, f"({left} {symbol} {right})")]):
                         return found

@@ -54,7 +54,7 @@ def test_raw_is_the_observation_and_the_prefix(tokenizer: Any) -> None:
     prompt = renderer.encode("2 + 2 =", "a system message has no place here", " It is")
     assert tokenizer.decode(prompt.token_ids) == "2 + 2 = It is"
     assert prompt.response_prefix == " It is"
-    assert tokenizer.decode(renderer.next_turn("next", ended=True)) == "next"
+    assert tokenizer.decode(renderer.next_turn("next")) == "next"
 
 
 def test_chat_is_the_tokenizers_template_and_the_prefix(chat: Renderer) -> None:
@@ -71,7 +71,7 @@ def test_chat_is_the_tokenizers_template_and_the_prefix(chat: Renderer) -> None:
 def test_a_chat_dialogue_grows_to_what_the_template_renders_for_it(chat: Renderer) -> None:
     tokenizer = chat.tokenizer
     response = [*tokenizer.encode("12 + 3 = 15"), tokenizer.eos_token_id]
-    grown = chat.encode("Hello", "Be brief.").token_ids + response + chat.next_turn("And now?", ended=True)
+    grown = chat.encode("Hello", "Be brief.").token_ids + response + chat.next_turn("And now?")
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello"},
@@ -82,14 +82,9 @@ def test_a_chat_dialogue_grows_to_what_the_template_renders_for_it(chat: Rendere
     assert grown == tokenizer.encode(whole, add_special_tokens=False)
 
 
-def test_a_chat_turn_that_did_not_end_is_closed_by_the_template(chat: Renderer) -> None:
-    text = chat.tokenizer.decode(chat.next_turn("And now?", ended=False))
-    assert text == "<|end|>\n<|im_start|>user\nAnd now?<|end|>\n<|im_start|>assistant\n"
-
-
 def test_an_r1_dialogue_goes_on_with_the_same_labels(tokenizer: Any) -> None:
     renderer = Renderer(tokenizer, frozenset({tokenizer.eos_token_id}), "r1")
-    assert tokenizer.decode(renderer.next_turn("And now?", ended=True)) == "\nUser: And now?\nAssistant: "
+    assert tokenizer.decode(renderer.next_turn("And now?")) == "\nUser: And now?\nAssistant: "
 
 
 def test_auto_takes_the_chat_template_where_there_is_one(tokenizer: Any) -> None:

@@ -15,10 +15,15 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parent.parent
-SMALL = (
-    "--prompts-per-iteration=2 --group-size=2 --max-new-tokens=24 --eval-tasks=4 --evaluate-every=2 "
-    "--set=run.checkpoint_every=1 --set=run.show_every=1"
-).split()
+SMALL = [
+    "--prompts-per-iteration=2",
+    "--group-size=2",
+    "--max-new-tokens=24",
+    "--eval-tasks=4",
+    "--evaluate-every=2",
+    "--set=run.checkpoint_every=1",
+    "--set=run.show_every=1",
+]
 
 
 def run(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
@@ -96,7 +101,12 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), "--iterations=10000", f"--output={folder}"]
+    command = [
+        sys.executable,
+        str(ROOT / "experiments" / "run.py"),
+        "--iterations=10000",
+        f"--output={folder}",
+    ]
     process = subprocess.Popen(
         [*command, *SMALL, "--set=run.checkpoint_every=100000"], stdout=subprocess.PIPE, text=True
     )
