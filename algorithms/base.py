@@ -171,7 +171,8 @@ class LLMAlgorithm(Algorithm):
         """Runners that were restarted get the current weights before they sample again."""
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
-            self._push(*self.learner_group.pack_weights(), restored)
+            packed, version = self.learner_group.pack_weights()
+            self._push(packed, version, restored)
         return restored
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from envs.countdown import QUESTION, CountdownTask
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 AST_SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 MAX_VALUE = 200
-MAX_ATTEMPTS = 6
+# How many attempts a search may take, and how often it is given up before the solution is found.
+PATIENCE = {"patient": (6, 1 / 6), "hasty": (3, 1 / 2)}
+STYLES = (*PATIENCE, "blind")
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,13 @@ def write(attempts: list[Term]) -> str:
     return f"{lines}\n</think>\n<answer> {attempts[-1].expression} </answer>"
 
 
-def search(rng: random.Random, numbers: list[int], target: int, solution: Term) -> list[Term]:
-    """Attempts, all different: failed ones, then the solution; one search in six loses patience before it is found."""
-    impatient = rng.random() < 1 / 6
-    num_failures = rng.randint(3, MAX_ATTEMPTS) if impatient else rng.randint(0, MAX_ATTEMPTS - 1)
+def search(
+    rng: random.Random, numbers: list[int], target: int, solution: Term, max_attempts: int, give_up: float
+) -> list[Term]:
+    """Attempts, all different: failed ones, then the solution, unless the writer gives up before it is found."""
+    impatient = rng.random() < give_up
+    least = (max_attempts + 1) // 2
+    num_failures = rng.randint(least, max_attempts) if impatient else rng.randint(0, max_attempts - 1)
     attempts: list[Term] = []
     while len(attempts) < num_failures:
         attempt = random_attempt(rng, numbers, target)
@@ -105,13 +110,16 @@ def wander(rng: random.Random, numbers: list[int]) -> list[Term]:
     return [random_attempt(rng, numbers) for _ in range(rng.randint(1, 4))]
 
 
-def countdown(rng: random.Random, task: CountdownTask, solving: bool) -> str | None:
-    """A search for the target (`solving`), or blind attempts of which the last is given for the answer."""
+def countdown(rng: random.Random, task: CountdownTask, style: str) -> str | None:
+    """A search for the target, patient or hasty, or blind attempts of which the last is given for the answer."""
     numbers = list(task.numbers)
     solution = term_of(task.solution)
     if solution is None:
         return None
-    return write(search(rng, numbers, task.target, solution) if solving else wander(rng, numbers))
+    if style == "blind":
+        return write(wander(rng, numbers))
+    max_attempts, give_up = PATIENCE[style]
+    return write(search(rng, numbers, task.target, solution, max_attempts, give_up))
 
 
 @dataclass(frozen=True)
@@ -120,12 +128,13 @@ class Demonstrations:
 
     Attributes:
         wording: the constant parts of its question; each becomes one token.
-        write: from a source of randomness, a task, and whether it is to be solved (or only the form to be shown), the
-            completion; None for a task that is not demonstrated.
+        write: from a source of randomness, a task and one of STYLES, the completion; None for a task that is not
+            demonstrated. A "patient" solver mostly finds the solution, a "hasty" one soon gives up, and a "blind" one
+            shows the form alone.
     """
 
     wording: tuple[str, ...]
-    write: Callable[[random.Random, Any, bool], str | None]
+    write: Callable[[random.Random, Any, str], str | None]
 
 
 DEMONSTRATIONS = {

@@ -1,21 +1,23 @@
-"""Makes the embedded models: `tiny` (searches and solves, fallibly) and `tiny-zero` (knows the form alone).
+"""Makes the embedded models: `tiny` (searches, but gives up soon) and `tiny-zero` (knows the form alone).
 
     python experiments/make_tiny.py --out llmenv/assets --seed 0
 
-made the weights in the package. The tokenizer is built; then each model, from random weights, learns from generated
-demonstrations: `tiny` from searches that mostly end with the solution, `tiny-zero`, much more briefly, from blind
-attempts. All tasks are of the training split, and the loss is on the responses. What is drawn is a function of the
-seed and the step: started again with the same arguments, an interrupted run goes on from its last save.
+The tokenizer is built; a model with random weights learns from generated demonstrations of patient searches; from
+there two short stages lead to `tiny`, which sees searches that are soon given up (what reinforcement learning has to
+teach it is to go on), and to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is
+on the responses. What is drawn is a function of the seed and the step: started again with the same arguments, an
+interrupted run goes on from its last save.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import random
-import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium as gym
@@ -23,16 +25,14 @@ import torch
 import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
-from experiments.demonstrations import DEMONSTRATIONS
+from experiments.demonstrations import DEMONSTRATIONS, STYLES
 from llmenv import tiny
 from llmenv.renderer import Renderer
 
 BATCH_SIZE = 32
 BATCHES_PER_BLOCK = 16  # drawn and sorted by length together, so that a batch has little padding
-PEAK_LEARNING_RATE = 3e-3
 WARMUP_STEPS = 100
 SAVE_EVERY_BLOCKS = 20
-STATE_FILE = "training.pt"
 
 # Prompt and response, in token ids.
 Example = tuple[list[int], list[int]]
@@ -63,25 +63,25 @@ class Mixture:
             phrases |= set(DEMONSTRATIONS[env_id].wording)
         return phrases - {""}
 
-    def block(self, seed: int, index: int, solving: bool) -> list[list[Example]]:
+    def block(self, seed: int, index: int, style: str) -> list[list[Example]]:
         """The batches of one block, in the order of training."""
         rng = random.Random(f"{seed} {index}")
         for env in self.envs.values():
             env.reset(seed=rng.getrandbits(31))
         examples = []
         for env_id in rng.choices(list(self.envs), self.weights, k=BATCH_SIZE * BATCHES_PER_BLOCK):
-            prompt, completion = self._draw(env_id, rng, solving)
+            prompt, completion = self._draw(env_id, rng, style)
             examples.append((prompt, self.tokenizer.encode(completion + tiny.END_TOKEN)))
         examples.sort(key=lambda example: sum(map(len, example)))
         batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
         rng.shuffle(batches)
         return batches
 
-    def _draw(self, env_id: str, rng: random.Random, solving: bool) -> tuple[list[int], str]:
+    def _draw(self, env_id: str, rng: random.Random, style: str) -> tuple[list[int], str]:
         env = self.envs[env_id]
         while True:
             observation, info = env.reset()
-            completion = DEMONSTRATIONS[env_id].write(rng, env.task, solving)
+            completion = DEMONSTRATIONS[env_id].write(rng, env.task, style)
             if completion is not None:
                 prompt = self.renderer.encode(observation, info["system"], info["assistant_prefix"])
                 return prompt.token_ids, completion
@@ -105,29 +105,36 @@ def response_loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> torch.Te
     return F.cross_entropy(model.lm_head(hidden[in_response[:, 1:]]), ids[:, 1:][in_response[:, 1:]])
 
 
-def learning_rate(step: int, steps: int) -> float:
+def learning_rate(peak: float, step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine down to a fiftieth of the peak."""
     cosine = 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2
-    return PEAK_LEARNING_RATE * min(1.0, (step + 1) / WARMUP_STEPS) * cosine
+    return peak * min(1.0, (step + 1) / WARMUP_STEPS) * cosine
 
 
-def train(mixture: Mixture, folder: Path, *, seed: int, steps: int, solving: bool) -> None:
-    """Trains one model and writes it to `folder`."""
-    model = tiny.build_model(mixture.tokenizer, seed)
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training on one style of demonstrations."""
+
+    style: str
+    steps: int
+    peak_learning_rate: float
+
+
+def train(model: LlamaForCausalLM, mixture: Mixture, stage: Stage, seed: int, state_file: Path) -> None:
+    """Trains the model in place, with a fresh optimizer; goes on from `state_file` where there is one."""
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.98), weight_decay=0.01)
-    folder.mkdir(parents=True, exist_ok=True)
     step = 0
-    if (folder / STATE_FILE).exists():
-        state = torch.load(folder / STATE_FILE)
+    if state_file.exists():
+        state = torch.load(state_file)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
     first_step, start = step, time.perf_counter()
-    while step < steps:
+    while step < stage.steps:
         index = step // BATCHES_PER_BLOCK
         losses = []
-        for batch in mixture.block(seed, index, solving)[: steps - step]:
-            optimizer.param_groups[0]["lr"] = learning_rate(step, steps)
+        for batch in mixture.block(seed, index, stage.style)[: stage.steps - step]:
+            optimizer.param_groups[0]["lr"] = learning_rate(stage.peak_learning_rate, step, stage.steps)
             loss = response_loss(model, batch)
             optimizer.zero_grad()
             loss.backward()
@@ -136,16 +143,15 @@ def train(mixture: Mixture, folder: Path, *, seed: int, steps: int, solving: boo
             losses.append(loss.item())
             step += 1
         seconds = time.perf_counter() - start
-        left = seconds / (step - first_step) * (steps - step)
+        left = seconds / (step - first_step) * (stage.steps - step)
         mean_loss = sum(losses) / len(losses)
         print(
-            f"{folder.name}: step {step}/{steps}  loss {mean_loss:.3f}  {seconds:.0f} s, {left:.0f} s left",
+            f"{stage.style}: step {step}/{stage.steps}  loss {mean_loss:.3f}  {seconds:.0f} s, {left:.0f} s left",
             flush=True,
         )
-        if step == steps or (index + 1) % SAVE_EVERY_BLOCKS == 0:
+        if step == stage.steps or (index + 1) % SAVE_EVERY_BLOCKS == 0:
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-            torch.save(state, folder / STATE_FILE)
-    tiny.save(model, mixture.tokenizer, folder)
+            torch.save(state, state_file)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -154,22 +160,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write `tiny` and `tiny-zero` into")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of `tiny`")
-    parser.add_argument("--zero-steps", type=int, default=640, help="optimizer steps of `tiny-zero`")
+    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of the first stage")
+    parser.add_argument("--last-steps", type=int, default=256, help="optimizer steps of each second stage")
     parser.add_argument(
         "--mixture", nargs="+", default=["Countdown-v0=1"], metavar="ENV=WEIGHT", help="whose demonstrations"
     )
     args = parser.parse_args(argv)
     weights = {env_id: float(weight or 1) for env_id, _, weight in (m.partition("=") for m in args.mixture)}
     mixture = Mixture(weights)
-    train(mixture, args.out / "tiny", seed=args.seed, steps=args.steps, solving=True)
-    train(mixture, args.out / "tiny-zero", seed=args.seed, steps=args.zero_steps, solving=False)
-    for name in (
-        "tiny",
-        "tiny-zero",
-    ):  # only now, so that a run interrupted in the second does not repeat the first
-        (args.out / name / STATE_FILE).unlink(missing_ok=True)
+    searcher = tiny.build_model(mixture.tokenizer, args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    state_files = {style: args.out / f"{style}.pt" for style in STYLES}
+    train(searcher, mixture, Stage("patient", args.steps, 3e-3), args.seed, state_files["patient"])
+    for name, style in (("tiny", "hasty"), ("tiny-zero", "blind")):
+        model = copy.deepcopy(searcher)
+        train(model, mixture, Stage(style, args.last_steps, 5e-4), args.seed, state_files[style])
+        tiny.save(model, mixture.tokenizer, args.out / name)
+    # Only now, so that a run interrupted late does not repeat what it has done.
+    for file in state_files.values():
+        file.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

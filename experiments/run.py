@@ -104,8 +104,8 @@ def main(
         if resume is not None:
             if set_ or preset:
                 raise ValueError("--resume goes on with the run's own settings: leave out --set and --preset")
-            sections, output = _resumed(resume, options), resume
-            algo = sections.pop("algo")
+            output = resume
+            algo, sections = _resumed(resume, options)
         else:
             sections = _sections(env, preset, set_ or [], options)
             name = f"{env.rpartition(':')[2]}-{algo.upper()}-{Path(sections['policy']['model']).name}"
@@ -156,8 +156,8 @@ def _env_id(env: str) -> str:
     return f"envs:{env}"
 
 
-def _resumed(folder: Path, options: Sections) -> Sections:
-    """The recorded settings, with the new run length if one is given: anything else would be another run."""
+def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
+    """The recorded algorithm and settings, with the new run length if one is given: anything else would be another run."""
     from experiments import settings
     from experiments.run_folder import checkpoints, read_config
 
@@ -169,7 +169,8 @@ def _resumed(folder: Path, options: Sections) -> Sections:
         )
     if not checkpoints(folder):
         raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")
-    return settings.merge(config, {"run": options["run"]})
+    algo = config.pop("algo")
+    return algo, settings.merge(config, {"run": options["run"]})
 
 
 def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: bool) -> None:

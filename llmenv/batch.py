@@ -120,7 +120,7 @@ class LossBatch:
     """
 
     tokens: TokenBatch
-    old_logps: torch.Tensor | None
+    old_logps: torch.Tensor
     ref_logps: torch.Tensor | None
     num_tokens: int
     num_sequences: int

@@ -55,14 +55,13 @@ class TorchEngine:
 
     def step(self) -> float:
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        for p in parameters:
-            if p.grad is None:  # a learner without rows still takes part, with zeros
-                p.grad = torch.zeros_like(p)
         if dist.is_initialized() and dist.get_world_size() > 1:
-            flat = torch.cat([p.grad.flatten() for p in parameters])
+            # A learner without rows still takes part, with zeros.
+            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+            flat = torch.cat([grad.flatten() for grad in grads])
             dist.all_reduce(flat)
-            for p, grad in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                p.grad.copy_(grad.view_as(p))
+            for p, total in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+                p.grad = total.view_as(p)
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
         if math.isfinite(norm):

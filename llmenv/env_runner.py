@@ -39,7 +39,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         super().__init__(config=config, **kwargs)
         self._pools: dict[str, EnvPool] = {}
         self._num_calls = 0
-        self.renderer: Renderer | None = None
+        self.renderer: Renderer
         self.sampler: TransformersSampler | None = None
         if self.worker_index or config.num_env_runners == 0:
             self.make_module()
@@ -51,7 +51,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self.sampler = TransformersSampler(model, max_rows=self.config.max_rows_per_sampler)
 
     def assert_healthy(self) -> None:
-        assert self.sampler is not None and self.renderer is not None
+        assert self.sampler is not None
 
     def sample(
         self,
@@ -74,6 +74,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         Returns:
             Their episodes, invalid ones included (they carry their `error`).
         """
+        if self.sampler is None:
+            raise RuntimeError("the runner of index 0 beside remote ones holds no sampler")
         if requests is None:
             keys = (derive_seed(self.config.run_seed, self.worker_index or 0), self._num_calls)
             sizes = [1] * num_episodes if num_episodes else [self.config.group_size]
@@ -139,12 +141,12 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         Of the version that it has already, too: after another run's checkpoint has been restored, equal versions
         are different weights.
         """
-        packed, version = state.get(COMPONENT_RL_MODULE), state.get(WEIGHTS_SEQ_NO)
+        packed = state.get(COMPONENT_RL_MODULE)
         if not packed or self.sampler is None:
             return
         if isinstance(packed, ray.ObjectRef):
             packed = ray.get(packed)
-        self.sampler.load_weights(packed, version)
+        self.sampler.load_weights(packed, state[WEIGHTS_SEQ_NO])
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple, dict[str, Any]]:
         return (), {"config": self.config, "worker_index": self.worker_index, "num_workers": self.num_workers}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from llmenv.batch import LossBatch, Minibatch, TokenBatch
 from llmenv.engine import TorchEngine
 from llmenv.models import load_causal_lm
 from llmenv.policy import CausalPolicy
+
+
+@dataclass
+class _Prepared:
+    """A minibatch on the learner's device: tokens, old log-probabilities (if fixed), reference's (if any)."""
+
+    minibatch: Minibatch
+    micro_batches: list[tuple[TokenBatch, torch.Tensor | None, torch.Tensor | None]]
 
 
 class LLMLearner(TorchLearner):
@@ -103,49 +112,44 @@ class LLMLearner(TorchLearner):
         for key, value in shares.items():
             self._shares[key] += float(value.detach())
 
-    def _prepare(self, minibatch: Minibatch, *, fixed_old_logps: bool) -> list[LossBatch]:
+    def _prepare(self, minibatch: Minibatch, *, fixed_old_logps: bool) -> _Prepared:
         """Moves a minibatch to the device and computes what stays fixed over its epochs."""
-        prepared = []
-        for tokens in minibatch.micro_batches:
-            tokens = tokens.to(self._device)
-            with torch.no_grad():
-                # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
-                old_logps = self.policy(tokens).logps if fixed_old_logps else None
-                ref_logps = self.reference(tokens).logps if self.reference else None
-            prepared.append(
-                LossBatch(
-                    tokens=tokens,
-                    old_logps=old_logps,
-                    ref_logps=ref_logps,
-                    num_tokens=minibatch.num_tokens,
-                    num_sequences=minibatch.num_sequences,
-                    num_learned_tokens=minibatch.num_learned_tokens,
-                )
-            )
-        return prepared
+        tokens = [micro_batch.to(self._device) for micro_batch in minibatch.micro_batches]
+        with torch.no_grad():
+            # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
+            old_logps = [self.policy(t).logps if fixed_old_logps else None for t in tokens]
+            ref_logps = [self.reference(t).logps if self.reference else None for t in tokens]
+        return _Prepared(minibatch, list(zip(tokens, old_logps, ref_logps, strict=True)))
 
-    def _take_step(self, micro_batches: list[LossBatch]) -> None:
+    def _take_step(self, prepared: _Prepared) -> None:
         module = self.module[DEFAULT_MODULE_ID]
-        for batch in micro_batches:
-            output = module.forward_train(batch.tokens)
-            if batch.old_logps is None:
-                batch.old_logps = output.logps.detach()
-            self._log_mismatch(batch.tokens, batch.old_logps, batch.num_learned_tokens)
-            self.log_share(entropy=output.entropy.sum() / batch.num_learned_tokens)
+        minibatch = prepared.minibatch
+        for tokens, old_logps, ref_logps in prepared.micro_batches:
+            output = module.forward_train(tokens)
+            batch = LossBatch(
+                tokens=tokens,
+                old_logps=output.logps.detach() if old_logps is None else old_logps,
+                ref_logps=ref_logps,
+                num_tokens=minibatch.num_tokens,
+                num_sequences=minibatch.num_sequences,
+                num_learned_tokens=minibatch.num_learned_tokens,
+            )
             loss = self.compute_loss_for_module(
                 module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
             )
-            self.log_share(total_loss=loss)
             self.engine.backward(loss)
+            self.log_share(total_loss=loss, entropy=output.entropy.sum() / batch.num_learned_tokens)
+            self._log_mismatch(batch)
         norm = self.engine.step()
         self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), norm, reduce="mean", window=None)
         skipped = 0 if math.isfinite(norm) else 1
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), skipped, reduce="max")
 
-    def _log_mismatch(self, tokens: TokenBatch, old_logps: torch.Tensor, num_tokens: int) -> None:
+    def _log_mismatch(self, batch: LossBatch) -> None:
         """How far the sampler's log-probabilities are from the learner's for the same weights."""
-        gap = (old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0).abs()
-        self.log_share(sampler_logp_gap_mean=gap.sum() / num_tokens)
+        tokens = batch.tokens
+        gap = (batch.old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0).abs()
+        self.log_share(sampler_logp_gap_mean=gap.sum() / batch.num_learned_tokens)
         self.metrics.log_value((DEFAULT_MODULE_ID, "sampler_logp_gap_max"), float(gap.max()), reduce="max")
 
     def _set_learning_rate(self, timestep: int) -> None:

@@ -233,6 +233,9 @@ class _Decoder:
 class _RoomyLayer(DynamicLayer):
     """A cache layer with room for the whole response, so that a step writes one column and copies nothing."""
 
+    keys: torch.Tensor
+    values: torch.Tensor
+
     def __init__(self, room: int):
         super().__init__()
         self.room = room

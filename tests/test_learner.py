@@ -16,7 +16,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from algorithms.advantages import group_relative_advantages
 from algorithms.grpo import GRPOLearner
-from llmenv.batch import Minibatch, TokenRow, plan_update
+from llmenv.batch import LossBatch, Minibatch, TokenRow, plan_update
 from llmenv.env import TextSpace
 from llmenv.learner import LLMLearner
 from llmenv.learner_group import LLMLearnerGroup
@@ -198,7 +198,15 @@ def test_the_comparison_notices_a_denominator_per_micro_batch(model_folder: str)
     ]
     learner = make_group(model_folder)._learner
     for share in wrong:
-        for batch in learner._prepare(share, fixed_old_logps=True):
+        for tokens, old_logps, _ in learner._prepare(share, fixed_old_logps=True).micro_batches:
+            batch = LossBatch(
+                tokens=tokens,
+                old_logps=old_logps,
+                ref_logps=None,
+                num_tokens=share.num_tokens,
+                num_sequences=share.num_sequences,
+                num_learned_tokens=share.num_learned_tokens,
+            )
             output = learner.module[DEFAULT_MODULE_ID].forward_train(batch.tokens)
             learner.engine.backward(
                 learner.compute_loss_for_module(

@@ -77,15 +77,18 @@ def test_shipped_weights_load_in_float32(name: str) -> None:
     assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
 
 
-@pytest.mark.parametrize("solving", [True, False])
-def test_countdown_demonstrations(solving: bool) -> None:
+# A blind attempt that uses every number hits 26 % of the three-number targets and 13 % of the four-number ones.
+@pytest.mark.parametrize(
+    ("style", "low", "high"), [("patient", 0.75, 0.95), ("hasty", 0.5, 0.75), ("blind", 0.1, 0.3)]
+)
+def test_countdown_demonstrations(style: str, low: float, high: float) -> None:
     env = gym.make("envs:Countdown-v0").unwrapped
     env.reset(seed=0)
     rng = random.Random(0)
     correct = []
     for _ in range(300):
         env.reset()
-        completion = DEMONSTRATIONS["Countdown-v0"].write(rng, env.task, solving)
+        completion = DEMONSTRATIONS["Countdown-v0"].write(rng, env.task, style)
         if completion is None:
             continue
         calculations = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", completion)
@@ -98,7 +101,7 @@ def test_countdown_demonstrations(solving: bool) -> None:
         assert info["failure"] in (None, "wrong value")
         correct.append(info["correct"])
     assert len(correct) > 200
-    assert 0.75 < sum(correct) / len(correct) < 0.95 if solving else sum(correct) / len(correct) < 0.1
+    assert low < sum(correct) / len(correct) < high
 
 
 def test_term_of_an_expression() -> None:
@@ -128,7 +131,7 @@ def test_the_script_repeats_itself_and_goes_on_after_an_interruption(
     monkeypatch.setattr(make_tiny, "BATCH_SIZE", 2)
     monkeypatch.setattr(make_tiny, "BATCHES_PER_BLOCK", 2)
     monkeypatch.setattr(make_tiny, "SAVE_EVERY_BLOCKS", 1)
-    arguments = ["--seed", "3", "--steps", "5", "--zero-steps", "0"]
+    arguments = ["--seed", "3", "--steps", "5", "--last-steps", "1"]
     make_tiny.main(["--out", str(tmp_path / "whole"), *arguments])
 
     response_loss, calls = make_tiny.response_loss, 0
