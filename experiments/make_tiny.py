@@ -4,8 +4,8 @@
 
 The tokenizer is built; a model with random weights learns from generated demonstrations of patient searches; from
 there two short stages lead to `tiny`, which sees searches that are soon given up (what reinforcement learning has to
-teach it is to go on), and to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is
-on the responses. What is drawn is a function of the seed and the step: started again with the same arguments, an
+teach it is to go on), and to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the
+loss is on the responses. What is drawn is a function of the seed and the step: started again with the same arguments, an
 interrupted run goes on from its last save.
 """
 

@@ -157,7 +157,7 @@ def _env_id(env: str) -> str:
 
 
 def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
-    """The recorded algorithm and settings, with the new run length if one is given: anything else would be another run."""
+    """The recorded algorithm and settings; only the length may change, or it would be another run."""
     from experiments import settings
     from experiments.run_folder import checkpoints, read_config
 
@@ -330,6 +330,8 @@ def _quieten() -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    import ray.rllib  # sets up its logger when imported
+
     for name in ("ray", "ray.rllib", "ray.tune"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from transformers.utils import logging as transformers_logging
