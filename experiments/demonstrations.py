@@ -20,9 +20,7 @@ from envs.countdown import QUESTION, CountdownTask
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 AST_SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 MAX_VALUE = 200
-# How many attempts a search may take, and how often it is given up before the solution is found.
-PATIENCE = {"patient": (6, 1 / 6), "hasty": (3, 1 / 2)}
-STYLES = (*PATIENCE, "blind")
+STYLES = ("patient", "hasty", "blind")
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,18 @@ def write(attempts: list[Term]) -> str:
     return f"{lines}\n</think>\n<answer> {attempts[-1].expression} </answer>"
 
 
-def search(
-    rng: random.Random, numbers: list[int], target: int, solution: Term, max_attempts: int, give_up: float
-) -> list[Term]:
-    """Attempts, all different: failed ones, then the solution, unless the writer gives up before it is found."""
-    impatient = rng.random() < give_up
-    least = (max_attempts + 1) // 2
-    num_failures = rng.randint(least, max_attempts) if impatient else rng.randint(0, max_attempts - 1)
+def search(rng: random.Random, numbers: list[int], target: int, solution: Term, patient: bool) -> list[Term]:
+    """Attempts, all different: failed ones, then the solution, unless the writer gives up before it is found.
+
+    A patient writer fails up to five times, and gives up one search in six, after three attempts at the earliest. A
+    hasty one mostly gives up at the first failure.
+    """
+    if patient:
+        gives_up = rng.random() < 1 / 6
+        num_failures = rng.randint(3, 6) if gives_up else rng.randint(0, 5)
+    else:
+        gives_up = rng.random() < 0.6
+        num_failures = gives_up + (rng.randint(1, 2) if rng.random() < 0.25 else 0)
     attempts: list[Term] = []
     while len(attempts) < num_failures:
         attempt = random_attempt(rng, numbers, target)
@@ -102,7 +105,7 @@ def search(
             attempts.append(attempt)
         if attempt.value == target:
             return attempts
-    return attempts if impatient else [*attempts, solution]
+    return attempts if gives_up else [*attempts, solution]
 
 
 def wander(rng: random.Random, numbers: list[int]) -> list[Term]:
@@ -118,8 +121,7 @@ def countdown(rng: random.Random, task: CountdownTask, style: str) -> str | None
         return None
     if style == "blind":
         return write(wander(rng, numbers))
-    max_attempts, give_up = PATIENCE[style]
-    return write(search(rng, numbers, task.target, solution, max_attempts, give_up))
+    return write(search(rng, numbers, task.target, solution, patient=style == "patient"))
 
 
 @dataclass(frozen=True)
