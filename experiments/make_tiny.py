@@ -3,10 +3,10 @@
     python experiments/make_tiny.py --out llmenv/assets --seed 0
 
 The tokenizer is built; a model with random weights learns from generated demonstrations of patient searches; from
-there two short stages lead to `tiny`, which sees searches that are soon given up (what reinforcement learning has to
-teach it is to go on), and to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the
-loss is on the responses. What is drawn is a function of the seed and the step: started again with the same arguments, an
-interrupted run goes on from its last save.
+there two short stages lead to `tiny`, which sees searches that are soon given up (RL has persistence to teach it), and
+to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is on the responses. What
+is drawn is a function of the seed and the step: started again with the same arguments, an interrupted run goes on
+from its last save. All of it takes some 20 minutes on two free cores.
 """
 
 from __future__ import annotations
