@@ -193,6 +193,7 @@ class LLMAlgorithm(Algorithm):
 
     def export_policy(self, folder: Path) -> None:
         """Writes the policy in Hugging Face format: weights, configuration and tokenizer."""
+        folder = folder.absolute()  # a remote learner may work in another directory
         self.learner_group.on_all(lambda learner: learner.export(folder))
         load_tokenizer(self.config.base_model).save_pretrained(folder)
 

@@ -238,11 +238,12 @@ def _train(
             if algorithm.iteration % run.evaluate_every == 0 and not last:
                 evaluation = _evaluate(algorithm, folder, logger)
                 display.evaluations({f"after {algorithm.iteration}": evaluation})
-            if algorithm.iteration % run.checkpoint_every == 0 or last or stop.requested:
+            if algorithm.iteration % run.checkpoint_every == 0 or last:
                 folder.save_checkpoint(algorithm.iteration, algorithm.save_to_path)
             if left <= 0:
                 break
     if stop.requested:
+        folder.save_checkpoint(algorithm.iteration, algorithm.save_to_path)
         display.say(f"stopped after iteration {algorithm.iteration}: go on with --resume {folder.path}")
         raise typer.Exit(130)
     _finish(algorithm, folder, display, logger, time.monotonic() - started)
