@@ -181,6 +181,9 @@ class LLMAlgorithm(Algorithm):
         Returns:
             Under "env_runners" the summary (see `llmenv.evaluation.summarize`) of samples at the training
             temperature, under "greedy" that of the most likely completions.
+
+        Raises:
+            ValueError: If no episode is valid, as when the environment refuses `split="test"`.
         """
         self.last_evaluation = {
             "sampled": self._evaluation_episodes(self.config.temperature),
@@ -203,7 +206,13 @@ class LLMAlgorithm(Algorithm):
             GroupRequest.derive(task, 1, EVALUATION_STREAM) for task in range(self.config.evaluation_duration)
         ]
         env_config = dict(self.evaluation_config.env_config)
-        return self._sample(requests, temperature=temperature, env_config=env_config)
+        episodes = self._sample(requests, temperature=temperature, env_config=env_config)
+        if not any(episode.valid for episode in episodes):
+            raise ValueError(
+                f"the environment cannot be evaluated with {env_config}: {episodes[0].error}. If it has no test split, "
+                "evaluation(evaluation_config=None) evaluates on what it is trained on"
+            )
+        return episodes
 
     def _log_episodes(self, episodes: Sequence[TextEpisode]) -> None:
         rewards: dict[int, list[float]] = {}
@@ -255,18 +264,13 @@ def _preflight(config: LLMConfig) -> None:
         ValueError: If the environment cannot be made, the model cannot be found, or actors cannot be placed.
     """
     resolve_model(config.base_model)
-    remedies = {
-        "training": "Name it as 'module:Id-v0', with the module that registers it.",
-        "evaluation": "Without a test split, set evaluation(evaluation_config={'env_config': {}}).",
-    }
-    for name, settings in (("training", config), ("evaluation", config.get_evaluation_config_object())):
-        try:
-            make_env(config.env, settings.env_config).close()
-        except Exception as error:
-            raise ValueError(
-                f"the {name} environment {config.env!r} cannot be made with {settings.env_config}: {error}. "
-                f"{remedies[name]}"
-            ) from error
+    try:
+        make_env(config.env, config.env_config).close()
+    except Exception as error:
+        raise ValueError(
+            f"environment {config.env!r} cannot be made with {config.env_config}: {error}. "
+            "Name it as 'module:Id-v0', with the module that registers it."
+        ) from error
     # Inside a placement group (Ray Tune) the resources have been given already.
     if config.num_env_runners + config.num_learners > 0 and ray.util.get_current_placement_group() is None:
         _check_resources(config)

@@ -103,6 +103,8 @@ class LLMLearner(TorchLearner):
                 self._take_step(prepared[i])
         for key, total in self._shares.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, key), total / num_steps, reduce="sum")
+        if not prepared:
+            self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
         self._weights_seq_no += 1
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()

@@ -340,3 +340,14 @@ def test_tuner_with_two_trials(ray_cluster: None, tmp_path: Path) -> None:
         ] == pytest.approx(result.config["lr"])
     assert 0 <= results.get_best_result().metrics["env_runners"]["episode_return_mean"] <= 1
     assert results.get_best_result().checkpoint is not None
+
+
+def test_an_environment_without_a_test_split_says_how_to_evaluate_it(model_folder: str) -> None:
+    config = small_config(model_folder).environment("support:NoDigit-v0")
+    algorithm = config.copy(copy_frozen=False).build_algo()
+    with pytest.raises(ValueError, match=r"split.*evaluation_config=None"):
+        algorithm.evaluate()
+    algorithm.stop()
+    algorithm = config.evaluation(evaluation_config=None).build_algo()
+    assert algorithm.evaluate()["env_runners"]["num_episodes"] == 16
+    algorithm.stop()
