@@ -114,18 +114,25 @@ def _root_values(numbers: Sequence[int], tree: Sequence[tuple[int, int]], operat
         Sum, difference, product and quotient at the root (-1 if not whole); nothing if one below is not whole.
     """
     nodes = list(numbers)
-    values: Sequence[int] = ()
     for i, j in tree:
         a, b = nodes[i], nodes[j]
         if a < b:
             a, b = b, a
-        values = (a + b, a - b, a * b, a // b if b and not a % b else -1)
-        value = values[operators & 3]
-        if value < 0:
-            return ()
+        if len(nodes) == 2 * len(numbers) - 2:  # the root
+            return a + b, a - b, a * b, a // b if b and not a % b else -1
+        match operators & 3:
+            case 0:
+                nodes.append(a + b)
+            case 1:
+                nodes.append(a - b)
+            case 2:
+                nodes.append(a * b)
+            case _:
+                if not b or a % b:
+                    break
+                nodes.append(a // b)
         operators >>= 2
-        nodes.append(value)
-    return values
+    return ()
 
 
 def _expression(numbers: Sequence[int], tree: Sequence[tuple[int, int]], operators: int) -> str:
