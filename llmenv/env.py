@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
@@ -72,7 +73,7 @@ class TextEnv(gym.Env[str, str]):
         self.action_space = TextSpace()
 
 
-class TaskEnv(TextEnv, Generic[Task]):
+class TaskEnv(TextEnv, ABC, Generic[Task]):
     """A one-turn environment made of tasks and a verifier.
 
     A subclass says how a task is drawn (`draw`), set by hand (`from_options`), asked (`question`) and judged
@@ -109,21 +110,21 @@ class TaskEnv(TextEnv, Generic[Task]):
         self.reward_amounts = tuple(float(amount) for amount in reward_amounts)
         self.task: Task | None = None
 
+    @abstractmethod
     def draw(self) -> Task:
         """Draw a task of `self.split` from `self.np_random`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def from_options(self, options: dict[str, Any]) -> Task:
         """Make the task that `reset(options=...)` asks for; `ValueError` names the remedy if it cannot be."""
-        raise NotImplementedError
 
+    @abstractmethod
     def question(self, task: Task) -> str:
         """The first user message."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verify(self, task: Task, answer: str) -> str | None:
         """Judge the text of an answer block: None if correct, else the kind of failure in a few fixed words."""
-        raise NotImplementedError
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

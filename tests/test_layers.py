@@ -21,6 +21,7 @@ LAYERS = {
             "llmenv.sampler",
             "llmenv.tiny",
             "llmenv.models",
+            "llmenv.smollm2",
             "llmenv.weights",
             "algorithms.losses",
             "algorithms.advantages",

