@@ -60,7 +60,9 @@ def term_of(expression: str) -> Term | None:
         if isinstance(node, ast.BinOp):
             left, right = visit(node.left), visit(node.right)
             return left and right and combine(left, AST_SYMBOLS[type(node.op)], right)
-        return Term(node.value, str(node.value)) if isinstance(node, ast.Constant) else None
+        if isinstance(node, ast.Constant) and isinstance(node.value, int):
+            return Term(node.value, str(node.value))
+        return None
 
     return visit(ast.parse(expression, mode="eval").body)
 
