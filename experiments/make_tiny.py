@@ -22,6 +22,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import torch
@@ -50,7 +51,9 @@ class Mixture:
             raise ValueError(
                 f"no demonstrations of {', '.join(unknown)}: there are {', '.join(DEMONSTRATIONS)}"
             )
-        self.envs = {env_id: gym.make(f"envs:{env_id}", split="train").unwrapped for env_id in weights}
+        self.envs: dict[str, Any] = {
+            env_id: gym.make(f"envs:{env_id}", split="train").unwrapped for env_id in weights
+        }
         self.weights = list(weights.values())
         self.tokenizer = tiny.build_tokenizer(self._phrases())
         self.renderer = _renderer(self.tokenizer)
