@@ -6,7 +6,7 @@ The tokenizer is built; a model with random weights learns from generated demons
 there two short stages lead to `tiny`, which sees searches that are soon given up (RL has persistence to teach it), and
 to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is on the responses. What
 is drawn is a function of the seed and the step: started again with the same arguments, an interrupted run goes on
-from its last save. All of it takes some 20 minutes on two free cores.
+from its last save.
 
 Of the weights in the package, the short stages are this script's own output; the first stage ran in a loop of its own
 with the same data, seed and schedule, and was rounded to float16 before the second.
