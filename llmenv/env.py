@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 import gymnasium as gym
 import numpy as np
 
-from llmenv.text import parse_response
+from llmenv.text import Response, parse_response
 
 Task = TypeVar("Task")
 
@@ -66,7 +66,13 @@ class TextEnv(gym.Env[str, str]):
     - `assistant_prefix`: the beginning of the assistant's turn, to be put into the prompt.
 
     An action is the assistant's whole message: `assistant_prefix` followed by what the model wrote.
+
+    Attributes:
+        num_tasks: where the tasks are the rows of a data set, how many there are: `reset(options={"index": i})`
+            sets row i, so that a trainer can go through all of them. None where tasks are drawn without end.
     """
+
+    num_tasks: int | None = None
 
     def __init__(self) -> None:
         self.observation_space = TextSpace()
@@ -126,6 +132,10 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
     def verify(self, task: Task, answer: str) -> str | None:
         """Judge the text of an answer block: None if correct, else the kind of failure in a few fixed words."""
 
+    def bonus(self, task: Task, response: Response) -> float:
+        """Reward on top of that for answer and form, such as for right steps in the reasoning; none by default."""
+        return 0.0
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
@@ -154,4 +164,5 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
             "failure": failure,
         }
         form = response.well_formed if self.reward == "default" else response.answer is not None
-        return "", self.reward_amounts[2 - correct - form], True, False, info
+        reward = self.reward_amounts[2 - correct - form] + self.bonus(task, response)
+        return "", reward, True, False, info
