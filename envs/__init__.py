@@ -6,3 +6,4 @@ Knows neither torch nor ray: any Gymnasium program can evaluate any callable her
 from gymnasium.envs.registration import register
 
 register(id="Countdown-v0", entry_point="envs.countdown:CountdownEnv")
+register(id="Multiplication-v0", entry_point="envs.multiplication:MultiplicationEnv")

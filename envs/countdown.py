@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from hashlib import blake2b
 from itertools import combinations
 from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from envs.splits import split_of_text
 from envs.verifiers import verify_arithmetic
 from llmenv.env import TaskEnv
 
@@ -19,7 +19,6 @@ QUESTION = (
     "(+, -, *, /) and each number can only be used once. Show your work in <think> </think> tags. And return the final "
     "answer in <answer> </answer> tags, for example <answer> (1 + 2) / 3 </answer>."
 )
-_TEST_SHARE = 4  # one task in four is held out
 _MAX_ATTEMPTS = 100_000  # a usual task takes five
 
 
@@ -33,8 +32,7 @@ class CountdownTask(NamedTuple):
 
 def split_of(numbers: Sequence[int], target: int) -> str:
     """The split, "train" or "test", that a task belongs to; the order of its numbers does not matter."""
-    digest = blake2b(f"{sorted(numbers)} {target}".encode(), digest_size=1).digest()[0]
-    return "test" if digest % _TEST_SHARE == 0 else "train"
+    return split_of_text(f"{sorted(numbers)} {target}")
 
 
 def draw_task(
