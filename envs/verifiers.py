@@ -14,6 +14,9 @@ Other spellings: `×`, `\\times`, `·`, `⋅`, `\\cdot` for `*`; `÷`, `\\div` f
 factorials, decimals, underscores, non-ASCII digits, leading zeros, letters, implied products such as `2(3)`.
 
 One minus may stand before an operand (`3 * -5`, `3 - -5`, `-(3 - 5)`); a plus (`+5`) or a second minus (`--5`) may not.
+
+An integer answer is a bare integer, such as `56088`, `56,088`, `$-5$` or `−5`: "$" or "$$" may enclose it, and a minus or
+U+2212 may precede its digits, which are ASCII, with thousands separators all or none, and without leading zeros.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from fractions import Fraction
 from operator import add, mul, sub
 
 _MAX_LENGTH = 10_000  # characters of an expression, white space apart
 _TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
+_INTEGER = re.compile(r"0|-?[1-9](?:[0-9]{0,2}(?:,[0-9]{3})++|[0-9]*+)")
 _SPELLINGS = {
     "×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-",
     "\\dfrac": "\\frac", "\\tfrac": "\\frac",
@@ -60,6 +65,23 @@ def verify_arithmetic(answer: str, numbers: Sequence[int], target: int) -> str |
         return None if _evaluate(rpn) == target else "wrong value"
     except ZeroDivisionError:
         return "wrong value"
+
+
+def verify_integer(answer: str, target: int) -> str | None:
+    """Judge whether `answer` is the integer `target`, in linear time: texts are compared, none is converted.
+
+    Returns:
+        None if it is; else "not an integer" or "wrong value".
+    """
+    text = _strip_dollars(answer).replace("−", "-")
+    if not _INTEGER.fullmatch(text):
+        return "not an integer"
+    return None if text.replace(",", "") == decimal_text(target) else "wrong value"
+
+
+def decimal_text(number: int) -> str:
+    """The digits of an integer of any size; `str(number)` raises beyond 4300 of them."""
+    return str(Decimal(number))
 
 
 def _strip_dollars(text: str) -> str:
