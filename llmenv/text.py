@@ -7,16 +7,21 @@ A response is free text with two kinds of blocks, `<think>...</think>` and `<ans
   already opened by its prompt is not lost. But where nested blocks are balanced, the outer end counts.
 - An answer block runs from the last `<answer>` before an `</answer>` to it, both outside the reasoning.
 - The answer is the last such block. A later `<answer>` that is never closed does not take it back.
+
+An answer in LaTeX may stand in a box instead, which `extract_boxed` opens.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _MAX_TAGS = 25_000  # a response with more has no answer; bounds the time to some 15 ms
+_BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"(?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s${}\\])+")  # what `\boxed 5` boxes
 
 
 class Response(NamedTuple):
@@ -85,3 +90,29 @@ def _well_formed(text: str, tags: list[tuple[int, str]]) -> bool:
     between = text[think_end + len("</think>") : answer_start]
     after = text[answer_end + len("</answer>") :]
     return not between.strip() and not after.strip()
+
+
+def extract_boxed(text: str) -> str | None:
+    r"""The content of the last complete `\boxed{...}` or `\fbox{...}`, without white space around it; None without one.
+
+    Braces balance as in TeX, where `\{` and `\}` are characters like any other. Of nested boxes the inner one is the
+    last. `\boxed 5` boxes what follows up to white space or a dollar sign. A later box that is never closed does not
+    take it back. Linear time.
+    """
+    start, end = 0, -1
+    opened: list[int] = []  # for every open brace where the content of its box begins, -1 if it is no box's
+    position = 0
+    while token := _BOX_TOKEN.search(text, position):
+        position = token.end()
+        if token[0] == "{":
+            opened.append(-1)
+        elif token[0] == "}" and opened:
+            if (content := opened.pop()) >= start:
+                start, end = content, token.start()
+        elif len(token[0]) > 2:  # a box
+            if text.startswith("{", position):
+                position += 1
+                opened.append(position)
+            elif bare := _BARE_BOX.match(text, position):
+                (start, end), position = bare.span(), bare.end()
+    return text[start:end].strip() if end >= 0 else None

@@ -1,4 +1,4 @@
-"""The parser of responses: blocks, order, and what it does with odd text."""
+"""The parser of responses: blocks, order, boxes, and what it does with odd text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llmenv.text import Response, parse_response
+from llmenv.text import Response, extract_boxed, parse_response
 
 
 def test_well_formed() -> None:
@@ -104,3 +104,52 @@ def test_time_is_linear(unit: str) -> None:
 def test_many_blocks() -> None:
     wrong = "<answer> wrong </answer>\n" * 10_000
     assert parse_response(wrong + "<answer> right </answer>").answer == "right"
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"so it is $\boxed{5}$.", "5"),
+        (r"\boxed{\frac{1}{2}} of them", r"\frac{1}{2}"),
+        (r"\fbox{ 3 }", "3"),
+        (r"\boxed {4}", "4"),
+        (r"\boxed{}", ""),
+        ("\\boxed{1\n+ 2}", "1\n+ 2"),
+        # TeX's escaped braces do not count, its line break `\\` escapes nothing after it.
+        (r"\boxed{\left\{x\right.}", r"\left\{x\right."),
+        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
+        (r"\boxed{\begin{pmatrix} 1 \\{2} \end{pmatrix}}", r"\begin{pmatrix} 1 \\{2} \end{pmatrix}"),
+        # Without braces: up to white space or a dollar sign.
+        (r"$\boxed 5$", "5"),
+        (r"\boxed5 apples", "5"),
+        (r"$\boxed \frac{3}{5}$", r"\frac{3}{5}"),
+        (r"\text{so {\boxed{-1}} it is}", "-1"),
+        (r"{\boxed 5}", "5"),
+        # The last one that is complete.
+        (r"\boxed{1} and \boxed{2}", "2"),
+        (r"\boxed{1} and \fbox{2}", "2"),
+        (r"\boxed{1} and \boxed{2", "1"),
+        (r"\boxed{x = \boxed{7}}", "7"),
+        (r"\boxed{\boxed{7} apples}", "7"),
+        (r"\boxed{5}}} {", "5"),
+        ("", None),
+        ("5", None),
+        (r"\boxed", None),
+        (r"\boxed{5", None),
+        (r"\boxed}5{", None),
+        (r"\boxedtext{5}", None),
+        (r"boxed{5}", None),
+    ],
+)
+def test_extract_boxed(text: str, content: str | None) -> None:
+    assert extract_boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    "unit", [r"\boxed{", r"\boxed", r"\boxed\a{", "{", "}", "{}", "\\", " ", r"\boxed{5}"]
+)
+def test_opening_a_box_takes_linear_time(unit: str) -> None:
+    text = r"\boxed" + unit * (1_000_000 // len(unit))
+    start = time.process_time()
+    extract_boxed(text)
+    assert time.process_time() - start < 5.0  # under 1 s; minutes if the time were quadratic
