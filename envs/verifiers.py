@@ -26,11 +26,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from operator import add, mul, sub
+
+from envs.workers import MemoryLimit, TimeLimit, WorkerPool
 
 _MAX_LENGTH = 10_000  # characters of an expression, white space apart
 _TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
 _INTEGER = re.compile(r"0|-?[1-9](?:[0-9]{0,2}(?:,[0-9]{3})++|[0-9]*+)")
+_MAX_MATH_LENGTH = 2_000  # characters
+_DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,2}(?:,[0-9]{3})++|[1-9][0-9]*+)(?:\.[0-9]+)?")
 _SPELLINGS = {
     "×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-",
     "\\dfrac": "\\frac", "\\tfrac": "\\frac",
@@ -77,6 +82,46 @@ def verify_integer(answer: str, target: int) -> str | None:
     if not _INTEGER.fullmatch(text):
         return "not an integer"
     return None if text.replace(",", "") == decimal_text(target) else "wrong value"
+
+
+def verify_math(answer: str, gold: str) -> str | None:
+    """Judge whether two mathematical answers, in LaTeX or as people type them, are the same.
+
+    Equal texts and plain numbers are judged here, all else in a worker process with limits (see `envs.workers`,
+    `envs.math_equivalence`), which makes this safe in any thread and process; calls from several threads run at once.
+
+    Args:
+        answer: the text of the answer block.
+        gold: the right answer, such as `\\frac{1}{2}`.
+
+    Returns:
+        None if they are; else "wrong value", "not an expression", "too long", "time limit" or "memory limit".
+
+    Raises:
+        RuntimeError: no worker can be started, or `gold` breaks it.
+    """
+    answer, gold = answer.strip(), gold.strip()
+    if len(answer) > _MAX_MATH_LENGTH:
+        return "too long"
+    if answer == gold:
+        return None
+    if _DECIMAL.fullmatch(answer) and _DECIMAL.fullmatch(gold):
+        return None if _decimal(answer) == _decimal(gold) else "wrong value"
+    try:
+        return _math_workers().call(answer, gold)
+    except TimeLimit:
+        return "time limit"
+    except MemoryLimit:
+        return "memory limit"
+
+
+@cache
+def _math_workers() -> WorkerPool:
+    return WorkerPool("envs.math_equivalence:judge")
+
+
+def _decimal(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))
 
 
 def decimal_text(number: int) -> str:

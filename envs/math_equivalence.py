@@ -1,0 +1,282 @@
+"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
+
+The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\\frac{2}{4}` are one answer, `[1,2)` and `(1,2)` are
+two. Values are compared exactly, never rounded. Units, per cent signs, names of variables (`x = 5`) and the base of a number may be
+left out or added, but where both have one they must agree. Text answers are compared as text.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import pairwise
+
+import sympy
+from sympy import Expr, Integer, Symbol
+
+from envs.math_reader import (
+    DEGREE,
+    PERCENT,
+    UNITS,
+    Collection,
+    Matrix,
+    Node,
+    Relation,
+    Text,
+    Tuple,
+    Union,
+    Unit,
+    Unreadable,
+    read,
+    words_of,
+)
+
+DIGITS = 50  # that two values are computed to
+# Values for the variables: two expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
+_POINTS = ((17, 12), (-31, 23), (5, 7), (41, -29), (-13, 19), (23, 31))
+_FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
+_LETTER_UNITS = {name for name in UNITS if len(name) == 1}
+
+
+def judge(answer: str, gold: str) -> str | None:
+    """None if `answer` is right, else "wrong value" or "not an expression"."""
+    try:
+        expected = _read_gold(gold)
+    except Unreadable:
+        return _judge_by_math_verify(answer, gold)
+    try:
+        if isinstance(expected, Text):
+            right = words_of(answer) == expected.words
+        else:
+            given = read(answer)
+            right = given.words == words_of(gold) if isinstance(given, Text) else same(expected, given)
+        return None if right else "wrong value"
+    except MemoryError:
+        raise
+    except Exception:  # Unreadable, and whatever sympy raises where an answer makes no sense
+        return "not an expression"
+
+
+_read_gold = lru_cache(maxsize=1024)(read)  # the samples of a group share it
+
+
+def _judge_by_math_verify(answer: str, gold: str) -> str | None:
+    """For a gold answer outside the reader's grammar, such as an integral."""
+    from math_verify import LatexExtractionConfig, parse, verify
+
+    def parsed(text: str) -> list:
+        # Its own time limit is an alarm, which works in the main thread alone; the worker process has one that always does.
+        return parse(f"${text.strip().strip('$')}$", [LatexExtractionConfig()], parsing_timeout=None)
+
+    if answer.split() == gold.split():
+        return None
+    return None if verify(parsed(gold), parsed(answer), timeout_seconds=None) else "wrong value"
+
+
+def same(gold: Node, given: Node) -> bool:
+    """Whether two answers are the same."""
+    if isinstance(gold, Collection) or isinstance(given, Collection):
+        return _same_collections(_items(gold), _items(given))
+    if isinstance(gold, Relation) or isinstance(given, Relation):
+        return _same_relations(gold, given)
+    if isinstance(gold, Expr) and isinstance(given, Expr):
+        return same_value(gold, given)
+    if isinstance(gold, Tuple) and isinstance(given, Tuple):
+        brackets = gold.opening + gold.closing == given.opening + given.closing
+        return brackets and _same_items(gold.items, given.items)
+    if isinstance(gold, Union) and isinstance(given, Union):
+        return _same_collections(gold.parts, given.parts)
+    if isinstance(gold, Matrix) and isinstance(given, Matrix):
+        return len(gold.rows) == len(given.rows) and all(map(_same_items, gold.rows, given.rows))
+    return False
+
+
+def _same_items(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
+    return len(gold) == len(given) and all(map(same, gold, given))
+
+
+def _items(node: Node) -> tuple[Node, ...]:
+    return node.items if isinstance(node, Collection) else (node,)
+
+
+def _same_collections(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
+    """Whether each item of one has its equal in the other; one item said twice is one item."""
+    return all(any(same(a, b) for b in given) for a in gold) and all(
+        any(same(a, b) for a in gold) for b in given
+    )
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def same_value(gold: Expr, given: Expr) -> bool:
+    """Whether two expressions have the same value, and units that do not contradict each other."""
+    given = _with_units_of(gold, given)
+    if equal(gold, given):
+        return True
+    gold, gold_unit = _split_unit(gold)
+    given, given_unit = _split_unit(given)
+    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1):
+        return False
+    # One of the two has a unit. Per cent is one that may also be meant: 50 % is 50, and is 0.5.
+    if gold_unit == PERCENT:
+        return equal(gold, given) or equal(gold / 100, given)
+    if given_unit == PERCENT:
+        return equal(gold, given) or equal(gold, given / 100)
+    return equal(gold, given)
+
+
+def equal(a: Expr, b: Expr) -> bool:
+    """Whether two expressions are equal for all values of their variables, to 50 digits at several points."""
+    if a == b:
+        return True
+    if a.is_Rational and b.is_Rational:
+        return False
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    if a.free_symbols != b.free_symbols or a.is_infinite or b.is_infinite:
+        return False
+    compared = 0
+    for point in _points(symbols):
+        x, y = a.evalf(DIGITS, subs=point, maxn=500), b.evalf(DIGITS, subs=point, maxn=500)
+        if not (_is_value(x) and _is_value(y)):
+            continue
+        compared += 1
+        if abs(x - y) > sympy.Float(10) ** (8 - DIGITS) * max(1, abs(x)):
+            return False
+    return compared > 0 and (not symbols or compared > 2)
+
+
+def _points(symbols: list[Symbol]) -> list[dict[Symbol, Expr]]:
+    if not symbols:
+        return [{}]
+    return [
+        {
+            symbol: sympy.Rational(
+                top + 3 * i * (1 if top > 0 else -1), bottom + 2 * i * (1 if bottom > 0 else -1)
+            )
+            for i, symbol in enumerate(symbols)
+        }
+        for top, bottom in _POINTS
+    ]
+
+
+def _is_value(x: Expr) -> bool:
+    return (
+        x.is_number
+        and not x.has(sympy.nan, sympy.zoo, sympy.oo)
+        and x.is_comparable is not None
+        and all(part.is_Float or part.is_Rational for part in x.as_real_imag())
+    )
+
+
+def _split_unit(expression: Expr) -> tuple[Expr, Expr]:
+    """An expression as a value and its unit (1 if it has none)."""
+    return (
+        expression.as_independent(*_units(expression), as_Add=False)
+        if _units(expression)
+        else (expression, Integer(1))
+    )
+
+
+def _units(expression: Expr) -> list[Symbol]:
+    return [symbol for symbol in expression.free_symbols if isinstance(symbol, Unit)]
+
+
+def _with_units_of(gold: Expr, given: Expr) -> Expr:
+    """Takes letters such as the m of `10 m` for units where the gold answer says so, or has no variables at all."""
+    names = {unit.name for unit in _units(gold)} & _LETTER_UNITS
+    if gold.is_number:
+        names = _LETTER_UNITS
+    letters = {s: UNITS[s.name] for s in given.free_symbols if s.name in names and not isinstance(s, Unit)}
+    return given.subs(letters) if letters else given
+
+
+# --- relations -------------------------------------------------------------------------------------------------------
+
+
+def _same_relations(gold: Node, given: Node) -> bool:
+    if isinstance(gold, Relation) and isinstance(given, Relation) and _same_equations(gold, given):
+        return True
+    first, second = _value(gold), _value(given)
+    if isinstance(first, Relation) or isinstance(second, Relation):
+        return False
+    if isinstance(gold, Relation) and isinstance(given, Relation) and _variable(gold) != _variable(given):
+        return False
+    return same(first, second)
+
+
+def _value(node: Node) -> Node:
+    """What a relation says about its variable: the 5 of `x = 5`, the interval of `x > 3`; itself if it says nothing so."""
+    if not isinstance(node, Relation):
+        return node
+    sides, operators = node.sides, node.operators
+    if set(operators) == {"="}:
+        if all(side.is_number for side in sides):
+            return sides[-1] if all(equal(a, b) for a, b in pairwise(sides)) else node
+        if sides[-1] == _variable(node):
+            sides = sides[::-1]
+        if sides[0] == _variable(node) and all(equal(a, b) for a, b in pairwise(sides[1:])):
+            return sides[-1]
+        return node
+    return _interval(node) or node
+
+
+def _variable(node: Relation) -> Symbol | None:
+    """The letter that a relation is about: alone on one side, and nowhere else."""
+    for side in node.sides:
+        others = [other for other in node.sides if other is not side]
+        if isinstance(side, Symbol) and not any(side in other.free_symbols for other in others):
+            return side
+        if isinstance(side, sympy.core.function.AppliedUndef):
+            return side
+    return None
+
+
+def _interval(node: Relation) -> Tuple | None:
+    """The interval of `x > 3`, `3 < x` or `1 < x <= 3`."""
+    sides, operators = node.sides, node.operators
+    if operators[0] in (">", ">="):
+        sides, operators = sides[::-1], tuple(_FLIPPED[operator] for operator in operators[::-1])
+    if not set(operators) <= {"<", "<="}:
+        return None
+    if len(sides) == 2:
+        if isinstance(sides[0], Symbol) and sides[1].is_number:
+            sides, operators = (-sympy.oo, *sides), ("<", *operators)
+        elif isinstance(sides[1], Symbol) and sides[0].is_number:
+            sides, operators = (*sides, sympy.oo), (*operators, "<")
+    if len(sides) != 3 or not isinstance(sides[1], Symbol):
+        return None
+    return Tuple(
+        "[" if operators[0] == "<=" else "(", "]" if operators[1] == "<=" else ")", (sides[0], sides[2])
+    )
+
+
+def _same_equations(gold: Relation, given: Relation) -> bool:
+    """Whether two relations of two sides say the same: left less right of one is a multiple of that of the other."""
+    if len(gold.sides) != 2 or len(given.sides) != 2:
+        return False
+    operator = given.operators[0]
+    # A solution is an answer, an equation yet to be solved is not: `2x = 10` does not answer `x = 5`.
+    if operator == "=" and isinstance(_value(gold), Expr) and not isinstance(_value(given), Expr):
+        return gold.sides[1].free_symbols != set() and _proportional(gold, given) is not None
+    factor = _proportional(gold, given)
+    if factor is None:
+        return False
+    return gold.operators[0] == (operator if factor > 0 or operator in "=!=" else _FLIPPED[operator])
+
+
+def _proportional(gold: Relation, given: Relation) -> Expr | None:
+    """The constant that `left - right` of one is times that of the other, if there is one."""
+    a, b = gold.sides[0] - gold.sides[1], given.sides[0] - given.sides[1]
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    if a.free_symbols != b.free_symbols or not symbols:
+        return None
+    ratios = []
+    for point in _points(symbols):
+        x, y = a.evalf(DIGITS, subs=point, maxn=500), b.evalf(DIGITS, subs=point, maxn=500)
+        if _is_value(x) and _is_value(y) and y != 0 and (x / y).is_real and x != 0:
+            ratios.append(x / y)
+    if len(ratios) < 3 or any(
+        abs(ratio - ratios[0]) > sympy.Float(10) ** (8 - DIGITS) * abs(ratios[0]) for ratio in ratios
+    ):
+        return None
+    return ratios[0]
