@@ -42,7 +42,7 @@ def share_of_steps(text: str, a: int, b: int) -> float:
     For each digit of a factor that is not 0, there is the other factor times that digit at its place: 47 * 36 has
     `47 * 30 = 1410` and `47 * 6 = 282`, or `36 * 40 = 1440` and `36 * 7 = 252`. Of these two ways, the one that
     more is stated of counts. The order within a product is free; one that is stated with two results counts as
-    wrong. The signs of `a` and `b` do not count, and a factor 0 has no partial products. The time is linear in the text.
+    wrong. The signs of `a` and `b` are left out, and a factor 0 has no partial products. The time is linear.
     """
     stated: dict[frozenset[str], str | None] = {}  # {x, y}: z, or None where the results differ
     for chain in _CHAIN.finditer(text):

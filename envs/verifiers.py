@@ -15,8 +15,8 @@ factorials, decimals, underscores, non-ASCII digits, leading zeros, letters, imp
 
 One minus may stand before an operand (`3 * -5`, `3 - -5`, `-(3 - 5)`); a plus (`+5`) or a second minus (`--5`) may not.
 
-An integer answer is a bare integer, such as `56088`, `56,088`, `$-5$` or `−5`: "$" or "$$" may enclose it, and a minus or
-U+2212 may precede its digits, which are ASCII, with thousands separators all or none, and without leading zeros.
+An integer answer is bare, such as `56088`, `56,088`, `$-5$` or `−5`: "$" or "$$" may enclose it, and one minus precede
+its digits, which are ASCII, with all their thousands separators or none, and without leading zeros.
 """
 
 from __future__ import annotations

@@ -7,9 +7,6 @@ there two short stages lead to `tiny`, which sees searches that are soon given u
 to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is on the responses. What
 is drawn is a function of the seed and the step: started again with the same arguments, an interrupted run goes on
 from its last save.
-
-Of the weights in the package, the short stages are this script's own output; the first stage ran in a loop of its own
-with the same data, seed and schedule, and was rounded to float16 before the second.
 """
 
 from __future__ import annotations
@@ -52,7 +49,8 @@ class Mixture:
                 f"no demonstrations of {', '.join(unknown)}: there are {', '.join(DEMONSTRATIONS)}"
             )
         self.envs: dict[str, Any] = {
-            env_id: gym.make(f"envs:{env_id}", split="train").unwrapped for env_id in weights
+            env_id: gym.make(f"envs:{env_id}", split="train", **DEMONSTRATIONS[env_id].env_config).unwrapped
+            for env_id in weights
         }
         self.weights = list(weights.values())
         self.tokenizer = tiny.build_tokenizer(self._phrases())
@@ -166,10 +164,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write `tiny` and `tiny-zero` into")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=2400, help="optimizer steps of the first stage")
+    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps of the first stage")
     parser.add_argument("--last-steps", type=int, default=256, help="optimizer steps of each second stage")
     parser.add_argument(
-        "--mixture", nargs="+", default=["Countdown-v0=1"], metavar="ENV=WEIGHT", help="whose demonstrations"
+        "--mixture",
+        nargs="+",
+        default=["Countdown-v0=2", "Multiplication-v0=1"],
+        metavar="ENV=WEIGHT",
+        help="whose demonstrations, in which proportion",
     )
     args = parser.parse_args(argv)
     weights = {env_id: float(weight or 1) for env_id, _, weight in (m.partition("=") for m in args.mixture)}

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from experiments import make_tiny
-from experiments.demonstrations import DEMONSTRATIONS, MAX_VALUE, term_of
+from experiments.demonstrations import DEMONSTRATIONS
+from experiments.demonstrations.countdown import MAX_VALUE, term_of
 from llmenv import tiny
 from llmenv.renderer import Renderer
 

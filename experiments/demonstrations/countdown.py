@@ -1,8 +1,7 @@
-"""Generated demonstrations: for an environment's tasks, what a fair but fallible solver would write.
+"""Searches in writing: demonstrations of Countdown-v0.
 
-They cold-start the embedded model (`make_tiny.py`). A demonstration is the completion that follows the response prefix.
-Every calculation in it is right; what varies is the search: how many attempts fail before the one that succeeds, and
-whether the writer loses patience and answers with an attempt that does not.
+What varies is how many attempts fail before the one that succeeds, and whether the writer loses patience and answers
+with an attempt that does not.
 """
 
 from __future__ import annotations
@@ -10,17 +9,13 @@ from __future__ import annotations
 import ast
 import operator
 import random
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
-from envs.countdown import QUESTION, CountdownTask
+from envs.countdown import CountdownTask
 
 OPERATIONS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 AST_SYMBOLS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 MAX_VALUE = 200
-STYLES = ("patient", "hasty", "blind")
 
 
 @dataclass(frozen=True)
@@ -124,23 +119,3 @@ def countdown(rng: random.Random, task: CountdownTask, style: str) -> str | None
     if style == "blind":
         return write(wander(rng, numbers))
     return write(search(rng, numbers, task.target, solution, patient=style == "patient"))
-
-
-@dataclass(frozen=True)
-class Demonstrations:
-    """How an environment's tasks are demonstrated.
-
-    Attributes:
-        wording: the constant parts of its question; each becomes one token.
-        write: from a source of randomness, a task and one of STYLES, the completion; None for a task that is not
-            demonstrated. A "patient" solver mostly finds the solution, a "hasty" one soon gives up, and a "blind" one
-            shows the form alone.
-    """
-
-    wording: tuple[str, ...]
-    write: Callable[[random.Random, Any, str], str | None]
-
-
-DEMONSTRATIONS = {
-    "Countdown-v0": Demonstrations(tuple(re.split(r"{\w+}", QUESTION)), countdown),
-}
