@@ -88,7 +88,7 @@ def verify_math(answer: str, gold: str) -> str | None:
     """Judge whether two mathematical answers, in LaTeX or as people type them, are the same.
 
     Equal texts and plain numbers are judged here, all else in a worker process with limits (see `envs.workers`,
-    `envs.math_equivalence`), which makes this safe in any thread and process; calls from several threads run at once.
+    `envs.math_answer.equivalence`), which makes this safe in any thread and process; calls from several threads run at once.
 
     Args:
         answer: the text of the answer block.
@@ -117,7 +117,7 @@ def verify_math(answer: str, gold: str) -> str | None:
 
 @cache
 def _math_workers() -> WorkerPool:
-    return WorkerPool("envs.math_equivalence:judge")
+    return WorkerPool("envs.math_answer.equivalence:judge")
 
 
 def _decimal(text: str) -> Fraction:

@@ -1,8 +1,8 @@
-"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
+r"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
 
-The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\\frac{2}{4}` are one answer, `[1,2)` and `(1,2)` are
-two. Values are compared exactly, never rounded. Units, per cent signs, names of variables (`x = 5`) and the base of a number may be
-left out or added, but where both have one they must agree. Text answers are compared as text.
+The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\frac{2}{4}` are one answer, `[1,2)` and
+`(1,2)` are two. Values are compared exactly, never rounded. Units, per cent signs, names of variables (`x = 5`) and the
+base of a number may be left out or added, but where both have one they must agree. Text is compared as text.
 """
 
 from __future__ import annotations
@@ -13,25 +13,12 @@ from itertools import pairwise
 import sympy
 from sympy import Expr, Integer, Symbol
 
-from envs.math_reader import (
-    DEGREE,
-    PERCENT,
-    UNITS,
-    Collection,
-    Matrix,
-    Node,
-    Relation,
-    Text,
-    Tuple,
-    Union,
-    Unit,
-    Unreadable,
-    read,
-    words_of,
-)
+from envs.math_answer.reader import Collection, Matrix, Node, Relation, Text, Tuple, Union, read
+from envs.math_answer.tokens import Unreadable, words_of
+from envs.math_answer.units import PERCENT, UNITS, Unit
 
 DIGITS = 50  # that two values are computed to
-# Values for the variables: two expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
+# Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
 _POINTS = ((17, 12), (-31, 23), (5, 7), (41, -29), (-13, 19), (23, 31))
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 _LETTER_UNITS = {name for name in UNITS if len(name) == 1}
@@ -64,7 +51,7 @@ def _judge_by_math_verify(answer: str, gold: str) -> str | None:
     from math_verify import LatexExtractionConfig, parse, verify
 
     def parsed(text: str) -> list:
-        # Its own time limit is an alarm, which works in the main thread alone; the worker process has one that always does.
+        # Its own time limit is an alarm, for the main thread alone; the worker process has one that always holds.
         return parse(f"${text.strip().strip('$')}$", [LatexExtractionConfig()], parsing_timeout=None)
 
     if answer.split() == gold.split():
@@ -205,7 +192,7 @@ def _same_relations(gold: Node, given: Node) -> bool:
 
 
 def _value(node: Node) -> Node:
-    """What a relation says about its variable: the 5 of `x = 5`, the interval of `x > 3`; itself if it says nothing so."""
+    """What a relation says about its variable: the 5 of `x = 5`, the interval of `x > 3`; itself if nothing."""
     if not isinstance(node, Relation):
         return node
     sides, operators = node.sides, node.operators
@@ -225,8 +212,6 @@ def _variable(node: Relation) -> Symbol | None:
     for side in node.sides:
         others = [other for other in node.sides if other is not side]
         if isinstance(side, Symbol) and not any(side in other.free_symbols for other in others):
-            return side
-        if isinstance(side, sympy.core.function.AppliedUndef):
             return side
     return None
 
