@@ -87,8 +87,8 @@ def verify_integer(answer: str, target: int) -> str | None:
 def verify_math(answer: str, gold: str) -> str | None:
     """Judge whether two mathematical answers, in LaTeX or as people type them, are the same.
 
-    Equal texts and plain numbers are judged here, all else in a worker process with limits (see `envs.workers`,
-    `envs.math_answer.equivalence`), which makes this safe in any thread and process; calls from several threads run at once.
+    Equal texts and plain numbers are judged here, all else in a worker process with limits (`envs.workers`,
+    `envs.math_answer`): safe in any thread and process. Calls from several threads run at once.
 
     Args:
         answer: the text of the answer block.

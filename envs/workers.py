@@ -1,8 +1,8 @@
 """Worker processes for functions that cannot be trusted with time or memory, such as algebra on a model's own text.
 
-A call runs in another process, under limits that the kernel enforces: they hold in any thread and any process, Ray's actors
-and Gymnasium's daemons included, and against code that never returns to Python. A worker that breaks one is killed, and the
-next call gets a new one. Knows nothing of mathematics.
+A call runs in another process, under limits that the kernel enforces: they hold in any thread and any process, Ray's
+actors and Gymnasium's daemons included, and against code that never returns to Python. A worker that breaks one is
+killed, and the next call gets a new one. Knows nothing of mathematics.
 
 A worker talks in lines of JSON over pipes: requests on its standard input, replies on a copy of its standard output.
 """

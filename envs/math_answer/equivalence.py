@@ -1,8 +1,8 @@
 r"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
 
-The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\frac{2}{4}` are one answer, `[1,2)` and
-`(1,2)` are two. Values are compared exactly, never rounded. Units, per cent signs, names of variables (`x = 5`) and the
-base of a number may be left out or added, but where both have one they must agree. Text is compared as text.
+The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\frac{2}{4}` are one answer, `[1,2)`
+and `(1,2)` are two. Values are compared exactly, never rounded. Units, per cent signs, names of variables (`x = 5`) and
+the base of a number may be left out or added, but where both have one they must agree. Text is compared as text.
 """
 
 from __future__ import annotations

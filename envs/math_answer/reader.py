@@ -103,8 +103,8 @@ _FUNCTIONS: dict[str, Callable[..., Expr]] = {
 }  # fmt: skip
 _INVERSES = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan}
 _GREEK = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho",
-    "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "ell",
+    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
+    "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "ell",
     "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega",
 }  # fmt: skip
 

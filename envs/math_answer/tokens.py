@@ -1,7 +1,7 @@
 r"""Cuts a mathematical answer, in LaTeX or as people type it, into tokens; knows no grammar.
 
 Spellings are made one here: `\dfrac` and `\frac`, `×` and `\times` and `*`, `1{,}234` and `1,234`. Words become
-functions (`sqrt`), separators (`and`, `or`), products of letters (`xy`), or, where they stand together, one token of text.
+functions (`sqrt`), separators (`and`, `or`), products of letters (`xy`), or, where they stand together, one text.
 """
 
 from __future__ import annotations

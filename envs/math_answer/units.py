@@ -43,7 +43,7 @@ _NO_UNITS = {
 
 
 def read_unit(words: str) -> Expr | None:
-    """What words after a number measure (`square feet`, `miles per hour`, `apples`); None if they say something else."""
+    """What words after a number measure (`square feet`, `miles per hour`, `apples`); None if they say otherwise."""
     top, *below = [_simple_unit(part) for part in re.split(r"\bper\b|/", words)]
     if top is None or None in below:
         return None
