@@ -7,3 +7,6 @@ from gymnasium.envs.registration import register
 
 register(id="Countdown-v0", entry_point="envs.countdown:CountdownEnv")
 register(id="Multiplication-v0", entry_point="envs.multiplication:MultiplicationEnv")
+register(id="GSM8K-v0", entry_point="envs.math_word:GSM8KEnv")
+register(id="MATH-v0", entry_point="envs.math_word:MATHEnv")
+register(id="Dataset-v0", entry_point="envs.dataset:DatasetEnv")

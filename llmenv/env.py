@@ -132,6 +132,10 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
     def verify(self, task: Task, answer: str) -> str | None:
         """Judge the text of an answer block: None if correct, else the kind of failure in a few fixed words."""
 
+    def prompt_info(self, task: Task) -> dict[str, str]:
+        """What the info of `reset` gives a prompt template: `system` and `assistant_prefix`, the same for all tasks."""
+        return {"system": self.system, "assistant_prefix": self.assistant_prefix}
+
     def bonus(self, task: Task, response: Response) -> float:
         """Reward on top of that for answer and form, such as for right steps in the reasoning; none by default."""
         return 0.0
@@ -142,7 +146,7 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
         super().reset(seed=seed)
         self.task = None  # bad options leave no half-reset task behind
         self.task = self.from_options(options) if options else self.draw()
-        return self.question(self.task), {"system": self.system, "assistant_prefix": self.assistant_prefix}
+        return self.question(self.task), self.prompt_info(self.task)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Judge the assistant's whole message, a text of any length; the episode ends."""
