@@ -79,9 +79,9 @@ class DatasetEnv(RowEnv[DatasetTask]):
     A task is a row of the split, drawn uniformly, or row `i` by `reset(options={"index": i})`.
 
     TinyZero writes a whole prompt, made for one kind of model, into one message. It is taken apart into system,
-    question and the beginning of the answer, from which a template makes a prompt for any model ("r1" makes the same again).
-    Otherwise the last user message is the question, to which a request for an `<answer>` block is added where neither
-    it nor the system message speaks of one.
+    question and the beginning of the answer, from which a template makes a prompt for any model ("r1" makes the
+    same again). Otherwise the last user message is the question, to which a request for an `<answer>` block is added
+    where neither it nor the system message speaks of one.
 
     ## Observation Space
     `TextSpace`: the question; after the step the empty text. The info of `reset` has `system` and `assistant_prefix`,

@@ -5,11 +5,13 @@ A new environment joins by its registration and one line in `RIGHT_ANSWER`.
 
 from __future__ import annotations
 
+import json
 import pickle
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import pytest
@@ -22,7 +24,33 @@ from llmenv.env import TaskEnv, TextSpace
 IDS = sorted(id for id, spec in gym.registry.items() if str(spec.entry_point).startswith("envs."))
 RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
     "Countdown-v0": lambda env: env.task.solution,
+    "Dataset-v0": lambda env: str(env.task.truth),
+    "GSM8K-v0": lambda env: env.task.answer,
+    "MATH-v0": lambda env: env.task.answer,
+    "Multiplication-v0": lambda env: str(env.task.a * env.task.b),
 }
+KWARGS: dict[str, dict[str, Any]] = {"GSM8K-v0": {"data": "sample"}, "MATH-v0": {"data": "sample"}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Rows for Dataset-v0: 24 products to train on, 24 others held out."""
+    folder = tmp_path_factory.mktemp("data")
+    for split, factors in (("train", range(100, 124)), ("test", range(200, 224))):
+        rows = [
+            {
+                "data_source": "multiply",
+                "prompt": [{"role": "user", "content": f"{n} * 7 ="}],
+                "reward_model": {"ground_truth": 7 * n},
+            }
+            for n in factors
+        ]
+        (folder / f"{split}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    KWARGS["Dataset-v0"] = {"data": str(folder)}
+
+
+def make(env_id: str, **kwargs: Any) -> gym.Env:
+    return gym.make(env_id, **KWARGS.get(env_id.removeprefix("envs:"), {}), **kwargs)
 
 
 def respond(env: TaskEnv, answer: str) -> str:
@@ -36,7 +64,7 @@ def env_id(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def env(env_id: str) -> TaskEnv:
-    return gym.make(env_id).unwrapped
+    return make(env_id).unwrapped
 
 
 def test_every_environment_is_here() -> None:
@@ -46,25 +74,25 @@ def test_every_environment_is_here() -> None:
 def test_api(env_id: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_env(gym.make(env_id).unwrapped)
-        check_env(gym.make(f"envs:{env_id}").unwrapped)
+        check_env(make(env_id).unwrapped)
+        check_env(make(f"envs:{env_id}").unwrapped)
 
 
 def test_gymnasium_imports_the_package_by_itself(env_id: str) -> None:
-    code = f"import gymnasium; print(gymnasium.make('envs:{env_id}').reset(seed=7)[0])"
+    kwargs = KWARGS.get(env_id, {})
+    code = f"import gymnasium; print(gymnasium.make('envs:{env_id}', **{kwargs!r}).reset(seed=7)[0])"
     question = subprocess.check_output([sys.executable, "-c", code], text=True)
-    assert question.rstrip("\n") == gym.make(env_id).reset(seed=7)[0]  # one seed, one task, in any process
+    assert question.rstrip("\n") == make(env_id).reset(seed=7)[0]  # one seed, one task, in any process
 
 
 def test_import_is_light() -> None:
-    code = (
-        "import envs, sys; print([m for m in ('torch', 'ray', 'vllm', 'transformers') if m in sys.modules])"
-    )
+    heavy = ("torch", "ray", "vllm", "transformers", "sympy", "math_verify", "datasets", "pandas", "pyarrow")
+    code = f"import envs, sys; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
 def test_a_seed_fixes_the_task(env_id: str) -> None:
-    first, second = gym.make(env_id), gym.make(env_id)
+    first, second = make(env_id), make(env_id)
     second.reset(seed=3)  # another past does not matter
     second.unwrapped.np_random.random(5)
     tasks = []
@@ -72,14 +100,15 @@ def test_a_seed_fixes_the_task(env_id: str) -> None:
         assert first.reset(seed=seed) == second.reset(seed=seed)
         assert first.unwrapped.task == second.unwrapped.task
         tasks.append(first.unwrapped.task)
-    assert len(set(tasks)) > 15
+    num_tasks = first.unwrapped.num_tasks  # of a data set, 24 or more: some of 20 draws meet
+    assert len(set(tasks)) > (15 if num_tasks is None else 8)
     first.reset(seed=0), second.reset(seed=0)
     assert [first.reset() for _ in range(5)] == [second.reset() for _ in range(5)]
 
 
 def test_the_splits_differ(env_id: str) -> None:
     questions = {
-        split: {gym.make(env_id, split=split).reset(seed=seed)[0] for seed in range(50)}
+        split: {make(env_id, split=split).reset(seed=seed)[0] for seed in range(50)}
         for split in ("train", "test")
     }
     assert not questions["train"] & questions["test"]
@@ -105,7 +134,7 @@ def test_a_known_solution_scores_1(env: TaskEnv) -> None:
 
 @pytest.mark.parametrize("scale", ["default", "tinyzero"])
 def test_other_responses_score_what_the_docstring_says(env_id: str, scale: str) -> None:
-    env = gym.make(env_id, reward=scale).unwrapped
+    env = make(env_id, reward=scale).unwrapped
     tinyzero = scale == "tinyzero"
 
     def outcome(text: Callable[[str], str]) -> tuple[float, bool, bool, bool]:
@@ -124,7 +153,7 @@ def test_other_responses_score_what_the_docstring_says(env_id: str, scale: str) 
 
 
 def test_step_belongs_to_an_episode(env_id: str) -> None:
-    for env in (gym.make(env_id), gym.make(env_id).unwrapped):
+    for env in (make(env_id), make(env_id).unwrapped):
         with pytest.raises(gym.error.ResetNeeded):
             env.step("")
         env.reset(seed=0)
@@ -141,8 +170,10 @@ def test_vector(env_id: str, mode: str) -> None:
     options = {"autoreset_mode": AutoresetMode.SAME_STEP} | (
         {"shared_memory": False} if mode == "async" else {}
     )
-    vector = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=options)
-    single = [gym.make(env_id).unwrapped for _ in range(2)]
+    vector = gym.make_vec(
+        env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=options, **KWARGS.get(env_id, {})
+    )
+    single = [make(env_id).unwrapped for _ in range(2)]
     questions, info = vector.reset(seed=5)
     assert list(questions) == [env.reset(seed=5 + i)[0] for i, env in enumerate(single)]
     assert list(info["assistant_prefix"]) == [env.assistant_prefix for env in single]
@@ -158,7 +189,9 @@ def test_vector(env_id: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_vector_with_gymnasiums_default_autoreset(env_id: str, mode: str) -> None:
     options = {"shared_memory": False} if mode == "async" else {}
-    vector = gym.make_vec(env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=options)
+    vector = gym.make_vec(
+        env_id, num_envs=2, vectorization_mode=mode, vector_kwargs=options, **KWARGS.get(env_id, {})
+    )
     vector.reset(seed=5)
     observations, _, terminated, _, info = vector.step(("", ""))
     assert list(observations) == ["", ""] and all(terminated) and not any(info["correct"])
@@ -176,7 +209,7 @@ def test_pickling(env: TaskEnv) -> None:
 
 
 def test_spec_survives_json(env_id: str) -> None:
-    spec = gym.make(env_id, split="test").spec
+    spec = make(env_id, split="test").spec
     assert gym.make(gym.envs.registration.EnvSpec.from_json(spec.to_json())).unwrapped.split == "test"
 
 
