@@ -42,7 +42,8 @@ def share_of_steps(text: str, a: int, b: int) -> float:
     For each digit of a factor that is not 0, there is the other factor times that digit at its place: 47 * 36 has
     `47 * 30 = 1410` and `47 * 6 = 282`, or `36 * 40 = 1440` and `36 * 7 = 252`. Of these two ways, the one that
     more is stated of counts. The order within a product is free; one that is stated with two results counts as
-    wrong. The signs of `a` and `b` are left out, and a factor 0 has no partial products. The time is linear.
+    wrong. The signs of `a` and `b` are left out, and a factor 0 has no partial products. The time is linear in the
+    text.
     """
     stated: dict[frozenset[str], str | None] = {}  # {x, y}: z, or None where the results differ
     for chain in _CHAIN.finditer(text):
@@ -56,15 +57,13 @@ def share_of_steps(text: str, a: int, b: int) -> float:
 def _share_of_way(stated: Mapping[frozenset[str], str | None], multiplicand: int, multiplier: int) -> float:
     """The share where the digits are those of `multiplier`."""
     x, digits = decimal_text(multiplicand), decimal_text(multiplier)
-    multiples = {digit: decimal_text(multiplicand * int(digit)) for digit in "123456789"}
     num_right = 0
-    # Over what is stated, not over the digits: texts are compared, and none is longer than those in the response.
-    for product, z in stated.items():
+    for product, z in stated.items():  # numbers of the response stay texts: none is converted, however long
         if x in product:
             (y,) = product - {x} or {x}
-            digit, zeros = y[0], "0" * (len(y) - 1)
-            stands_there = len(y) <= len(digits) and digits[-len(y)] == digit and y == digit + zeros
-            num_right += digit != "0" and stands_there and z == multiples[digit] + zeros
+            digit, place = y[0], len(y) - 1
+            if place < len(digits) and digits[-1 - place] == digit != "0" and y == digit + "0" * place:
+                num_right += z == decimal_text(multiplicand * int(digit)) + "0" * place
     return num_right / (len(digits) - digits.count("0"))
 
 

@@ -24,6 +24,7 @@ from llmenv.env import TaskEnv, TextSpace
 IDS = sorted(id for id, spec in gym.registry.items() if str(spec.entry_point).startswith("envs."))
 RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
     "Countdown-v0": lambda env: env.task.solution,
+    "Multiplication-v0": lambda env: str(env.task.a * env.task.b),
     "Dataset-v0": lambda env: str(env.task.truth),
     "GSM8K-v0": lambda env: env.task.answer,
     "MATH-v0": lambda env: env.task.answer,
