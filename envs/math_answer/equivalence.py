@@ -15,7 +15,7 @@ from sympy import Expr, Integer, Symbol
 
 from envs.math_answer.reader import Collection, Matrix, Node, Relation, Text, Tuple, Union, read
 from envs.math_answer.tokens import Unreadable, words_of
-from envs.math_answer.units import PERCENT, UNITS, Unit
+from envs.math_answer.units import PERCENT, UNITS, Unit, base_of
 
 DIGITS = 50  # that two values are computed to
 # Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
@@ -109,6 +109,9 @@ def same_value(gold: Expr, given: Expr) -> bool:
         return equal(gold, given) or equal(gold / 100, given)
     if given_unit == PERCENT:
         return equal(gold, given) or equal(gold, given / 100)
+    if base := base_of(given_unit):
+        digits = str(given)
+        return all(digit < str(base) or base == 10 for digit in digits) and gold == int(digits, base)
     return equal(gold, given)
 
 

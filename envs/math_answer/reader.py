@@ -18,7 +18,7 @@ import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
 from envs.math_answer.tokens import Token, Unreadable, tokenize, words_of
-from envs.math_answer.units import CURRENCIES, DEGREE, PERCENT, Unit, read_unit
+from envs.math_answer.units import CURRENCIES, DEGREE, PERCENT, base_unit, read_unit
 
 MAX_DEPTH = 40
 MAX_BITS = 10_000  # of an integer in a result
@@ -286,8 +286,8 @@ class _Parser:
     def subscript(self, value: Expr) -> Expr:
         """A base (`52_8` is 52 in that unit, not 42) or an index."""
         index = _number(self.argument(whole=True))
-        if value.is_Integer and index.is_Integer:
-            return value * Unit(f"base {index}")
+        if value.is_Integer and index.is_Integer and 2 <= index <= 10:
+            return value * base_unit(int(index))
         if isinstance(value, Symbol) and (index.is_Integer or isinstance(index, Symbol)):
             return Symbol(f"{value.name}_{index}")
         raise Unreadable("a subscript")

@@ -42,7 +42,7 @@ _CHARACTERS = str.maketrans({
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "~": " ",
 })  # fmt: skip
 _PREFIX = re.compile(
-    r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)\s*",
+    r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)\s*|=\s*",
     re.IGNORECASE,
 )
 _DOLLAR = re.compile(r"(?<!\\)\$")

@@ -42,6 +42,16 @@ _NO_UNITS = {
 }  # fmt: skip
 
 
+def base_unit(base: int) -> Unit:
+    """The unit of digits in a base: `52_8` is 52 of these, not 42."""
+    return Unit(f"base {base}")
+
+
+def base_of(unit: Expr) -> int | None:
+    """The base whose unit this is."""
+    return int(unit.name.split()[1]) if isinstance(unit, Unit) and unit.name.startswith("base ") else None
+
+
 def read_unit(words: str) -> Expr | None:
     """What words after a number measure (`square feet`, `miles per hour`, `apples`); None if they say otherwise."""
     top, *below = [_simple_unit(part) for part in re.split(r"\bper\b|/", words)]
