@@ -14,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from envs.multiplication import share_of_steps
 from experiments import make_tiny
 from experiments.demonstrations import DEMONSTRATIONS
 from experiments.demonstrations.countdown import MAX_VALUE, term_of
+from experiments.demonstrations.multiplication import guess, work_out
 from llmenv import tiny
 from llmenv.renderer import Renderer
 
@@ -112,6 +114,61 @@ def test_term_of_an_expression() -> None:
     assert term.steps == ("10 - 4 = 6", "6 * 3 = 18", "18 / 2 = 9")
     assert term.expression == "((10 - 4) * 3) / 2"
     assert term_of("5 / 2") is term_of("2 - 3") is term_of("99 * 99") is None
+
+
+# Of 1000 pairs, 100 have a one-digit a and 90 more a b of 0: a guess is right for 19 %. So the patient are right for
+# 5/6 + 19 %/6 = 86 %, the hasty for 2/5 + 3/5 * 19 % = 51 %; the blind where two such products happen to be equal.
+@pytest.mark.parametrize(
+    ("style", "low", "high"), [("patient", 0.81, 0.91), ("hasty", 0.46, 0.57), ("blind", 0.0, 0.06)]
+)
+def test_multiplication_demonstrations(style: str, low: float, high: float) -> None:
+    demonstrations = DEMONSTRATIONS["Multiplication-v0"]
+    env = gym.make("envs:Multiplication-v0", **demonstrations.env_config).unwrapped
+    env.reset(seed=0)
+    rng = random.Random(0)
+    correct, worked_out = [], []
+    for _ in range(600):
+        env.reset()
+        task = env.task
+        completion = demonstrations.write(rng, task, style)
+        calculations = re.findall(r"(\d+) ([*+]) (\d+) = (\d+)", completion)
+        for left, symbol, right, value in calculations:
+            assert int(value) == (int(left) * int(right) if symbol == "*" else int(left) + int(right))
+        *_, info = env.step(env.assistant_prefix + completion)
+        assert info["well_formed"]
+        assert info["failure"] in (None, "wrong value")
+        if calculations and style != "blind":
+            assert info["correct"]
+            assert share_of_steps(completion, *task) == (1.0 if task.a and task.b else 0.0)
+        correct.append(info["correct"])
+        worked_out.append(bool(calculations))
+    assert low < sum(correct) / len(correct) < high
+    expected = {"patient": 5 / 6, "hasty": 2 / 5, "blind": 1.0}[style]
+    assert sum(worked_out) / len(worked_out) == pytest.approx(expected, abs=0.06)
+
+
+def test_products_on_paper() -> None:
+    assert work_out(47, 36) == ["40 * 36 = 1440", "7 * 36 = 252", "1440 + 252 = 1692"]
+    assert work_out(6, 47) == ["40 * 6 = 240", "7 * 6 = 42", "240 + 42 = 282"]
+    assert work_out(111, 5) == [
+        "100 * 5 = 500",
+        "10 * 5 = 50",
+        "1 * 5 = 5",
+        "500 + 50 = 550",
+        "550 + 5 = 555",
+    ]
+    assert work_out(305, 7) == ["300 * 7 = 2100", "5 * 7 = 35", "2100 + 35 = 2135"]
+    assert work_out(40, 6) == ["40 * 6 = 240"]
+    assert work_out(0, 0) == ["0 * 0 = 0"]
+
+
+def test_guesses_are_near_and_end_rightly() -> None:
+    rng = random.Random(0)
+    assert {guess(rng, 7, 9) for _ in range(20)} == {63}
+    assert {guess(rng, 47, 0) for _ in range(20)} == {0}
+    assert {guess(rng, 11, 1) for _ in range(50)} == {1, 21}
+    # 47 * 6 = 282, and a fiftieth of it is 5: up to five tens off
+    assert {guess(rng, 47, 6) for _ in range(500)} == {*range(232, 282, 10), *range(292, 333, 10)}
 
 
 def test_the_loss_of_a_batch_ignores_its_padding() -> None:
