@@ -1,8 +1,9 @@
 r"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
 
 The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\frac{2}{4}` are one answer, `[1,2)`
-and `(1,2)` are two. Values are compared exactly, never rounded. Units, per cent signs, names of variables (`x = 5`) and
-the base of a number may be left out or added, but where both have one they must agree. Text is compared as text.
+and `(1,2)` are two. Values are compared exactly, never rounded. Units, per cent signs and names of variables (`x = 5`)
+may be left out or added, the base of a number may be left out, but where both have one they must agree. Text is
+compared as text.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import sympy
 from sympy import Expr, Integer, Symbol
 
 from envs.math_answer.reader import Collection, Matrix, Node, Relation, Text, Tuple, Union, read
-from envs.math_answer.tokens import Unreadable, words_of
-from envs.math_answer.units import PERCENT, UNITS, Unit, base_of
+from envs.math_answer.tokens import TooLarge, Unreadable, words_of
+from envs.math_answer.units import PERCENT, UNITS, Unit, is_base
 
 DIGITS = 50  # that two values are computed to
 # Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
@@ -28,11 +29,13 @@ def judge(answer: str, gold: str) -> str | None:
     """None if `answer` is right, else "wrong value" or "not an expression"."""
     try:
         expected = _read_gold(gold)
+    except TooLarge:
+        return "wrong value"  # equal texts never come here
     except Unreadable:
         return _judge_by_math_verify(answer, gold)
     try:
         if isinstance(expected, Text):
-            right = words_of(answer) == expected.words
+            right = words_of(answer) == expected.words or read(answer) == expected
         else:
             given = read(answer)
             right = given.words == words_of(gold) if isinstance(given, Text) else same(expected, given)
@@ -54,13 +57,13 @@ def _judge_by_math_verify(answer: str, gold: str) -> str | None:
         # Its own time limit is an alarm, for the main thread alone; the worker process has one that always holds.
         return parse(f"${text.strip().strip('$')}$", [LatexExtractionConfig()], parsing_timeout=None)
 
-    if answer.split() == gold.split():
-        return None
     return None if verify(parsed(gold), parsed(answer), timeout_seconds=None) else "wrong value"
 
 
 def same(gold: Node, given: Node) -> bool:
     """Whether two answers are the same."""
+    if isinstance(gold, Union) or isinstance(given, Union):  # `x < 3 or x > 5` is a list, and a union
+        return _same_collections(_parts(gold), _parts(given))
     if isinstance(gold, Collection) or isinstance(given, Collection):
         return _same_collections(_items(gold), _items(given))
     if isinstance(gold, Relation) or isinstance(given, Relation):
@@ -70,8 +73,6 @@ def same(gold: Node, given: Node) -> bool:
     if isinstance(gold, Tuple) and isinstance(given, Tuple):
         brackets = gold.opening + gold.closing == given.opening + given.closing
         return brackets and _same_items(gold.items, given.items)
-    if isinstance(gold, Union) and isinstance(given, Union):
-        return _same_collections(gold.parts, given.parts)
     if isinstance(gold, Matrix) and isinstance(given, Matrix):
         return len(gold.rows) == len(given.rows) and all(map(_same_items, gold.rows, given.rows))
     return False
@@ -79,6 +80,10 @@ def same(gold: Node, given: Node) -> bool:
 
 def _same_items(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
     return len(gold) == len(given) and all(map(same, gold, given))
+
+
+def _parts(node: Node) -> tuple[Node, ...]:
+    return node.parts if isinstance(node, Union) else tuple(_value(item) for item in _items(node))
 
 
 def _items(node: Node) -> tuple[Node, ...]:
@@ -102,16 +107,16 @@ def same_value(gold: Expr, given: Expr) -> bool:
         return True
     gold, gold_unit = _split_unit(gold)
     given, given_unit = _split_unit(given)
-    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1):
+    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1) or is_base(given_unit):
         return False
     # One of the two has a unit. Per cent is one that may also be meant: 50 % is 50, and is 0.5.
     if gold_unit == PERCENT:
         return equal(gold, given) or equal(gold / 100, given)
     if given_unit == PERCENT:
-        return equal(gold, given) or equal(gold, given / 100)
-    if base := base_of(given_unit):
-        digits = str(given)
-        return all(digit < str(base) or base == 10 for digit in digits) and gold == int(digits, base)
+        share = equal(
+            gold, given / 100
+        )  # a gold answer below 1 is a share, and 0.5 % is none of its spellings
+        return share or (equal(gold, given) and not (gold.is_number and bool(abs(gold) < 1)))
     return equal(gold, given)
 
 

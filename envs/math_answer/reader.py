@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
-from envs.math_answer.tokens import Token, Unreadable, tokenize, words_of
+from envs.math_answer.tokens import Token, TooLarge, Unreadable, tokenize, words_of
 from envs.math_answer.units import CURRENCIES, DEGREE, PERCENT, base_unit, read_unit
 
 MAX_DEPTH = 40
@@ -78,6 +78,8 @@ def read(text: str) -> Node:
     Raises:
         Unreadable: It is not one.
     """
+    if time := _TIME.fullmatch(words_of(text)):
+        return Text(f"{time[1]} {time[2]}m")
     tokens = tokenize(text)
     if not tokens:
         raise Unreadable("nothing")
@@ -91,6 +93,7 @@ def read(text: str) -> Node:
     )
 
 
+_TIME = re.compile(r"([0-9]{1,2}(?: [0-5][0-9])?) ([ap]) ?m")  # of the day, as `words_of` gives it
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
 _OPERANDS = {"(", "[", "{", "\\{", "\\langle", "|", "\\lfloor", "\\lceil", "\\dollar", "\\euro", "\\pound"}
@@ -157,10 +160,10 @@ class _Parser:
         return items
 
     def item(self) -> Node:
-        sides, operators = [self.union()], []
+        sides, operators = [self.ratio()], []
         while operator := self.take(*_RELATIONS, "\\in"):
             operators.append(operator)
-            sides.append(self.union())
+            sides.append(self.ratio())
         if not operators:
             return sides[0]
         if operators == ["\\in"] and isinstance(sides[0], Symbol):
@@ -168,6 +171,14 @@ class _Parser:
         if not all(isinstance(side, Expr) for side in sides) or "\\in" in operators:
             raise Unreadable("a relation between what is not numbers")
         return Relation(tuple(sides), tuple(operators))
+
+    def ratio(self) -> Node:
+        parts = [self.union()]
+        while self.take(":"):
+            parts.append(self.union())
+        if len(parts) == 2:
+            return _quotient(*parts)
+        return parts[0] if len(parts) == 1 else Tuple(":", ":", tuple(parts))
 
     def union(self) -> Node:
         parts = [self.sum()]
@@ -197,21 +208,20 @@ class _Parser:
     def term(self, sign: int) -> Node:
         product = self.factor()
         if sign < 0:
-            product = -_number(product)
+            product = _scaled(product, Integer(-1))
         while True:
             if self.take("*"):
                 product = _bounded(_number(product) * _number(self.signed_factor()))
-            elif self.take("/", ":"):
-                divisor = _number(self.signed_factor())
-                if divisor.is_zero:
-                    raise Unreadable("a division by zero")
-                product = _bounded(_number(product) / divisor)
+            elif self.take("/"):
+                product = _quotient(product, self.signed_factor())
             elif self.next.kind == "text" and isinstance(product, Expr):
                 unit = read_unit(self.next.value)
                 if unit is None:
                     raise Unreadable(f"{self.next.value[:20]!r} is no unit")
                 self.position += 1
                 product = product * self.postfix(unit)
+            elif self.next.value == "\\begin" and isinstance(product, Expr):
+                product = _scaled(self.factor(), product)
             elif self.starts_operand() and isinstance(product, Expr):
                 product = self.adjoin(product)
             else:
@@ -240,6 +250,8 @@ class _Parser:
         """What stands next to a product without a sign: a factor, or the fraction of a mixed number."""
         kind, value = self.next
         after_integer = self.tokens[self.position - 1].kind == "number" and abs(product).is_Integer
+        if kind == "number" and self.tokens[self.position - 1].value == "!":
+            return _bounded(product * _number(self.factor()))
         if kind == "number" and not after_integer:
             raise Unreadable("two numbers side by side")
         if kind == "number" or (value == "\\frac" and after_integer):
@@ -333,7 +345,7 @@ class _Parser:
 
     def number(self, digits: str) -> Expr:
         if len(digits) > 1000 or re.search(r"[eE][+-]?[0-9]{4}", digits):
-            raise Unreadable("a number too long")
+            raise TooLarge("a number too long")
         if self.take("\\overline"):  # 0.1\overline{6} = (16 - 1) / 90
             period = "".join(value for _, value in self.raw_group())
             head, _, decimals = digits.partition(".")
@@ -392,10 +404,7 @@ class _Parser:
             return self.function(name[1:])
         match name:
             case "\\frac":
-                top, bottom = _number(self.argument()), _number(self.argument())
-                if bottom.is_zero:
-                    raise Unreadable("a division by zero")
-                return top / bottom
+                return _quotient(self.argument(), self.argument())
             case "\\binom":
                 return _bounded(sympy.binomial(_small(self.argument()), _small(self.argument())))
             case "\\sqrt":
@@ -478,6 +487,19 @@ def _number(node: Node) -> Expr:
     return node
 
 
+def _scaled(node: Node, factor: Expr) -> Node:
+    if isinstance(node, Matrix):
+        return Matrix(tuple(tuple(_scaled(entry, factor) for entry in row) for row in node.rows))
+    return _bounded(_number(node) * factor)
+
+
+def _quotient(top: Node, bottom: Node) -> Expr:
+    divisor = _number(bottom)
+    if divisor.is_zero:
+        raise Unreadable("a division by zero")
+    return _bounded(_number(top) / divisor)
+
+
 def _finite(node: Node) -> Node:
     if isinstance(node, Expr) and node.has(sympy.nan, sympy.zoo):
         raise Unreadable("an undefined value")
@@ -486,24 +508,26 @@ def _finite(node: Node) -> Node:
 
 def _bounded(value: Expr) -> Expr:
     if isinstance(value, Rational) and max(abs(value.p), value.q).bit_length() > MAX_BITS:
-        raise Unreadable("a number too large")
+        raise TooLarge("a number too large")
     return value
 
 
 def _small(node: Node) -> Expr:
     value = _number(node)
-    if not value.is_Integer or not 0 <= value <= 1000:
-        raise Unreadable("not a small natural number")
+    if not value.is_Integer or value < 0:
+        raise Unreadable("not a natural number")
+    if value > 1000:
+        raise TooLarge("a factorial or binomial coefficient too large")
     return value
 
 
 def _power(base: Expr, exponent: Expr) -> Expr:
     """`base ** exponent`, unless that is undefined or would be too large to write down."""
-    if base.is_zero and not exponent.is_positive:
+    if (base.is_zero and not exponent.is_positive) or base.is_infinite or exponent.is_infinite:
         raise Unreadable("an undefined power")
     if exponent.is_number:
         size = abs(exponent.evalf(5))
         bits = max(abs(base.p), base.q).bit_length() if isinstance(base, Rational) else 2
         if not size.is_real or size > MAX_BITS or size * bits > MAX_BITS:
-            raise Unreadable("a power too large")
+            raise TooLarge("a power too large")
     return base**exponent

@@ -16,6 +16,10 @@ class Unreadable(ValueError):
     """The text is no mathematical answer that is known here."""
 
 
+class TooLarge(Unreadable):
+    """It is one, but its value would not fit into any memory."""
+
+
 class Token(NamedTuple):
     """A piece of the text.
 
@@ -38,11 +42,11 @@ CLOSING = (")", "]", "\\}", "\\rangle")
 _CHARACTERS = str.maketrans({
     "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ", "√": "\\sqrt ", "±": "\\pm ",
     "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∈": "\\in ", "°": "^\\circ ", "²": "^2 ", "³": "^3 ",
-    "π": "\\pi ", "θ": "\\theta ", "∞": "\\infty ", "€": "\\euro ", "£": "\\pound ",
+    "π": "\\pi ", "∅": "\\emptyset ", "θ": "\\theta ", "∞": "\\infty ", "€": "\\euro ", "£": "\\pound ",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "~": " ",
 })  # fmt: skip
 _PREFIX = re.compile(
-    r"\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)\s*|=\s*",
+    r"\A\s*(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)|=)\s*",
     re.IGNORECASE,
 )
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -95,7 +99,10 @@ def words_of(text: str) -> str:
 
 def _clean(text: str) -> str:
     """Takes away what says nothing: marks around mathematics, "the answer is", spacing, sizes, a full stop."""
-    text = _PREFIX.sub("", text.translate(_CHARACTERS).strip().strip("*").rstrip(". \t\r\n"), count=1)
+    text = text.translate(_CHARACTERS).strip()
+    if text.startswith("**") and text.endswith("**"):  # bold in Markdown
+        text = text[2:-2]
+    text = _PREFIX.sub("", text.rstrip(". \t\r\n"), count=1)
     if len(_DOLLAR.findall(text)) % 2 == 0:  # marks around mathematics; one alone is money
         text = _DOLLAR.sub(" ", text)
     text = re.sub(r"\\?\$", r" \\dollar ", text).rstrip(". \t\r\n")

@@ -47,9 +47,9 @@ def base_unit(base: int) -> Unit:
     return Unit(f"base {base}")
 
 
-def base_of(unit: Expr) -> int | None:
-    """The base whose unit this is."""
-    return int(unit.name.split()[1]) if isinstance(unit, Unit) and unit.name.startswith("base ") else None
+def is_base(unit: Expr) -> bool:
+    """Whether this is the unit of digits in some base."""
+    return isinstance(unit, Unit) and unit.name.startswith("base ")
 
 
 def read_unit(words: str) -> Expr | None:
