@@ -48,8 +48,8 @@ def share_of_steps(text: str, a: int, b: int) -> float:
     stated: dict[frozenset[str], str | None] = {}  # {x, y}: z, or None where the results differ
     for chain in _CHAIN.finditer(text):
         if step := _STEP.fullmatch(chain[0]):
-            x, y, z = step.groups()
-            stated[frozenset((x, y))] = z if stated.get(frozenset((x, y)), z) == z else None
+            product, result = frozenset(step.group(1, 2)), step[3]
+            stated[product] = result if stated.get(product, result) == result else None
     a, b = abs(a), abs(b)
     return max(_share_of_way(stated, a, b), _share_of_way(stated, b, a)) if a and b else 0.0
 
@@ -98,7 +98,7 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
 
     `step_reward` adds to that, for a well-formed response, up to so much for the work shown in the `<think>` block:
     in proportion to how many of the partial products stand there rightly (`share_of_steps` has the rules). It is
-    never so much that steps with a wrong answer earn more than a right answer without steps.
+    never so much that steps with a wrong answer earn more than a right answer in good form without them.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
     "no answer", "not an integer", "wrong value", or "malformed" if correct but not well formed.
