@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from envs.multiplication import share_of_steps
+from envs.multiplication import share_of_steps, split_of
 from experiments import make_tiny
 from experiments.demonstrations import DEMONSTRATIONS
 from experiments.demonstrations.countdown import MAX_VALUE, term_of
@@ -215,3 +215,12 @@ def test_the_script_repeats_itself_and_goes_on_after_an_interruption(
 def test_an_environment_without_demonstrations_is_refused() -> None:
     with pytest.raises(ValueError, match="no demonstrations of Nowhere-v0"):
         make_tiny.Mixture({"Nowhere-v0": 1.0})
+
+
+def test_a_mixture_draws_the_tasks_that_are_demonstrated() -> None:
+    mixture = make_tiny.Mixture({"Countdown-v0": 0.0, "Multiplication-v0": 1.0})
+    examples = [example for batch in mixture.block(seed=0, index=0, style="patient") for example in batch]
+    for prompt, _ in examples:
+        a, b = re.findall(r"equation: (\d+) \* (\d+) =", mixture.tokenizer.decode(prompt))[0]
+        assert int(a) < 100 and int(b) < 10
+        assert split_of(int(a), int(b)) == "train"
