@@ -23,15 +23,15 @@ from ray.rllib.utils.metrics import (
 )
 
 from algorithms.config import LLMConfig
+from algorithms.preflight import count_tasks, preflight
 from llmenv.batch import TokenRow, plan_update
-from llmenv.env_runner import make_env
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
-from llmenv.models import load_tokenizer, resolve_model
-from llmenv.rollout import PROMPT_TOO_LONG, GroupRequest
+from llmenv.models import load_tokenizer
+from llmenv.rollout import PROMPT_TOO_LONG, GroupRequest, row_at
 
 # First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
-TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM = 1, 2, 3
+TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, EVALUATION_ROWS_STREAM = 1, 2, 3, 4, 5
 MAX_COLLECT_ATTEMPTS = 5
 
 
@@ -46,7 +46,7 @@ class LLMAlgorithm(Algorithm):
     def setup(self, config: LLMConfig) -> None:
         self.last_episodes: list[TextEpisode] = []
         self.last_evaluation: dict[str, list[TextEpisode]] = {}
-        _preflight(self.config)
+        self._num_tasks = preflight(self.config)
         super().setup(config)
         self.sync_weights()
 
@@ -68,9 +68,14 @@ class LLMAlgorithm(Algorithm):
     def collect(self) -> list[TextEpisode]:
         """The iteration's groups, sampled by all runners together."""
         config = self.config
+        first = self.iteration * config.prompts_per_iteration
+        positions = range(first, first + config.prompts_per_iteration)
+        rows = _rows(self._num_tasks, positions, TRAIN_ROWS_STREAM, config.run_seed)
         requests = [
-            GroupRequest.derive(group, config.group_size, TRAIN_STREAM, config.run_seed, self.iteration)
-            for group in range(config.prompts_per_iteration)
+            GroupRequest.derive(
+                group, config.group_size, TRAIN_STREAM, config.run_seed, self.iteration, options=row
+            )
+            for group, row in enumerate(rows)
         ]
         episodes = self._sample(requests)
         overlong = [episode for episode in episodes if _is_overlong(episode)]
@@ -201,17 +206,20 @@ class LLMAlgorithm(Algorithm):
         load_tokenizer(self.config.base_model).save_pretrained(folder)
 
     def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
-        """One completion of each of the `evaluation_duration` held-out tasks."""
-        requests = [
-            GroupRequest.derive(task, 1, EVALUATION_STREAM) for task in range(self.config.evaluation_duration)
-        ]
+        """One completion of each of the `evaluation_duration` held-out tasks, or of all where they are fewer."""
         env_config = dict(self.evaluation_config.env_config)
+        try:
+            num_tasks = count_tasks(self.config.env, env_config)
+        except Exception as error:
+            raise _not_evaluable(env_config, error) from error
+        count = min(self.config.evaluation_duration, num_tasks or self.config.evaluation_duration)
+        requests = [
+            GroupRequest.derive(task, 1, EVALUATION_STREAM, options=row)
+            for task, row in enumerate(_rows(num_tasks, range(count), EVALUATION_ROWS_STREAM))
+        ]
         episodes = self._sample(requests, temperature=temperature, env_config=env_config)
         if not any(episode.valid for episode in episodes):
-            raise ValueError(
-                f"the environment cannot be evaluated with {env_config}: {episodes[0].error}. If it has no test split, "
-                "evaluation(evaluation_config=None) evaluates on what it is trained on"
-            )
+            raise _not_evaluable(env_config, episodes[0].error)
         return episodes
 
     def _log_episodes(self, episodes: Sequence[TextEpisode]) -> None:
@@ -257,40 +265,15 @@ def _is_overlong(episode: TextEpisode) -> bool:
     return (episode.error or "").startswith(PROMPT_TOO_LONG)
 
 
-def _preflight(config: LLMConfig) -> None:
-    """Fails in the driver, in words, on what would otherwise fail in a remote actor or wait for ever.
-
-    Raises:
-        ValueError: If the environment cannot be made, the model cannot be found, or actors cannot be placed.
-    """
-    resolve_model(config.base_model)
-    try:
-        make_env(config.env, config.env_config).close()
-    except Exception as error:
-        raise ValueError(
-            f"environment {config.env!r} cannot be made with {config.env_config}: {error}. "
-            "Name it as 'module:Id-v0', with the module that registers it."
-        ) from error
-    # Inside a placement group (Ray Tune) the resources have been given already.
-    if config.num_env_runners + config.num_learners > 0 and ray.util.get_current_placement_group() is None:
-        _check_resources(config)
+def _not_evaluable(env_config: dict[str, Any], reason: object) -> ValueError:
+    return ValueError(
+        f"the environment cannot be evaluated with {env_config}: {reason}. If it has no test split, "
+        "evaluation(evaluation_config=None) evaluates on what it is trained on"
+    )
 
 
-def _check_resources(config: LLMConfig) -> None:
-    """An actor that no node can take would stay pending without a word."""
-    runners, learners = config.num_env_runners, config.num_learners
-    cpus_per_learner = config.num_cpus_per_learner
-    if cpus_per_learner == "auto":
-        cpus_per_learner = 0 if config.num_gpus_per_learner else 1
-    needed = {
-        "CPU": runners * config.num_cpus_per_env_runner + learners * cpus_per_learner,
-        "GPU": runners * config.num_gpus_per_env_runner + learners * config.num_gpus_per_learner,
-    }
-    present = ray.cluster_resources()
-    for resource, amount in needed.items():
-        if amount > present.get(resource, 0) + 1e-6:
-            raise ValueError(
-                f"{runners} env runners and {learners} learners need {amount:g} {resource}s, and Ray has "
-                f"{present.get(resource, 0):g}: start fewer, give each a fraction (num_cpus_per_env_runner, "
-                "num_cpus_per_learner, num_gpus_per_env_runner, num_gpus_per_learner), or use a larger cluster"
-            )
+def _rows(num_tasks: int | None, positions: range, *keys: int) -> list[dict[str, int] | None]:
+    """The `reset` options for positions in a data set's walk; None each where the environment draws its tasks."""
+    if num_tasks is None:
+        return [None for _ in positions]
+    return [{"index": row_at(position, num_tasks, *keys)} for position in positions]

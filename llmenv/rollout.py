@@ -1,19 +1,28 @@
-"""The one loop between environments, renderer and sampler: training, evaluation and all else go through it."""
+"""The one loop between environments, renderer and sampler: training, evaluation and all else go through it.
+
+Environments step in threads, each in one at a time: a verifier that waits for another process or a service keeps no
+other waiting. All else, rendering included, is done in the calling thread.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 from llmenv.episode import TextEpisode, Turn, derive_seed
 from llmenv.renderer import Renderer
 from llmenv.sampler import Sampler, SamplingParams
 
 PROMPT_TOO_LONG = "PromptTooLong"  # how the error of a sample begins whose prompt is over the limit
+MAX_STEP_THREADS = min(8, 2 * (os.cpu_count() or 1))
 
 
 @dataclass(frozen=True)
@@ -25,18 +34,34 @@ class GroupRequest:
         size: How many samples.
         seed: `reset(seed=seed)` of every sample: the same seed is the same task.
         sampling_seed: The samples draw their tokens from streams derived from this.
+        options: `reset(options=options)` of every sample, such as the row of a data set.
     """
 
     group: int
     size: int
     seed: int
     sampling_seed: int
+    options: dict[str, Any] | None = None
 
     @classmethod
-    def derive(cls, group: int, size: int, *keys: int) -> GroupRequest:
+    def derive(cls, group: int, size: int, *keys: int, options: dict[str, Any] | None = None) -> GroupRequest:
         """The request whose seeds are a pure function of `keys` and the group."""
         seed = derive_seed(*keys, group)
-        return cls(group, size, seed=seed % 2**31, sampling_seed=seed)
+        return cls(group, size, seed=seed % 2**31, sampling_seed=seed, options=options)
+
+
+def row_at(position: int, num_rows: int, *keys: int) -> int:
+    """The row at a position of an endless walk through a data set, each epoch of which visits every row once.
+
+    A pure function: the order of an epoch is a permutation drawn from `keys` and the number of the epoch.
+    """
+    epoch, offset = divmod(position, num_rows)
+    return int(_permutation(num_rows, *keys, epoch)[offset])
+
+
+@lru_cache(maxsize=4)  # a batch may lie in two epochs
+def _permutation(size: int, *keys: int) -> np.ndarray:
+    return np.random.default_rng(derive_seed(*keys)).permutation(size)
 
 
 class EnvPool:
@@ -87,21 +112,25 @@ def rollout(
         for sample in range(request.size):
             episode = TextEpisode(request.group, sample, weights_version=sampler.weights_version)
             slots.append(_Slot(episode, derive_seed(request.sampling_seed, sample)))
-            _guard(envs, len(slots) - 1, slots, _reset, request.seed, renderer, max_prompt_tokens)
+            _guard(envs, len(slots) - 1, slots, _reset, request, renderer, max_prompt_tokens)
 
-    while active := [i for i, slot in enumerate(slots) if slot.active]:
-        completions = sampler.generate(
-            [slots[i].episode.token_ids for i in active],
-            params,
-            [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active],
-        )
-        for i, completion in zip(active, completions, strict=True):
-            turn = slots[i].episode.turns[-1]
-            turn.response_ids, turn.logps = completion.token_ids, completion.logps
-            turn.finish_reason = completion.finish_reason
-            slots[i].episode.weights_version = completion.weights_version
-            turn.text = slots[i].response_prefix + renderer.decode(completion.token_ids)
-            _guard(envs, i, slots, _step, renderer, max_prompt_tokens)
+    with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
+        while active := [i for i, slot in enumerate(slots) if slot.active]:
+            completions = sampler.generate(
+                [slots[i].episode.token_ids for i in active],
+                params,
+                [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active],
+            )
+            steps = []
+            for i, completion in zip(active, completions, strict=True):
+                turn = slots[i].episode.turns[-1]
+                turn.response_ids, turn.logps = completion.token_ids, completion.logps
+                turn.finish_reason = completion.finish_reason
+                slots[i].episode.weights_version = completion.weights_version
+                turn.text = slots[i].response_prefix + renderer.decode(completion.token_ids)
+                steps.append(threads.submit(envs[i].step, turn.text))
+            for i, step in zip(active, steps, strict=True):
+                _guard(envs, i, slots, _take_step, step, renderer, max_prompt_tokens)
     return [slot.episode for slot in slots]
 
 
@@ -124,17 +153,21 @@ def _guard(envs: EnvPool, i: int, slots: list[_Slot], act: Callable[..., None], 
         envs.discard(i)
 
 
-def _reset(env: gym.Env, slot: _Slot, seed: int, renderer: Renderer, max_prompt_tokens: int | None) -> None:
-    observation, info = env.reset(seed=seed)
+def _reset(
+    env: gym.Env, slot: _Slot, request: GroupRequest, renderer: Renderer, max_prompt_tokens: int | None
+) -> None:
+    observation, info = env.reset(seed=request.seed, options=request.options)
     prompt = renderer.encode(observation, info.get("system"), info.get("assistant_prefix", ""))
     slot.episode.observation = observation
     slot.response_prefix = prompt.response_prefix
     _ask(slot, prompt.token_ids, max_prompt_tokens)
 
 
-def _step(env: gym.Env, slot: _Slot, renderer: Renderer, max_prompt_tokens: int | None) -> None:
+def _take_step(
+    env: gym.Env, slot: _Slot, step: Future[Any], renderer: Renderer, max_prompt_tokens: int | None
+) -> None:
     turn = slot.episode.turns[-1]
-    observation, reward, terminated, truncated, turn.info = env.step(turn.text)
+    observation, reward, terminated, truncated, turn.info = step.result()
     turn.reward = float(reward)
     slot.episode.terminated, slot.episode.truncated = bool(terminated), bool(truncated)
     slot.active = False

@@ -213,7 +213,10 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
         load_rows("some/set", "train", QA)
 
 
-SYSTEM = "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer."
+SYSTEM = (
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with "
+    "the answer."
+)
 QUESTION = "Using the numbers [44, 19, 35], make 98. User: and Assistant: are words too."
 FLAT = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "

@@ -17,7 +17,10 @@ from envs.countdown import QUESTION, CountdownEnv
 from envs.dataset import DatasetEnv
 from llmenv.renderer import Renderer
 
-SYSTEM = "The assistant first thinks about the reasoning process in the mind and then provides the user with the answer."
+SYSTEM = (
+    "The assistant first thinks about the reasoning process in the mind and then provides the user with "
+    "the answer."
+)
 PREFIX = "Let me solve this step by step.\n<think>"
 COUNTDOWN = QUESTION.replace("{numbers}", "[44, 19, 35]").replace("{target}", "98")
 # TinyZero's own, for base models and for Qwen's instruct models.

@@ -28,7 +28,6 @@ RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
     "Dataset-v0": lambda env: str(env.task.truth),
     "GSM8K-v0": lambda env: env.task.answer,
     "MATH-v0": lambda env: env.task.answer,
-    "Multiplication-v0": lambda env: str(env.task.a * env.task.b),
 }
 KWARGS: dict[str, dict[str, Any]] = {"GSM8K-v0": {"data": "sample"}, "MATH-v0": {"data": "sample"}}
 

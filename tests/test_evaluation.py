@@ -29,7 +29,9 @@ def test_interval_narrows_with_the_square_root_of_the_trials() -> None:
     assert widths[0] / widths[1] == pytest.approx(2.0, rel=0.01)
 
 
-def make_episode(reward: float, response: int, error: str | None = None, **info: bool) -> TextEpisode:
+def make_episode(
+    reward: float, response: int, error: str | None = None, **info: bool | str | None
+) -> TextEpisode:
     turn = Turn(
         prompt_ids=[1, 2],
         response_ids=[3] * response,
@@ -43,10 +45,10 @@ def make_episode(reward: float, response: int, error: str | None = None, **info:
 def test_summary_is_over_valid_episodes() -> None:
     episodes = [
         make_episode(1.0, 4, correct=True, well_formed=True),
-        make_episode(0.1, 8, correct=False, well_formed=True),
+        make_episode(0.1, 8, correct=False, well_formed=True, failure="time limit"),
         make_episode(0.1, 6, correct=True, well_formed=False),
         make_episode(0.0, 2),  # an environment that says nothing of the kind: neither
-        make_episode(9.0, 100, error="lost", correct=True),
+        make_episode(9.0, 100, error="lost", correct=True, failure="memory limit"),
         TextEpisode(0, 0, error="PromptTooLong"),
     ]
     summary = summarize(episodes)
@@ -59,9 +61,17 @@ def test_summary_is_over_valid_episodes() -> None:
         "episode_return_mean": pytest.approx(0.3),
         "response_length": 5.0,
         "length_cap_rate": 0.25,
+        "over_limit_rate": 0.25,
         "num_episodes": 4,
         "num_invalid": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("failure", "rate"), [("time limit", 1.0), ("memory limit", 1.0), ("wrong value", 0.0), (None, 0.0)]
+)
+def test_limits_of_verifiers(failure: str | None, rate: float) -> None:
+    assert summarize([make_episode(0.0, 2, failure=failure)])["over_limit_rate"] == rate
 
 
 def test_the_last_turn_decides() -> None:

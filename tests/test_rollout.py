@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ import envs  # noqa: F401
 from llmenv.env import TextEnv
 from llmenv.episode import TextEpisode
 from llmenv.renderer import Renderer
-from llmenv.rollout import EnvPool, GroupRequest, rollout
+from llmenv.rollout import EnvPool, GroupRequest, rollout, row_at
 from llmenv.sampler import Completion, SamplingParams, TransformersSampler
 from support import plain_logps
 
@@ -92,6 +94,24 @@ def test_requests_are_a_function_of_the_keys() -> None:
     assert requests() == requests()
     seeds = {request.seed for keys in ((1, 2), (1, 3), (2, 2)) for request in requests(3, 2, *keys)}
     assert len(seeds) == 9
+
+
+def test_options_reach_every_sample_of_their_group(renderer: Renderer, sampler: ScriptedSampler) -> None:
+    options = [{"numbers": [1, 2], "target": target} for target in (3, 12)]
+    asked = [GroupRequest.derive(group, 2, 1, options=options[group]) for group in range(2)]
+    episodes = rollout(EnvPool(lambda: gym.make("Countdown-v0").unwrapped), renderer, sampler, asked, PARAMS)
+    assert ["equals 3." in e.observation for e in episodes] == [True, True, False, False]
+    assert ["equals 12." in e.observation for e in episodes] == [False, False, True, True]
+
+
+def test_a_walk_through_rows_is_epochs_of_permutations() -> None:
+    walk = [row_at(position, 7, 1, 2) for position in range(70)]
+    epochs = [tuple(walk[start : start + 7]) for start in range(0, 70, 7)]
+    assert all(sorted(epoch) == list(range(7)) for epoch in epochs)
+    assert len(set(epochs)) == 10  # chance would repeat one of 5040 orders in 0.9 % of cases
+    assert walk == [row_at(position, 7, 1, 2) for position in reversed(range(70))][::-1]
+    assert walk[:7] != [row_at(position, 7, 1, 3) for position in range(7)]
+    assert [row_at(position, 1, 1) for position in range(3)] == [0, 0, 0]
 
 
 def test_the_environment_hears_what_the_template_had_opened(
@@ -197,6 +217,34 @@ def test_a_failed_environment_is_closed(renderer: Renderer, sampler: ScriptedSam
 
     rollout(EnvPool(make), renderer, sampler, requests(1, 2), PARAMS)
     assert [env.closed for env in made[:2]] == [True, False]
+
+
+class SlowEnv(EchoEnv):
+    """A step is done when another one is under way too, the earlier environments' last."""
+
+    barrier = threading.Barrier(2)
+    made: list[SlowEnv] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maker = threading.get_ident()
+        SlowEnv.made.append(self)
+        self.number = len(SlowEnv.made)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        SlowEnv.barrier.wait(timeout=20)  # raises when nobody comes
+        time.sleep(0.1 / self.number)
+        return super().step(action)
+
+
+def test_steps_wait_for_each_other_together(renderer: Renderer, sampler: ScriptedSampler) -> None:
+    episodes = rollout(EnvPool(SlowEnv), renderer, sampler, requests(2, 2), PARAMS)
+    assert [episode.error for episode in episodes] == [None] * 4
+    assert [episode.turns[0].text for episode in episodes] == [f"So: 1.{row}" for row in range(4)]
+    assert [episode.turns[1].prompt_ids for episode in episodes] == [
+        renderer.next_turn(f"you said 'So: 1.{row}'") for row in range(4)
+    ]
+    assert {env.maker for env in SlowEnv.made} == {threading.get_ident()}
 
 
 def test_environments_are_used_again(renderer: Renderer, sampler: ScriptedSampler) -> None:
