@@ -9,18 +9,20 @@ compared as text.
 from __future__ import annotations
 
 from functools import lru_cache
-from itertools import pairwise
+from itertools import compress, pairwise
 
 import sympy
-from sympy import Expr, Integer, Symbol
+from sympy import Add, Expr, Integer, Mul, Symbol
 
 from envs.math_answer.reader import Collection, Matrix, Node, Relation, Text, Tuple, Union, read
 from envs.math_answer.tokens import TooLarge, Unreadable, words_of
 from envs.math_answer.units import PERCENT, UNITS, Unit, is_base
 
 DIGITS = 50  # that two values are computed to
+MAX_DIGITS = 500  # for it, where they cancel
 # Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
 _POINTS = ((17, 12), (-31, 23), (5, 7), (41, -29), (-13, 19), (23, 31))
+_TINY = sympy.Float(10) ** -400  # what remains of a zero at MAX_DIGITS
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 _LETTER_UNITS = {name for name in UNITS if len(name) == 1}
 
@@ -64,6 +66,8 @@ def same(gold: Node, given: Node) -> bool:
     """Whether two answers are the same."""
     if isinstance(gold, Union) or isinstance(given, Union):  # `x < 3 or x > 5` is a list, and a union
         return _same_collections(_parts(gold), _parts(given))
+    if isinstance(gold, Tuple) and isinstance(given, Collection):
+        given = _point(given) or given
     if isinstance(gold, Collection) or isinstance(given, Collection):
         return _same_collections(_items(gold), _items(given))
     if isinstance(gold, Relation) or isinstance(given, Relation):
@@ -91,10 +95,27 @@ def _items(node: Node) -> tuple[Node, ...]:
 
 
 def _same_collections(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
-    """Whether each item of one has its equal in the other; one item said twice is one item."""
-    return all(any(same(a, b) for b in given) for a in gold) and all(
-        any(same(a, b) for a in gold) for b in given
+    """Whether each item of one has its equal in the other; one item said twice is one item.
+
+    Two given items that equal one gold item, but not each other, are a choice: `50 cents or 50 dollars` for 50.
+    """
+    if not gold:
+        return not given
+    equals = [[same(a, b) for b in given] for a in gold]
+    return (
+        all(map(any, equals))
+        and all(map(any, zip(*equals, strict=True)))
+        and all(same(b, c) for row in equals for b, c in pairwise(compress(given, row)))
     )
+
+
+def _point(answers: Collection) -> Tuple | None:
+    """The point of `x = 1, y = 2`, if the order of its coordinates is beyond doubt."""
+    names = [_variable(item) if isinstance(item, Relation) else None for item in answers.items]
+    values = tuple(_value(item) for item in answers.items)
+    if None in names or names != sorted(set(names), key=str) or not all(isinstance(x, Expr) for x in values):
+        return None
+    return Tuple("(", ")", values)
 
 
 # --- values ----------------------------------------------------------------------------------------------------------
@@ -131,11 +152,11 @@ def equal(a: Expr, b: Expr) -> bool:
         return False
     compared = 0
     for point in _points(symbols):
-        x, y = a.evalf(DIGITS, subs=point, maxn=500), b.evalf(DIGITS, subs=point, maxn=500)
+        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
         if not (_is_value(x) and _is_value(y)):
             continue
         compared += 1
-        if abs(x - y) > sympy.Float(10) ** (8 - DIGITS) * max(1, abs(x)):
+        if abs(x - y) > max(sympy.Float(10) ** (8 - DIGITS) * max(abs(x), abs(y)), _TINY):
             return False
     return compared > 0 and (not symbols or compared > 2)
 
@@ -164,12 +185,22 @@ def _is_value(x: Expr) -> bool:
 
 
 def _split_unit(expression: Expr) -> tuple[Expr, Expr]:
-    """An expression as a value and its unit (1 if it has none)."""
-    return (
-        expression.as_independent(*_units(expression), as_Add=False)
-        if _units(expression)
-        else (expression, Integer(1))
-    )
+    """An expression as a value and its unit (1 if it has none): of a sum, the one of its terms, or of one of them.
+
+    Raises:
+        Unreadable: Its units do not go together, or are no factors.
+    """
+    values, units = [], {Integer(1)}
+    for term in Add.make_args(expression):
+        value, unit = term.as_independent(*_units(term), as_Add=False) if _units(term) else (term, Integer(1))
+        powers = unit.as_powers_dict().items() if unit != 1 else ()
+        if not all(isinstance(base, Unit) and power.is_number for base, power in powers):
+            raise Unreadable("a unit that is no factor")
+        values.append(value)
+        units.add(unit)
+    if len(units) > 2 or (len(values) > 1 and PERCENT in units):
+        raise Unreadable("units that do not go together")
+    return Add(*values), units.difference({1}).pop() if len(units) > 1 else Integer(1)
 
 
 def _units(expression: Expr) -> list[Symbol]:
@@ -182,7 +213,10 @@ def _with_units_of(gold: Expr, given: Expr) -> Expr:
     if gold.is_number:
         names = _LETTER_UNITS
     letters = {s: UNITS[s.name] for s in given.free_symbols if s.name in names and not isinstance(s, Unit)}
-    return given.subs(letters) if letters else given
+    counted = letters and given.as_independent(*letters, as_Add=False)[0]
+    return (
+        given.subs(letters) if letters and abs(counted) != 1 else given
+    )  # `m` is not 1 m, nor is `5 + m` 6 m
 
 
 # --- relations -------------------------------------------------------------------------------------------------------
@@ -192,6 +226,8 @@ def _same_relations(gold: Node, given: Node) -> bool:
     if isinstance(gold, Relation) and isinstance(given, Relation) and _same_equations(gold, given):
         return True
     first, second = _value(gold), _value(given)
+    if isinstance(second, Relation) and isinstance(gold, Expr) and _is_quantity(gold):
+        second = _named_value(second)
     if isinstance(first, Relation) or isinstance(second, Relation):
         return False
     if isinstance(gold, Relation) and isinstance(given, Relation) and _variable(gold) != _variable(given):
@@ -205,14 +241,35 @@ def _value(node: Node) -> Node:
         return node
     sides, operators = node.sides, node.operators
     if set(operators) == {"="}:
-        if all(side.is_number for side in sides):
-            return sides[-1] if all(equal(a, b) for a, b in pairwise(sides)) else node
+        if all(map(_is_quantity, sides)):
+            return sides[-1] if all(same_value(a, b) for a, b in pairwise(sides)) else node
         if sides[-1] == _variable(node):
             sides = sides[::-1]
         if sides[0] == _variable(node) and all(equal(a, b) for a, b in pairwise(sides[1:])):
             return sides[-1]
         return node
     return _interval(node) or node
+
+
+def _named_value(node: Relation) -> Node:
+    """The 5 of `a + b = 5` or `AB = 5`, whose left side names a quantity; itself if it is yet to be solved."""
+    name, *values = node.sides
+    terms = [term.as_coeff_Mul() for term in Add.make_args(name)]
+    if (
+        set(node.operators) == {"="}
+        and all(
+            abs(sign) == 1 and all(x.is_Symbol for x in Mul.make_args(letters)) for sign, letters in terms
+        )
+        and name != -terms[0][1]
+        and all(map(_is_quantity, values))
+        and all(same_value(a, b) for a, b in pairwise(values))
+    ):
+        return values[-1]
+    return node
+
+
+def _is_quantity(side: Expr) -> bool:
+    return all(isinstance(symbol, Unit) for symbol in side.free_symbols)
 
 
 def _variable(node: Relation) -> Symbol | None:
@@ -265,7 +322,7 @@ def _proportional(gold: Relation, given: Relation) -> Expr | None:
         return None
     ratios = []
     for point in _points(symbols):
-        x, y = a.evalf(DIGITS, subs=point, maxn=500), b.evalf(DIGITS, subs=point, maxn=500)
+        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
         if _is_value(x) and _is_value(y) and y != 0 and (x / y).is_real and x != 0:
             ratios.append(x / y)
     if len(ratios) < 3 or any(

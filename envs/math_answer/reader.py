@@ -161,13 +161,18 @@ class _Parser:
 
     def item(self) -> Node:
         sides, operators = [self.ratio()], []
-        while operator := self.take(*_RELATIONS, "\\in"):
+        while operator := self.take(*_RELATIONS, "\\in", "\\approx"):
             operators.append(operator)
             sides.append(self.ratio())
+        if operators and operators[-1] == "\\approx":  # `\sqrt{2} \approx 1.41` says \sqrt{2}
+            operators.pop()
+            _check_rounded(sides[-2], sides.pop())
         if not operators:
             return sides[0]
         if operators == ["\\in"] and isinstance(sides[0], Symbol):
             return sides[1]
+        if operators == ["="] and _is_name(sides[0]) and not isinstance(sides[1], Expr):
+            return sides[1]  # `P = (1, 2)`, `(x, y) = (1, 2)`
         if not all(isinstance(side, Expr) for side in sides) or "\\in" in operators:
             raise Unreadable("a relation between what is not numbers")
         return Relation(tuple(sides), tuple(operators))
@@ -206,6 +211,7 @@ class _Parser:
         return 1
 
     def term(self, sign: int) -> Node:
+        start = self.position
         product = self.factor()
         if sign < 0:
             product = _scaled(product, Integer(-1))
@@ -213,19 +219,24 @@ class _Parser:
             if self.take("*"):
                 product = _bounded(_number(product) * _number(self.signed_factor()))
             elif self.take("/"):
-                product = _quotient(product, self.signed_factor())
+                product = _quotient(
+                    product, self.unit() if self.next.kind == "text" else self.signed_factor()
+                )
             elif self.next.kind == "text" and isinstance(product, Expr):
-                unit = read_unit(self.next.value)
-                if unit is None:
-                    raise Unreadable(f"{self.next.value[:20]!r} is no unit")
-                self.position += 1
-                product = product * self.postfix(unit)
+                product = product * self.unit()
             elif self.next.value == "\\begin" and isinstance(product, Expr):
                 product = _scaled(self.factor(), product)
             elif self.starts_operand() and isinstance(product, Expr):
-                product = self.adjoin(product)
+                product = self.adjoin(product, start)
             else:
                 return product
+
+    def unit(self) -> Expr:
+        unit = read_unit(self.next.value)
+        if unit is None:
+            raise Unreadable(f"{self.next.value[:20]!r} is no unit")
+        self.position += 1
+        return _number(self.postfix(unit))
 
     def signed_factor(self) -> Node:
         sign = self.leading_sign()
@@ -246,10 +257,13 @@ class _Parser:
             )
         return value in ("(", "{")
 
-    def adjoin(self, product: Expr) -> Expr:
+    def adjoin(self, product: Expr, start: int) -> Expr:
         """What stands next to a product without a sign: a factor, or the fraction of a mixed number."""
         kind, value = self.next
-        after_integer = self.tokens[self.position - 1].kind == "number" and abs(product).is_Integer
+        after_number = self.tokens[self.position - 1].kind == "number"
+        after_integer = after_number and self.position == start + 1 and product.is_Integer
+        if after_number and value == "\\frac" and self.tokens[self.position - 2].value in ("*", "/"):
+            raise Unreadable("a mixed number as a factor")
         if kind == "number" and self.tokens[self.position - 1].value == "!":
             return _bounded(product * _number(self.factor()))
         if kind == "number" and not after_integer:
@@ -275,7 +289,7 @@ class _Parser:
         return node
 
     def postfix(self, node: Node) -> Node:
-        while mark := self.take("^", "!", "%", "_", *CURRENCIES):
+        while mark := self.take("^", "!", "%", "_", "\\circ", *CURRENCIES):
             value = _number(node)
             if mark in CURRENCIES:
                 node = value * CURRENCIES[mark]
@@ -285,10 +299,16 @@ class _Parser:
                 node = _bounded(sympy.factorial(_small(value)))
             elif mark == "_":
                 node = self.subscript(value)
+            elif mark == "\\circ":  # `60\degree`; of letters it is their composition
+                if not value.is_number:
+                    raise Unreadable("a composition")
+                node = value * DEGREE
             elif self.take("\\circ") or (self.tokens[self.position :][:3] == _CIRCLE and self.skip(3)):
                 node = value * DEGREE
             else:
                 node = _power(value, _number(self.argument(whole=True)))
+                if self.next.value == "^":
+                    raise Unreadable("two exponents")
         return node
 
     def skip(self, count: int) -> bool:
@@ -461,7 +481,7 @@ class _Parser:
 
     def matrix(self) -> Node:
         kind = "".join(value for _, value in self.raw_group())
-        if not kind.endswith(("matrix", "array")):
+        if not kind.endswith(("matrix", "array")) or kind.lower() == "vmatrix":  # that one is a determinant
             raise Unreadable("an environment that is not a matrix")
         if kind == "array":
             self.raw_group()
@@ -479,6 +499,19 @@ class _Parser:
 
 
 _CIRCLE = [Token("symbol", "{"), Token("command", "\\circ"), Token("symbol", "}")]
+
+
+def _is_name(node: Node) -> bool:
+    """Whether this is a letter, or a tuple of letters in the order of the alphabet."""
+    names = node.items if isinstance(node, Tuple) else (node,)
+    return all(isinstance(name, Symbol) for name in names) and list(names) == sorted(set(names), key=str)
+
+
+def _check_rounded(exact: Node, rounded: Node) -> None:
+    """Refuses what is no rounded value: two answers instead of one."""
+    x, y = _number(exact).evalf(20), _number(rounded).evalf(20)
+    if not (x.is_Float and y.is_Float and 100 * abs(x - y) <= abs(x)):
+        raise Unreadable("an approximation")
 
 
 def _number(node: Node) -> Expr:

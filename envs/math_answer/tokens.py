@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from envs.math_answer.units import UNITS
+from envs.math_answer.units import UNIT_WORDS
 
 
 class Unreadable(ValueError):
@@ -38,15 +38,20 @@ FUNCTIONS = (
 )  # fmt: skip
 OPENING = ("(", "[", "\\{", "\\langle")
 CLOSING = (")", "]", "\\}", "\\rangle")
+_BEFORE_UNITS = (")", "}", "/", "\\pi")
 
 _CHARACTERS = str.maketrans({
     "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ", "√": "\\sqrt ", "±": "\\pm ",
     "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∈": "\\in ", "°": "^\\circ ", "²": "^2 ", "³": "^3 ",
     "π": "\\pi ", "∅": "\\emptyset ", "θ": "\\theta ", "∞": "\\infty ", "€": "\\euro ", "£": "\\pound ",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "~": " ",
+    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "∛": "\\sqrt[3] ", "≈": "\\approx ",
 })  # fmt: skip
+# `√13` is the root of 13; LaTeX's `\sqrt 13` is that of 1.
+_ROOT = re.compile(r"([√∛]|(?<![\\A-Za-z])sqrt)\s*([0-9]+(?:\.[0-9]+)?)")
+_BOLD = re.compile(r"(?:\A|(?<=\s))\*\*(?=\S)(.+?)(?<=\S)\*\*")  # in Markdown; before `x**2` there is an x
 _PREFIX = re.compile(
-    r"\A\s*(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)|=)\s*",
+    r"\A\s*(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)"
+    r"|####\s|=)\s*",  # "####" is GSM8K's own
     re.IGNORECASE,
 )
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -54,14 +59,15 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\ |\\;)\s*(?=[0-9]{3}(?![
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 _GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?")
 _DROPPED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|boxed|fbox|rm|bf|it)(?![A-Za-z])"
-    r"|(?<!\\)\\[!,;:> \[\]()]"
+    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
+    r"|(?<!\\)\\[!,;:> \[\]()]|(?<=\S)~"
 )
 _TOKEN = re.compile(
     r"(?P<number>(?:[0-9]+(?:\.[0-9]+|\.(?=\s*\\overline))?|\.[0-9]+)(?:[eE][+-]?[0-9]+(?![A-Za-z0-9]))?)"
-    r"|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[A-Za-z]+)|(?P<symbol><=|>=|!=|\S)",
+    r"|(?P<command>\\[A-Za-z]+|\\.)|(?P<word>[A-Za-z]+)|(?P<symbol><=|>=|!=|\*\*|\S)",
     re.DOTALL,
 )
+_WORDS = re.compile(r"[^\w$\\]*+(?=[^\W\d_])(?:.*[^\W\d_]{2}|[^\W\d_]\W*\Z)", re.DOTALL)  # before any number
 _OPEN_BRACE, _BRACE = re.compile(r"\s*\{"), re.compile(r"[{}]")
 _TEXT_COMMANDS = {
     f"\\{name}" for name in ("text", "textbf", "textit", "textrm", "mbox", "hbox", "mathrm", "operatorname")
@@ -69,7 +75,7 @@ _TEXT_COMMANDS = {
 _FONT_COMMANDS = {f"\\{name}" for name in ("mathbf", "mathit", "mathcal", "mathsf", "boldsymbol", "vec")}
 _SPELLINGS = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
-    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "\\colon": ":", "\\%": "%",
+    "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "**": "^", "\\colon": ":", "\\%": "%",
     "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=", "\\geqslant": ">=",
     "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
     "\\degree": "\\circ", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\varnothing": "\\emptyset",
@@ -99,15 +105,18 @@ def words_of(text: str) -> str:
 
 def _clean(text: str) -> str:
     """Takes away what says nothing: marks around mathematics, "the answer is", spacing, sizes, a full stop."""
-    text = text.translate(_CHARACTERS).strip()
-    if text.startswith("**") and text.endswith("**"):  # bold in Markdown
-        text = text[2:-2]
-    text = _PREFIX.sub("", text.rstrip(". \t\r\n"), count=1)
+    text = _ROOT.sub(r"\1{\2}", text).translate(_CHARACTERS).strip()
+    text = _PREFIX.sub("", _without_full_stop(_BOLD.sub(r"\1", text)), count=1)
     if len(_DOLLAR.findall(text)) % 2 == 0:  # marks around mathematics; one alone is money
         text = _DOLLAR.sub(" ", text)
-    text = re.sub(r"\\?\$", r" \\dollar ", text).rstrip(". \t\r\n")
+    text = _without_full_stop(re.sub(r"\\?\$", r" \\dollar ", text))
     text = _DROPPED.sub(" ", _THOUSANDS.sub(",", text))
     return _SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ","), text)
+
+
+def _without_full_stop(text: str) -> str:
+    text = text.rstrip()
+    return text if text.endswith("..") else text.removesuffix(".")  # dots that go on are no full stop
 
 
 def _tokens(text: str) -> list[Token]:
@@ -122,7 +131,7 @@ def _tokens(text: str) -> list[Token]:
             tokens.append(Token(kind, value))
         elif value in _TEXT_COMMANDS or value in _FONT_COMMANDS:
             content, position = _braced(text, position)
-            if value in _TEXT_COMMANDS and re.search(r"[^\W\d_]{2}|^\W*[^\W\d_]\W*$", content):
+            if value in _TEXT_COMMANDS and _WORDS.match(content):
                 _add_words(tokens, content)
             else:
                 tokens += _tokens(content)
@@ -152,12 +161,13 @@ def _braced(text: str, position: int) -> tuple[str, int]:
 
 def _add_word(tokens: list[Token], word: str) -> None:
     """A word as a separator, a function, a product of letters, or text."""
-    before = tokens[-1].kind if tokens else ""
+    kind, before = tokens[-1] if tokens else ("", "")
+    measures = len(word) > 1 and word.lower() in UNIT_WORDS and (kind == "number" or before in _BEFORE_UNITS)
     if word.lower() in ("and", "or"):
         tokens.append(Token("separator", ","))
     elif command := _WORD_COMMANDS.get(word.lower() if len(word) > 2 else word):
         tokens.append(Token("command" if command[0] == "\\" else "symbol", command))
-    elif before == "text" or len(word) > 3 or (before == "number" and word in UNITS and len(word) > 1):
+    elif kind == "text" or len(word) > 3 or measures:
         _add_words(tokens, word)
     elif len(word) == 3 and not tokens:
         _add_words(tokens, word)  # a word such as "yes" rather than a product

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sympy import Expr, Symbol
+from sympy import Expr, Integer, Symbol
 
 
 class Unit(Symbol):
@@ -19,26 +19,30 @@ _ALIASES = {
     "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram",
     "kg": "kilogram", "lb": "lbs pound", "oz": "ounce", "s": "sec second", "min": "minute", "h": "hr hour",
     "mL": "ml milliliter millilitre", "L": "l liter litre", "dollar": "usd buck", "euro": "eur", "cent": "¢",
-    "degree": "deg", "percent": "percentage pct", "unit": "",
+    "degree": "deg", "radian": "rad", "percent": "percentage pct", "unit": "", "day": "", "cup": "",
 }  # fmt: skip
 UNITS: dict[str, Expr] = {
     alias: Unit(name) for name, aliases in _ALIASES.items() for alias in (name, *aliases.split())
 }
 UNITS |= {"mph": Unit("mi") / Unit("h"), "cc": Unit("cm") ** 3}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+UNIT_WORDS = {*UNITS, *_POWERS, "per"}
+_UNIT = re.compile(r"((?:[^\W\d_]|[\s.,'()¢-])+)(?:\^?\{?([23])\}?\s*)?")
 # Words after a number that change how much it is, or take it back.
+_NUMERALS = {
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
+    "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "dozen", "score", "gross", "hundred",
+    "thousand", "lakh", "million", "crore", "billion", "trillion", "quadrillion", "zillion", "half", "halve", "third",
+    "fourth", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "pair",
+}  # fmt: skip
 _NO_UNITS = {
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
-    "twelve", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "dozen",
-    "score", "hundred", "thousand", "million", "billion", "trillion", "half", "halves", "third", "thirds",
-    "fourth", "fourths", "quarter", "quarters", "fifth", "fifths", "sixth", "sixths", "seventh", "sevenths",
-    "eighth", "eighths", "ninth", "ninths", "tenth", "tenths", "hundredth", "hundredths", "thousandth",
-    "thousandths", "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root",
-    "squared", "cubed", "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point",
-    "pi", "double", "triple", "twice", "fold", "pair", "pairs", "less", "more", "than", "about",
-    "approximately", "around", "nearly", "almost", "equal", "equals", "to", "of", "not", "no", "nor",
-    "neither", "either", "but", "if", "is", "are", "was", "wait", "maybe", "perhaps", "actually", "instead",
-    "wrong", "correct", "false", "true", "unknown",
+    "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root", "squared", "cubed",
+    "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple", "twice",
+    "fold", "less", "more", "than", "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
+    "least", "most", "minimum", "maximum", "equal", "equals", "to", "and", "or", "not", "no", "nor", "never",
+    "neither", "either", "except", "unless", "but", "if", "is", "are", "was", "wait", "maybe", "perhaps", "actually",
+    "instead", "wrong", "incorrect", "correct", "false", "true", "unknown",
+    *_NUMERALS, *(f"{numeral}s" for numeral in _NUMERALS),
 }  # fmt: skip
 
 
@@ -54,19 +58,24 @@ def is_base(unit: Expr) -> bool:
 
 def read_unit(words: str) -> Expr | None:
     """What words after a number measure (`square feet`, `miles per hour`, `apples`); None if they say otherwise."""
-    top, *below = [_simple_unit(part) for part in re.split(r"\bper\b|/", words)]
-    if top is None or None in below:
-        return None
-    for unit in below:
-        top /= unit
-    return top
+    top, *below = re.split(r"\bper\b|/", words)
+    # `18 per day` counts what goes without saying.
+    unit = _simple_unit(top) if top.strip() or not below else Integer(1)
+    for divisor in map(_simple_unit, below):
+        unit = unit / divisor if unit and divisor else None
+    return unit
 
 
 def _simple_unit(words: str) -> Expr | None:
-    names = re.findall(r"[^\W\d_]+|¢", words)
+    if not (match := _UNIT.fullmatch(words)):
+        return None
+    names = re.findall(r"[^\W\d_]+|¢", match[1])
     if not 1 <= len(names) <= 4 or not _NO_UNITS.isdisjoint(name.lower() for name in names):
         return None
-    power = _POWERS.get(names[0].lower(), 1) if len(names) > 1 else 1
-    name = " ".join(names[power > 1 :])
+    adjective = _POWERS.get(names[0].lower(), 1) if len(names) > 1 else 1
+    power = int(match[2] or adjective)
+    name = " ".join(names[adjective > 1 :])
     singular = name.lower().removesuffix("s")
+    if len(name) == 1 and name not in UNITS:
+        return None
     return (UNITS.get(name) or UNITS.get(name.lower()) or UNITS.get(singular) or Unit(singular)) ** power
