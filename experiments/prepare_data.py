@@ -1,0 +1,255 @@
+"""Writes the data set of a task, in the schema of TinyZero and verl.
+
+    python experiments/prepare_data.py --task countdown --out data/countdown
+
+The folder gets train.parquet and test.parquet, which have no task in common: for `--env Dataset-v0`, TinyZero or verl.
+The same options give the same bytes. Generated tasks are drawn as the environment draws them, each once as long as
+there are new ones. Of a data set, rows are taken in their order, all of them unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from envs.countdown import CountdownEnv
+from envs.math_word import GSM8KEnv, MATHEnv
+from envs.multiplication import MultiplicationEnv
+from llmenv.data import Prompt, flat_prompt, task_row, task_schema, write_rows
+from llmenv.env import TaskEnv
+
+Option = typer.Option
+SPLITS = {"train": 327_680, "test": 1024}  # and how many tasks TinyZero generates for each
+TEMPLATES = ("r1", "chat")
+MAX_STALE_DRAWS = 1000  # in a row without a new task: the split is exhausted, and from then on tasks repeat
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the rows of a task are made of.
+
+    Attributes:
+        env: Draws the tasks and asks them.
+        data_source: Tells a trainer how to judge answers.
+        key: The same for two tasks if they are the same task.
+        truth: What a task's answers are judged by.
+        truth_type: The type of that.
+        columns: What a task has in columns of its own.
+        fields: The names and types of those.
+    """
+
+    env: Callable[..., TaskEnv]
+    data_source: str
+    key: Callable[[Any], Hashable]
+    truth: Callable[[Any], Any]
+    truth_type: pa.DataType
+    columns: Callable[[Any], dict[str, Any]] = lambda task: {}
+    fields: tuple[pa.Field, ...] = ()
+
+
+NUMBERS = pa.list_(pa.int64())
+RECIPES = {
+    "countdown": Recipe(
+        CountdownEnv,
+        "countdown",
+        key=lambda task: (*sorted(task.numbers), task.target),
+        truth=lambda task: {"target": task.target, "numbers": task.numbers},
+        truth_type=pa.struct([("target", pa.int64()), ("numbers", NUMBERS)]),
+        columns=lambda task: {"target": task.target, "nums": task.numbers},
+        fields=(pa.field("target", pa.int64()), pa.field("nums", NUMBERS)),
+    ),
+    "multiplication": Recipe(
+        MultiplicationEnv,
+        "multiply",
+        key=lambda task: tuple(sorted(task)),
+        truth=lambda task: task.a * task.b,
+        truth_type=pa.int64(),
+        columns=lambda task: {"num1": task.a, "num2": task.b, "result": task.a * task.b},
+        fields=tuple(pa.field(name, pa.int64()) for name in ("num1", "num2", "result")),
+    ),
+    "gsm8k": Recipe(
+        GSM8KEnv,
+        "openai/gsm8k",
+        key=lambda task: task.question,
+        truth=lambda task: task.answer,
+        truth_type=pa.string(),
+    ),
+    "math": Recipe(
+        MATHEnv,
+        "DigitalLearningGmbH/MATH-lighteval",
+        key=lambda task: task.question,
+        truth=lambda task: task.answer,
+        truth_type=pa.string(),
+    ),
+}
+
+
+@dataclass
+class Written:
+    """What is known of a split once it is written."""
+
+    num_rows: int = 0
+    num_characters: int = 0
+    keys: set[Hashable] = field(default_factory=set)
+    seconds: float = 0.0
+
+
+def main(
+    task: Annotated[str, Option(help=f"{', '.join(RECIPES)}.")],
+    out: Annotated[Path, Option(help="Folder for train.parquet and test.parquet.")],
+    num_train: Annotated[
+        int | None, Option(min=1, help="Rows to train on. [default: 327680, or all of a data set]")
+    ] = None,
+    num_test: Annotated[
+        int | None, Option(min=1, help="Rows held out. [default: 1024, or all of a data set]")
+    ] = None,
+    seed: Annotated[int, Option(min=0, help="Generated tasks are a function of it.")] = 0,
+    template: Annotated[
+        str,
+        Option(
+            help="r1: one message with the whole prompt, as TinyZero has it; chat: a system and a user message."
+        ),
+    ] = "r1",
+) -> None:
+    """Writes the data set of a task, in the schema of TinyZero and verl."""
+    try:
+        if task not in RECIPES:
+            raise ValueError(f"there is no task {task!r}: choose one of {', '.join(RECIPES)}")
+        if template not in TEMPLATES:
+            raise ValueError(f"there is no template {template!r}: choose one of {', '.join(TEMPLATES)}")
+        prepare(RECIPES[task], out, {"train": num_train, "test": num_test}, seed, template)
+    except ValueError as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(2) from error
+
+
+def prepare(recipe: Recipe, out: Path, counts: dict[str, int | None], seed: int, template: str) -> None:
+    """Writes both splits under temporary names; they get their own when both are whole, and disjoint.
+
+    Raises:
+        ValueError: If the environment finds no data, or the splits have tasks in common.
+    """
+    console = Console(highlight=False)
+    envs = {split: recipe.env(split=split) for split in SPLITS}
+    out.mkdir(parents=True, exist_ok=True)
+    parts = {split: out / f".{split}.parquet.part" for split in SPLITS}
+    try:
+        written = {
+            split: _write_split(recipe, envs[split], parts[split], counts[split], seed, template, console)
+            for split in SPLITS
+        }
+        if common := written["train"].keys & written["test"].keys:
+            raise ValueError(
+                f"{len(common)} tasks are in both splits, such as {min(map(str, common))[:80]!r}: take them out of the "
+                "held-out data first; nothing was written"
+            )
+        for split in SPLITS:
+            os.replace(parts[split], out / f"{split}.parquet")
+    finally:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+    _summarize(out, written, console)
+
+
+def _write_split(
+    recipe: Recipe, env: TaskEnv, file: Path, count: int | None, seed: int, template: str, console: Console
+) -> Written:
+    started = time.monotonic()
+    count = count or env.num_tasks or SPLITS[env.split]
+    count = min(count, env.num_tasks or count)
+    env.np_random = np.random.default_rng([seed, list(SPLITS).index(env.split)])
+    written = Written()
+    progress = Progress(
+        TextColumn(f"{env.split:5}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for index, task in enumerate(_tasks(recipe, env, count, written.keys)):
+            prompt = _prompt(env, task, template)
+            written.num_characters += sum(len(message["content"]) for message in prompt)
+            yield task_row(
+                recipe.data_source, prompt, recipe.truth(task), env.split, index, **recipe.columns(task)
+            )
+            written.num_rows += 1
+            if written.num_rows % 1000 == 0:
+                progress.update(bar, completed=written.num_rows)
+
+    with progress:
+        bar = progress.add_task(env.split, total=count)
+        write_rows(file, rows(), task_schema(recipe.truth_type, *recipe.fields))
+        progress.update(bar, completed=count)
+    written.seconds = time.monotonic() - started
+    return written
+
+
+def _tasks(recipe: Recipe, env: TaskEnv, count: int, keys: set[Hashable]) -> Iterator[Any]:
+    """The rows of a data set in their order, or drawn tasks; their keys are added to `keys`."""
+    if env.num_tasks is not None:
+        for index in range(count):
+            env.reset(options={"index": index})
+            keys.add(recipe.key(env.task))
+            yield env.task
+        return
+    num_stale = 0
+    for _ in range(count):
+        task = env.draw()
+        while (key := recipe.key(task)) in keys and num_stale < MAX_STALE_DRAWS:
+            num_stale += 1
+            task = env.draw()
+        if num_stale < MAX_STALE_DRAWS:
+            num_stale = 0
+        keys.add(key)
+        yield task
+
+
+def _prompt(env: TaskEnv, task: Any, template: str) -> list[dict[str, str]]:
+    question, info = env.question(task), env.prompt_info(task)
+    if template == "r1":
+        return [{"role": "user", "content": flat_prompt(Prompt(question, **info))}]
+    return [{"role": "system", "content": info["system"]}, {"role": "user", "content": question}]
+
+
+def _summarize(out: Path, written: dict[str, Written], console: Console) -> None:
+    table = Table(title=str(out))
+    for column in ("", "rows", "distinct tasks", "characters a prompt", "bytes", "seconds"):
+        table.add_column(column, justify="right")
+    for split, part in written.items():
+        size = (out / f"{split}.parquet").stat().st_size
+        mean = part.num_characters / part.num_rows
+        table.add_row(
+            split,
+            f"{part.num_rows:,}",
+            f"{len(part.keys):,}",
+            f"{mean:.1f}",
+            f"{size:,}",
+            f"{part.seconds:.1f}",
+        )
+    console.print(table)
+    for split, part in written.items():
+        if len(part.keys) < part.num_rows:
+            console.print(
+                f"{split}: there are no more than {len(part.keys):,} tasks, so some are there twice or more"
+            )
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    app()
