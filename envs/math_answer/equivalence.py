@@ -15,7 +15,7 @@ import sympy
 from sympy import Add, Expr, Integer, Mul, Symbol
 
 from envs.math_answer.reader import Collection, Matrix, Node, Relation, Text, Tuple, Union, read
-from envs.math_answer.tokens import TooLarge, Unreadable, words_of
+from envs.math_answer.tokens import TooLarge, Unreadable, tokenize, words_of
 from envs.math_answer.units import PERCENT, UNITS, Unit, is_base
 
 DIGITS = 50  # that two values are computed to
@@ -34,7 +34,7 @@ def judge(answer: str, gold: str) -> str | None:
     except TooLarge:
         return "wrong value"  # equal texts never come here
     except Unreadable:
-        return _judge_by_math_verify(answer, gold)
+        return _judge_unread(answer, gold)
     try:
         if isinstance(expected, Text):
             right = words_of(answer) == expected.words or read(answer) == expected
@@ -51,8 +51,19 @@ def judge(answer: str, gold: str) -> str | None:
 _read_gold = lru_cache(maxsize=1024)(read)  # the samples of a group share it
 
 
+def _judge_unread(answer: str, gold: str) -> str | None:
+    """For a gold answer outside the reader's grammar: compares texts if it has words, else values."""
+    try:
+        expected, given = tokenize(gold), tokenize(answer)
+    except Unreadable:
+        return "not an expression"
+    if any(token.kind == "text" for token in expected):  # which math-verify would pass over
+        spelt = [[token.value.strip().lower() for token in tokens] for tokens in (expected, given)]
+        return None if spelt[0] == spelt[1] else "wrong value"
+    return _judge_by_math_verify(answer, gold)
+
+
 def _judge_by_math_verify(answer: str, gold: str) -> str | None:
-    """For a gold answer outside the reader's grammar, such as an integral."""
     from math_verify import LatexExtractionConfig, parse, verify
 
     def parsed(text: str) -> list:

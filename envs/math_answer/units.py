@@ -25,6 +25,7 @@ UNITS: dict[str, Expr] = {
     alias: Unit(name) for name, aliases in _ALIASES.items() for alias in (name, *aliases.split())
 }
 UNITS |= {"mph": Unit("mi") / Unit("h"), "cc": Unit("cm") ** 3}
+_SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 UNIT_WORDS = {*UNITS, *_POWERS, "per"}
 _UNIT = re.compile(r"((?:[^\W\d_]|[\s.,'()¢-])+)(?:\^?\{?([23])\}?\s*)?")
@@ -70,6 +71,10 @@ def _simple_unit(words: str) -> Expr | None:
     if not (match := _UNIT.fullmatch(words)):
         return None
     names = re.findall(r"[^\W\d_]+|¢", match[1])
+    if names and names[0].lower() in _SCALES:  # `20 million`, `20 million dollars`
+        rest = words.partition(names[0])[2]
+        unit = _simple_unit(rest) if rest.strip() else Integer(1)
+        return unit and unit * _SCALES[names[0].lower()]
     if not 1 <= len(names) <= 4 or not _NO_UNITS.isdisjoint(name.lower() for name in names):
         return None
     adjective = _POWERS.get(names[0].lower(), 1) if len(names) > 1 else 1
