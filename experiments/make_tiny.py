@@ -2,11 +2,15 @@
 
     python experiments/make_tiny.py --out llmenv/assets --seed 0
 
-The tokenizer is built; a model with random weights learns from generated demonstrations of patient searches; from
-there two short stages lead to `tiny`, which sees searches that are soon given up (RL has persistence to teach it), and
-to `tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is on the responses. What
-is drawn is a function of the seed and the step: started again with the same arguments, an interrupted run goes on
-from its last save.
+The tokenizer is built; a model with random weights learns from generated demonstrations of patient solvers: first of
+Countdown alone, since a search is far harder to learn than a calculation, then of the whole mixture. From there two
+short stages lead to `tiny`, which sees solvers that soon give up or guess (RL has persistence to teach it), and to
+`tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is on the responses. What is
+drawn is a function of the seed and the step: started again with the same arguments, an interrupted run goes on from
+its last save.
+
+Of the weights in the package, the first stage came from a loop of its own, with the same data, seed and schedule but
+without the tokens of the multiplication prompt, and was rounded to float16; all that followed is this script's output.
 """
 
 from __future__ import annotations
@@ -31,12 +35,17 @@ from llmenv import tiny
 from llmenv.renderer import Renderer
 
 BATCH_SIZE = 32
-BATCHES_PER_BLOCK = 16  # drawn and sorted by length together, so that a batch has little padding
+ROWS_PER_PASS = 8
+BATCHES_PER_BLOCK = 16  # drawn together, so that rows of about one length are found for each pass
+MIXTURE = {"Countdown-v0": 2.0, "Multiplication-v0": 1.0}
+SEARCH = {"Countdown-v0": 1.0, "Multiplication-v0": 0.0}
 WARMUP_STEPS = 100
 SAVE_EVERY_BLOCKS = 20
 
 # Prompt and response, in token ids.
 Example = tuple[list[int], list[int]]
+# The rows of each forward pass.
+Batch = list[list[Example]]
 
 
 class Mixture:
@@ -52,7 +61,7 @@ class Mixture:
             env_id: gym.make(f"envs:{env_id}", split="train", **DEMONSTRATIONS[env_id].env_config).unwrapped
             for env_id in weights
         }
-        self.weights = list(weights.values())
+        self.weights = weights
         self.tokenizer = tiny.build_tokenizer(self._phrases())
         self.renderer = _renderer(self.tokenizer)
 
@@ -67,17 +76,24 @@ class Mixture:
             phrases |= set(DEMONSTRATIONS[env_id].wording)
         return phrases - {""}
 
-    def block(self, seed: int, index: int, style: str) -> list[list[Example]]:
-        """The batches of one block, in the order of training."""
+    def block(self, seed: int, index: int, style: str) -> list[Batch]:
+        """The batches of one block, in the order of training.
+
+        Each has its share of all lengths: where long and short texts took turns, the few tokens of the short ones
+        would weigh as much as the many of the long ones.
+        """
         rng = random.Random(f"{seed} {index}")
         for env in self.envs.values():
             env.reset(seed=rng.getrandbits(31))
         examples = []
-        for env_id in rng.choices(list(self.envs), self.weights, k=BATCH_SIZE * BATCHES_PER_BLOCK):
+        for env_id in rng.choices(
+            list(self.envs), list(self.weights.values()), k=BATCH_SIZE * BATCHES_PER_BLOCK
+        ):
             prompt, completion = self._draw(env_id, rng, style)
             examples.append((prompt, self.tokenizer.encode(completion + tiny.END_TOKEN)))
         examples.sort(key=lambda example: sum(map(len, example)))
-        batches = [examples[i : i + BATCH_SIZE] for i in range(0, len(examples), BATCH_SIZE)]
+        passes = [examples[i : i + ROWS_PER_PASS] for i in range(0, len(examples), ROWS_PER_PASS)]
+        batches = [passes[i::BATCHES_PER_BLOCK] for i in range(BATCHES_PER_BLOCK)]
         rng.shuffle(batches)
         return batches
 
@@ -95,18 +111,24 @@ def _renderer(tokenizer: tiny.PreTrainedTokenizerFast) -> Renderer:
     return Renderer(tokenizer, frozenset([tokenizer.eos_token_id]), "r1")
 
 
-def response_loss(model: LlamaForCausalLM, batch: Sequence[Example]) -> torch.Tensor:
+def response_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Mean negative log-likelihood of the response tokens."""
-    width = max(len(prompt) + len(response) for prompt, response in batch)
-    ids = torch.zeros(len(batch), width, dtype=torch.long)
-    in_response = torch.zeros(len(batch), width, dtype=torch.bool)
-    for i, (prompt, response) in enumerate(batch):
+    num_tokens = sum(len(response) for rows in batch for _, response in rows)
+    return torch.stack([_summed_loss(model, rows) for rows in batch]).sum() / num_tokens
+
+
+def _summed_loss(model: LlamaForCausalLM, rows: Sequence[Example]) -> torch.Tensor:
+    width = max(len(prompt) + len(response) for prompt, response in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    in_response = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, (prompt, response) in enumerate(rows):
         end = len(prompt) + len(response)
         ids[i, :end] = torch.tensor(prompt + response)
         in_response[i, len(prompt) : end] = True
     # Padding is on the right, where causal attention does not see it: no mask is needed.
     hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
-    return F.cross_entropy(model.lm_head(hidden[in_response[:, 1:]]), ids[:, 1:][in_response[:, 1:]])
+    logits = model.lm_head(hidden[in_response[:, 1:]])
+    return F.cross_entropy(logits, ids[:, 1:][in_response[:, 1:]], reduction="sum")
 
 
 def learning_rate(peak: float, step: int, steps: int) -> float:
@@ -164,24 +186,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="folder to write `tiny` and `tiny-zero` into")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=3000, help="optimizer steps of the first stage")
-    parser.add_argument("--last-steps", type=int, default=256, help="optimizer steps of each second stage")
-    parser.add_argument(
-        "--mixture",
-        nargs="+",
-        default=["Countdown-v0=2", "Multiplication-v0=1"],
-        metavar="ENV=WEIGHT",
-        help="whose demonstrations, in which proportion",
-    )
+    parser.add_argument("--first-steps", type=int, default=2400, help="optimizer steps on Countdown alone")
+    parser.add_argument("--steps", type=int, default=800, help="optimizer steps on the mixture")
+    parser.add_argument("--last-steps", type=int, default=256, help="optimizer steps of each short stage")
     args = parser.parse_args(argv)
-    weights = {env_id: float(weight or 1) for env_id, _, weight in (m.partition("=") for m in args.mixture)}
-    mixture = Mixture(weights)
-    searcher = tiny.build_model(mixture.tokenizer, args.seed)
+    mixture = Mixture(SEARCH)
+    solver = tiny.build_model(mixture.tokenizer, args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
-    state_files = {style: args.out / f"{style}.pt" for style in STYLES}
-    train(searcher, mixture, Stage("patient", args.steps, 3e-3), args.seed, state_files["patient"])
+    state_files = {name: args.out / f"{name}.pt" for name in ("search", *STYLES)}
+    train(solver, mixture, Stage("patient", args.first_steps, 3e-3), args.seed, state_files["search"])
+    mixture.weights = MIXTURE
+    train(solver, mixture, Stage("patient", args.steps, 1e-3), args.seed, state_files["patient"])
     for name, style in (("tiny", "hasty"), ("tiny-zero", "blind")):
-        model = copy.deepcopy(searcher)
+        model = copy.deepcopy(solver)
         train(model, mixture, Stage(style, args.last_steps, 5e-4), args.seed, state_files[style])
         tiny.save(model, mixture.tokenizer, args.out / name)
     # Only now, so that a run interrupted late does not repeat what it has done.

@@ -174,9 +174,9 @@ def test_guesses_are_near_and_end_rightly() -> None:
 def test_the_loss_of_a_batch_ignores_its_padding() -> None:
     model = tiny.build_model(TOKENIZER, seed=0)
     short, long = ([1, 2], [3, 4]), ([5, 6, 7], [8, 9, 10, 11])
-    losses = [make_tiny.response_loss(model, [row]) for row in (short, long)]
-    together = make_tiny.response_loss(model, [short, long])
-    torch.testing.assert_close(together, (2 * losses[0] + 4 * losses[1]) / 6)
+    losses = [make_tiny.response_loss(model, [[row]]) for row in (short, long)]
+    for batch in ([[short, long]], [[short], [long]]):
+        torch.testing.assert_close(make_tiny.response_loss(model, batch), (2 * losses[0] + 4 * losses[1]) / 6)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -187,9 +187,10 @@ def test_the_script_repeats_itself_and_goes_on_after_an_interruption(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make_tiny, "BATCH_SIZE", 2)
+    monkeypatch.setattr(make_tiny, "ROWS_PER_PASS", 1)
     monkeypatch.setattr(make_tiny, "BATCHES_PER_BLOCK", 2)
     monkeypatch.setattr(make_tiny, "SAVE_EVERY_BLOCKS", 1)
-    arguments = ["--seed", "3", "--steps", "5", "--last-steps", "1"]
+    arguments = ["--seed", "3", "--first-steps", "3", "--steps", "2", "--last-steps", "1"]
     make_tiny.main(["--out", str(tmp_path / "whole"), *arguments])
 
     response_loss, calls = make_tiny.response_loss, 0
@@ -219,8 +220,9 @@ def test_an_environment_without_demonstrations_is_refused() -> None:
 
 def test_a_mixture_draws_the_tasks_that_are_demonstrated() -> None:
     mixture = make_tiny.Mixture({"Countdown-v0": 0.0, "Multiplication-v0": 1.0})
-    examples = [example for batch in mixture.block(seed=0, index=0, style="patient") for example in batch]
-    for prompt, _ in examples:
+    batches = mixture.block(seed=0, index=0, style="patient")
+    assert all(len(batch) == 4 and {len(rows) for rows in batch} == {8} for batch in batches)
+    for prompt, _ in (example for batch in batches for rows in batch for example in rows):
         a, b = re.findall(r"equation: (\d+) \* (\d+) =", mixture.tokenizer.decode(prompt))[0]
         assert int(a) < 100 and int(b) < 10
         assert split_of(int(a), int(b)) == "train"
