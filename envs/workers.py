@@ -67,7 +67,10 @@ class WorkerPool:
         with self._slots:
             with self._lock:
                 worker = self._idle.pop() if self._idle else None
-            worker = worker if worker is not None and worker.alive else _Worker(self.function)
+            if worker is not None and not worker.alive:
+                worker.kill()  # closes its pipes
+                worker = None
+            worker = worker or _Worker(self.function)
             try:
                 reply = worker.call(arguments)
             except BaseException:
@@ -164,8 +167,7 @@ def _serve(function: Callable[..., Any], requests: Any, replies: Any) -> None:
     for line in requests:
         # SIGXCPU, at this many seconds of the process's life, kills: it has no handler, and nothing can hold it up.
         used = resource.getrusage(resource.RUSAGE_SELF)
-        limit = int(used.ru_utime + used.ru_stime) + CPU_SECONDS + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+        _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + CPU_SECONDS + 1)
         try:
             reply(result=function(*json.loads(line)))
         except (MemoryError, RecursionError):
@@ -174,14 +176,22 @@ def _serve(function: Callable[..., Any], requests: Any, replies: Any) -> None:
             reply(error=f"{type(error).__name__}: {error}"[:500])
 
 
+def _set_limit(what: int, value: int) -> None:
+    """Sets a limit of this process, below that which it was started under, which only root may raise."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
 def _main() -> None:
     module, _, name = sys.argv[1].partition(":")
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints is no reply
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; its end closes the pipe
     function = getattr(import_module(module), name)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)  # a parent's choice to ignore or block it is inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
+    _set_limit(resource.RLIMIT_AS, MEMORY_BYTES)
+    _set_limit(resource.RLIMIT_CORE, 0)
     _serve(function, sys.stdin.buffer, replies)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -37,6 +42,8 @@ def act(what: str, *arguments: str) -> Any:
             return act("recurse")
         case "die":
             os.kill(os.getpid(), signal.SIGKILL)
+        case "limits":
+            return [resource.getrlimit(what) for what in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
         case "print":
             print('{"result": "forged"}', flush=True)
             os.write(1, b'{"result": "forged"}\n')
@@ -78,6 +85,41 @@ def test_a_worker_that_only_waits_is_stuck(pool: WorkerPool, monkeypatch: pytest
     assert pool.call("echo", "on") == ["on"]
 
 
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_the_time_limit_holds_where_its_signal_is(how: str) -> None:
+    pool = WorkerPool("test_workers:act")
+    handler = signal.getsignal(signal.SIGXCPU)
+    try:
+        if how == "ignored":
+            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGXCPU])
+        pool.call("pid")  # the worker inherits it
+    finally:
+        signal.signal(signal.SIGXCPU, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
+    start = time.monotonic()
+    with pytest.raises(TimeLimit):
+        pool.call("loop")
+    assert time.monotonic() - start < workers.WALL_SECONDS
+
+
+def test_limits_stay_below_those_of_the_parent() -> None:
+    """Only root may raise a limit: elsewhere a worker that tried would not start."""
+    code = (
+        "import resource; from envs.workers import WorkerPool\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (99, 99))\n"
+        "print(WorkerPool('test_workers:act').call('limits'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    memory, cpu = json.loads(
+        subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    )
+    assert memory == [1 << 30, 1 << 30]
+    assert cpu[0] < 99 and cpu[1] == 99
+
+
 @pytest.mark.parametrize("what", ["allocate", "recurse", "die"])
 def test_the_memory_limit(pool: WorkerPool, what: str) -> None:
     with pytest.raises(MemoryLimit):
@@ -92,7 +134,12 @@ def test_a_worker_that_died_between_calls_is_replaced(pool: WorkerPool) -> None:
         time.sleep(0.02)
         if not pool._idle or not pool._idle[-1].alive:
             break
-    assert pool.call("pid") != pid
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert pool.call("pid") != pid
+    assert not [
+        warning.message for warning in seen if warning.category is ResourceWarning
+    ]  # its pipes are closed
 
 
 def test_what_a_worker_prints_is_no_reply(pool: WorkerPool) -> None:
