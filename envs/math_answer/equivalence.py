@@ -224,10 +224,9 @@ def _with_units_of(gold: Expr, given: Expr) -> Expr:
     if gold.is_number:
         names = _LETTER_UNITS
     letters = {s: UNITS[s.name] for s in given.free_symbols if s.name in names and not isinstance(s, Unit)}
-    counted = letters and given.as_independent(*letters, as_Add=False)[0]
-    return (
-        given.subs(letters) if letters and abs(counted) != 1 else given
-    )  # `m` is not 1 m, nor is `5 + m` 6 m
+    if not letters or abs(given.as_independent(*letters, as_Add=False)[0]) == 1:
+        return given  # `m` is not 1 m, nor is `5 + m` 6 m
+    return given.subs(letters)
 
 
 # --- relations -------------------------------------------------------------------------------------------------------

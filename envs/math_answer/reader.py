@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import sympy
 from sympy import Expr, Integer, Rational, Symbol
@@ -69,7 +70,7 @@ class Relation:
     operators: tuple[str, ...]
 
 
-Node = Expr | Text | Collection | Tuple | Union | Matrix | Relation
+Node: TypeAlias = Expr | Text | Collection | Tuple | Union | Matrix | Relation
 
 
 def read(text: str) -> Node:
@@ -331,9 +332,8 @@ class _Parser:
             digit, rest = value[0], value[1:]
             if digit == "." or "." in rest or "e" in rest.lower():
                 raise Unreadable("an argument without braces")
-            self.tokens[self.position : self.position + 1] = [("number", digit)] + [("number", rest)] * bool(
-                rest
-            )
+            digits = [digit, rest] if rest else [digit]
+            self.tokens[self.position : self.position + 1] = [Token("number", text) for text in digits]
         if kind == "symbol" and value == "-" and whole:
             self.position += 1
             return -_number(self.operand())

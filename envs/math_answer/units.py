@@ -42,7 +42,8 @@ _NO_UNITS = {
     "fold", "less", "more", "than", "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
     "least", "most", "minimum", "maximum", "equal", "equals", "to", "and", "or", "not", "no", "nor", "never",
     "neither", "either", "except", "unless", "but", "if", "is", "are", "was", "wait", "maybe", "perhaps", "actually",
-    "instead", "wrong", "incorrect", "correct", "false", "true", "unknown",
+    "instead", "possibly", "probably", "otherwise", "opposite", "imaginary", "wrong", "incorrect", "correct", "invalid",
+    "false", "true", "unknown",
     *_NUMERALS, *(f"{numeral}s" for numeral in _NUMERALS),
 }  # fmt: skip
 
