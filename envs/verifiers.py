@@ -26,7 +26,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from functools import cache
 from operator import add, mul, sub
 
 from envs.workers import MemoryLimit, TimeLimit, WorkerPool
@@ -36,6 +35,7 @@ _TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
 _INTEGER = re.compile(r"0|-?[1-9](?:[0-9]{0,2}(?:,[0-9]{3})++|[0-9]*+)")
 _MAX_MATH_LENGTH = 2_000  # characters
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,2}(?:,[0-9]{3})++|[1-9][0-9]*+)(?:\.[0-9]+)?")
+_MATH_WORKERS = WorkerPool("envs.math_answer.equivalence:judge")  # starts none yet
 _SPELLINGS = {
     "×": "*", "·": "*", "⋅": "*", "\\times": "*", "\\cdot": "*", "÷": "/", "\\div": "/", "−": "-",
     "\\dfrac": "\\frac", "\\tfrac": "\\frac",
@@ -108,16 +108,11 @@ def verify_math(answer: str, gold: str) -> str | None:
     if _DECIMAL.fullmatch(answer) and _DECIMAL.fullmatch(gold):
         return None if _decimal(answer) == _decimal(gold) else "wrong value"
     try:
-        return _math_workers().call(answer, gold)
+        return _MATH_WORKERS.call(answer, gold)
     except TimeLimit:
         return "time limit"
     except MemoryLimit:
         return "memory limit"
-
-
-@cache
-def _math_workers() -> WorkerPool:
-    return WorkerPool("envs.math_answer.equivalence:judge")
 
 
 def _decimal(text: str) -> Fraction:

@@ -14,8 +14,9 @@ from itertools import compress, pairwise
 import sympy
 from sympy import Add, Expr, Integer, Mul, Symbol
 
-from envs.math_answer.reader import Collection, Matrix, Node, Relation, Text, Tuple, Union, read
+from envs.math_answer.reader import read
 from envs.math_answer.tokens import TooLarge, Unreadable, tokenize, words_of
+from envs.math_answer.tree import Collection, Matrix, Node, Relation, Text, Tuple, Union
 from envs.math_answer.units import PERCENT, UNITS, Unit, is_base
 
 DIGITS = 50  # that two values are computed to

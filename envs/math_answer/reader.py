@@ -1,76 +1,37 @@
 r"""Reads a mathematical answer into a small tree; does not know which answer is right.
 
 Nothing is ever evaluated as code. Numbers are exact (decimals are fractions), and what would grow beyond all bounds,
-such as `9^{9^9}`, is refused before it is computed. The leaves of the tree are sympy expressions; above them stand
-
-- `Collection`: several answers without order, a set or a list: `\{1, 2\}`, `1, 2`, `1 \pm \sqrt{2}`, `x = 1 or x = 2`,
-- `Tuple`: items in order, in brackets: points, vectors, and intervals, which are pairs,
-- `Union` of intervals or sets, `Matrix`, `Relation` (`x = 5`, `1 < x \le 3`), and `Text` (`\text{Monday}`).
+such as `9^{9^9}`, is refused before it is computed.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
 
 import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
 from envs.math_answer.tokens import Token, TooLarge, Unreadable, tokenize, words_of
+from envs.math_answer.tree import (
+    Collection,
+    Matrix,
+    Node,
+    Relation,
+    Text,
+    Tuple,
+    Union,
+    as_number,
+    bounded,
+    finite,
+    quotient,
+    raised,
+    scaled,
+    small,
+)
 from envs.math_answer.units import CURRENCIES, DEGREE, PERCENT, base_unit, read_unit
 
 MAX_DEPTH = 40
-MAX_BITS = 10_000  # of an integer in a result
-
-
-@dataclass(frozen=True)
-class Text:
-    """Words, in lower case without punctuation."""
-
-    words: str
-
-
-@dataclass(frozen=True)
-class Collection:
-    """Answers in any order."""
-
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Tuple:
-    """Items in order, and the brackets around them."""
-
-    opening: str
-    closing: str
-    items: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Union:
-    """Parts joined by the sign of union."""
-
-    parts: tuple[Node, ...]
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """Rows of entries."""
-
-    rows: tuple[tuple[Node, ...], ...]
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Sides with one of `=`, `<`, `<=`, `>`, `>=`, `!=` between each two."""
-
-    sides: tuple[Expr, ...]
-    operators: tuple[str, ...]
-
-
-Node: TypeAlias = Expr | Text | Collection | Tuple | Union | Matrix | Relation
 
 
 def read(text: str) -> Node:
@@ -183,7 +144,7 @@ class _Parser:
         while self.take(":"):
             parts.append(self.union())
         if len(parts) == 2:
-            return _quotient(*parts)
+            return quotient(*parts)
         return parts[0] if len(parts) == 1 else Tuple(":", ":", tuple(parts))
 
     def union(self) -> Node:
@@ -198,8 +159,8 @@ class _Parser:
         total = self.term(self.leading_sign())
         while self.next.value in ("+", "-", "\\pm") and self.next.kind != "text":
             sign = self.leading_sign()
-            total = _number(total) + _number(self.term(sign))
-        return _finite(total)
+            total = as_number(total) + as_number(self.term(sign))
+        return finite(total)
 
     def leading_sign(self) -> int:
         match self.take("+", "-", "\\pm", "\\mp"):
@@ -215,18 +176,16 @@ class _Parser:
         start = self.position
         product = self.factor()
         if sign < 0:
-            product = _scaled(product, Integer(-1))
+            product = scaled(product, Integer(-1))
         while True:
             if self.take("*"):
-                product = _bounded(_number(product) * _number(self.signed_factor()))
+                product = bounded(as_number(product) * as_number(self.signed_factor()))
             elif self.take("/"):
-                product = _quotient(
-                    product, self.unit() if self.next.kind == "text" else self.signed_factor()
-                )
+                product = quotient(product, self.unit() if self.next.kind == "text" else self.signed_factor())
             elif self.next.kind == "text" and isinstance(product, Expr):
                 product = product * self.unit()
             elif self.next.value == "\\begin" and isinstance(product, Expr):
-                product = _scaled(self.factor(), product)
+                product = scaled(self.factor(), product)
             elif self.starts_operand() and isinstance(product, Expr):
                 product = self.adjoin(product, start)
             else:
@@ -237,12 +196,12 @@ class _Parser:
         if unit is None:
             raise Unreadable(f"{self.next.value[:20]!r} is no unit")
         self.position += 1
-        return _number(self.postfix(unit))
+        return as_number(self.postfix(unit))
 
     def signed_factor(self) -> Node:
         sign = self.leading_sign()
         factor = self.factor()
-        return factor if sign > 0 else -_number(factor)
+        return factor if sign > 0 else -as_number(factor)
 
     def starts_operand(self) -> bool:
         kind, value = self.next
@@ -266,20 +225,20 @@ class _Parser:
         if after_number and value == "\\frac" and self.tokens[self.position - 2].value in ("*", "/"):
             raise Unreadable("a mixed number as a factor")
         if kind == "number" and self.tokens[self.position - 1].value == "!":
-            return _bounded(product * _number(self.factor()))
+            return bounded(product * as_number(self.factor()))
         if kind == "number" and not after_integer:
             raise Unreadable("two numbers side by side")
         if kind == "number" or (value == "\\frac" and after_integer):
-            factor = _number(self.factor())
+            factor = as_number(self.factor())
             if kind == "number":
                 self.expect("/")
-                factor /= _number(self.factor())
+                factor /= as_number(self.factor())
             if isinstance(factor, Rational) and 0 < factor < 1:
                 return product - factor if product.is_negative else product + factor
             if kind == "number":
                 raise Unreadable("two numbers side by side")
-            return _bounded(product * factor)
-        return _bounded(product * _number(self.factor()))
+            return bounded(product * factor)
+        return bounded(product * as_number(self.factor()))
 
     def factor(self) -> Node:
         self.depth += 1
@@ -291,13 +250,13 @@ class _Parser:
 
     def postfix(self, node: Node) -> Node:
         while mark := self.take("^", "!", "%", "_", "\\circ", *CURRENCIES):
-            value = _number(node)
+            value = as_number(node)
             if mark in CURRENCIES:
                 node = value * CURRENCIES[mark]
             elif mark == "%":
                 node = value * PERCENT
             elif mark == "!":
-                node = _bounded(sympy.factorial(_small(value)))
+                node = bounded(sympy.factorial(small(value)))
             elif mark == "_":
                 node = self.subscript(value)
             elif mark == "\\circ":  # `60\degree`; of letters it is their composition
@@ -307,7 +266,7 @@ class _Parser:
             elif self.take("\\circ") or (self.tokens[self.position :][:3] == _CIRCLE and self.skip(3)):
                 node = value * DEGREE
             else:
-                node = _power(value, _number(self.argument(whole=True)))
+                node = raised(value, as_number(self.argument(whole=True)))
                 if self.next.value == "^":
                     raise Unreadable("two exponents")
         return node
@@ -318,7 +277,7 @@ class _Parser:
 
     def subscript(self, value: Expr) -> Expr:
         """A base (`52_8` is 52 in that unit, not 42) or an index."""
-        index = _number(self.argument(whole=True))
+        index = as_number(self.argument(whole=True))
         if value.is_Integer and index.is_Integer and 2 <= index <= 10:
             return value * base_unit(int(index))
         if isinstance(value, Symbol) and (index.is_Integer or isinstance(index, Symbol)):
@@ -336,7 +295,7 @@ class _Parser:
             self.tokens[self.position : self.position + 1] = [Token("number", text) for text in digits]
         if kind == "symbol" and value == "-" and whole:
             self.position += 1
-            return -_number(self.operand())
+            return -as_number(self.operand())
         return self.operand()
 
     def operand(self) -> Node:
@@ -351,7 +310,7 @@ class _Parser:
         if kind == "symbol" and value == "|":
             return sympy.Abs(self.enclosed("|"))
         if kind == "symbol" and value == "-":  # "3 * (-5)" without the brackets
-            return -_number(self.factor())
+            return -as_number(self.factor())
         if kind == "command":
             return self.command(value)
         raise Unreadable(f"{value[:20]!r} does not belong there")
@@ -407,7 +366,7 @@ class _Parser:
         return items[0]
 
     def enclosed(self, closing: str) -> Expr:
-        value = _number(self.sum())
+        value = as_number(self.sum())
         self.expect(closing)
         return value
 
@@ -415,7 +374,7 @@ class _Parser:
         if name in _CONSTANTS:
             return _CONSTANTS[name]
         if name in CURRENCIES:
-            return _number(self.factor()) * CURRENCIES[name]
+            return as_number(self.factor()) * CURRENCIES[name]
         if name in ("\\{", "\\langle"):
             return self.bracketed(name)
         if name[1:] in _GREEK:
@@ -424,9 +383,9 @@ class _Parser:
             return self.function(name[1:])
         match name:
             case "\\frac":
-                return _quotient(self.argument(), self.argument())
+                return quotient(self.argument(), self.argument())
             case "\\binom":
-                return _bounded(sympy.binomial(_small(self.argument()), _small(self.argument())))
+                return bounded(sympy.binomial(small(self.argument()), small(self.argument())))
             case "\\sqrt":
                 return self.root()
             case "\\lfloor":
@@ -442,11 +401,11 @@ class _Parser:
     def root(self) -> Expr:
         degree = Integer(2)
         if self.take("["):
-            degree = _number(self.sum())
+            degree = as_number(self.sum())
             self.expect("]")
             if not degree.is_Integer or not 1 <= degree <= 100:
                 raise Unreadable("a root of that degree")
-        radicand = _number(self.argument())
+        radicand = as_number(self.argument())
         if degree % 2 and radicand.is_negative:
             return -sympy.root(-radicand, degree)
         return sympy.root(radicand, degree)
@@ -455,29 +414,29 @@ class _Parser:
         function, base, power = _FUNCTIONS[name], None, None
         if name in ("log", "lg"):
             base = (
-                _number(self.argument(whole=True))
+                as_number(self.argument(whole=True))
                 if self.take("_")
                 else Integer(10)
                 if name == "lg"
                 else None
             )
         if self.take("^"):
-            power = _number(self.argument(whole=True))
+            power = as_number(self.argument(whole=True))
             if power == -1 and name in _INVERSES:
                 function, power = _INVERSES[name], None
         if self.next.value in ("(", "{"):
-            value = _number(self.operand())
+            value = as_number(self.operand())
         else:
-            value = _number(self.factor())
+            value = as_number(self.factor())
             while self.starts_operand() and self.next.value[1:] not in _FUNCTIONS and self.next.value != "(":
-                value *= _number(self.factor())
+                value *= as_number(self.factor())
         value = value.subs(DEGREE, sympy.pi / 180)
         if function is sympy.exp:
-            return _power(sympy.E, value)
+            return raised(sympy.E, value)
         if function is sympy.log and value.is_zero:
             raise Unreadable("the logarithm of zero")
         result = function(value) if base is None else sympy.log(value) / sympy.log(base)
-        return result if power is None else _power(result, power)
+        return result if power is None else raised(result, power)
 
     def matrix(self) -> Node:
         kind = "".join(value for _, value in self.raw_group())
@@ -509,58 +468,6 @@ def _is_name(node: Node) -> bool:
 
 def _check_rounded(exact: Node, rounded: Node) -> None:
     """Refuses what is no rounded value: two answers instead of one."""
-    x, y = _number(exact).evalf(20), _number(rounded).evalf(20)
+    x, y = as_number(exact).evalf(20), as_number(rounded).evalf(20)
     if not (x.is_Float and y.is_Float and 100 * abs(x - y) <= abs(x)):
         raise Unreadable("an approximation")
-
-
-def _number(node: Node) -> Expr:
-    if not isinstance(node, Expr):
-        raise Unreadable("arithmetic with what is not a number")
-    return node
-
-
-def _scaled(node: Node, factor: Expr) -> Node:
-    if isinstance(node, Matrix):
-        return Matrix(tuple(tuple(_scaled(entry, factor) for entry in row) for row in node.rows))
-    return _bounded(_number(node) * factor)
-
-
-def _quotient(top: Node, bottom: Node) -> Expr:
-    divisor = _number(bottom)
-    if divisor.is_zero:
-        raise Unreadable("a division by zero")
-    return _bounded(_number(top) / divisor)
-
-
-def _finite(node: Node) -> Node:
-    if isinstance(node, Expr) and node.has(sympy.nan, sympy.zoo):
-        raise Unreadable("an undefined value")
-    return node
-
-
-def _bounded(value: Expr) -> Expr:
-    if isinstance(value, Rational) and max(abs(value.p), value.q).bit_length() > MAX_BITS:
-        raise TooLarge("a number too large")
-    return value
-
-
-def _small(node: Node) -> Expr:
-    value = _number(node)
-    if not value.is_Integer or value < 0:
-        raise Unreadable("not a natural number")
-    if value > 1000:
-        raise TooLarge("a factorial or binomial coefficient too large")
-    return value
-
-
-def _power(base: Expr, exponent: Expr) -> Expr:
-    """`base ** exponent`, unless that is undefined or would be too large to write down."""
-    if (base.is_zero and not exponent.is_positive) or base.is_infinite or exponent.is_infinite:
-        raise Unreadable("an undefined power")
-    if exponent.is_number:
-        size = abs(exponent.evalf(5))
-        bits = max(abs(base.p), base.q).bit_length() if isinstance(base, Rational) else 2
-        if not size.is_real or size > MAX_BITS or size * bits > MAX_BITS:
-            raise TooLarge("a power too large")
-    return base**exponent
