@@ -60,17 +60,22 @@ def load_preset(name_or_file: str) -> Sections:
     return {section: {key: _number(v) for key, v in values.items()} for section, values in sections.items()}
 
 
-def parse_assignment(text: str) -> tuple[str, str, Any]:
-    """Reads `section.key=value`, with the value in YAML.
+def parse_assignment(text: str) -> Sections:
+    """Reads `section.key=value`, or `section.key.name=value` for one entry of a mapping, with the value in YAML.
 
     Raises:
         ValueError: If the text has another form.
     """
     path, equals, value = text.partition("=")
-    section, dot, key = path.strip().partition(".")
-    if not (equals and dot and section and key):
-        raise ValueError(f"--set {text!r} must have the form section.key=value, such as training.lr=1e-6")
-    return section, key, _number(yaml.safe_load(value))
+    names = path.strip().split(".")
+    if not equals or len(names) not in (2, 3) or not all(names):
+        raise ValueError(
+            f"--set {text!r} must have the form section.key=value, such as training.lr=1e-6, or "
+            "section.key.name=value, such as environment.env_config.digits=2"
+        )
+    section, key, *entry = names
+    setting = _number(yaml.safe_load(value))
+    return {section: {key: {entry[0]: setting} if entry else setting}}
 
 
 def _number(value: Any) -> Any:
@@ -96,11 +101,7 @@ def merge(*layers: Sections) -> Sections:
 
 
 def from_assignments(assignments: Iterable[str]) -> Sections:
-    sections: Sections = {}
-    for assignment in assignments:
-        section, key, value = parse_assignment(assignment)
-        sections.setdefault(section, {})[key] = value
-    return sections
+    return merge(*map(parse_assignment, assignments))
 
 
 def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:

@@ -27,12 +27,12 @@ _SPLIT_WORD = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
 _SUFFIXES = (".parquet", ".jsonl")
 _ROW_GROUP = 10_000  # rows that are in memory at once while a file is written
 
-_R1_PREAMBLE = (  # what `llmenv.renderer`'s template "r1" puts before the system message
+R1_PREAMBLE = (  # what the template "r1" puts before the system message
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
 )
 _FLAT_PROMPTS = (
     # TinyZero's multiplication has a space where its Countdown and our template have the end of a line.
-    re.compile(rf"{re.escape(_R1_PREAMBLE)}(.*?)[\n ]User: (.*)[\n ]Assistant: (.*)", re.DOTALL),
+    re.compile(rf"{re.escape(R1_PREAMBLE)}(.*?)[\n ]User: (.*)[\n ]Assistant: (.*)", re.DOTALL),
     re.compile(
         r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)",
         re.DOTALL,
@@ -229,7 +229,7 @@ class Prompt(NamedTuple):
 
 def flat_prompt(prompt: Prompt) -> str:
     """A whole prompt in one text, as TinyZero gives it to base models; what the template "r1" makes of the parts."""
-    return f"{_R1_PREAMBLE}{prompt.system}\nUser: {prompt.question}\nAssistant: {prompt.assistant_prefix}"
+    return f"{R1_PREAMBLE}{prompt.system}\nUser: {prompt.question}\nAssistant: {prompt.assistant_prefix}"
 
 
 def parse_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:

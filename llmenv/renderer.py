@@ -11,11 +11,9 @@ from dataclasses import dataclass
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from llmenv.data import R1_PREAMBLE
 from llmenv.models import load_tokenizer, resolve_model
 
-R1_PREAMBLE = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-)
 TEMPLATES = ("auto", "r1", "chat", "raw")
 
 

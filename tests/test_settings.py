@@ -15,7 +15,14 @@ def test_assignments_take_yaml_values_and_bare_exponents():
     }
 
 
-@pytest.mark.parametrize("text", ["lr=1", "training.lr", "=3", "training.=3"])
+def test_assignments_set_single_entries_of_a_mapping():
+    sections = settings.from_assignments(
+        ["environment.env_config.data=/data/train.parquet", "environment.env_config.digits=[2, 1]"]
+    )
+    assert sections == {"environment": {"env_config": {"data": "/data/train.parquet", "digits": [2, 1]}}}
+
+
+@pytest.mark.parametrize("text", ["lr=1", "training.lr", "=3", "training.=3", "a.b.c.d=1"])
 def test_a_malformed_assignment_names_the_form(text):
     with pytest.raises(ValueError, match=r"section\.key=value"):
         settings.parse_assignment(text)
