@@ -169,15 +169,7 @@ class CountdownEnv(TaskEnv[CountdownTask]):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is an expression that makes the target
     exactly, using every number once (`llmenv.text` and `envs.verifiers` have the fine print).
-    `well_formed`: one closed `<think>` block, then one `<answer>` block, nothing but white space between and after.
-
-    | response | `reward="default"` | `reward="tinyzero"` |
-    |---|---|---|
-    | correct and well formed | 1.0 | 1.0 |
-    | correct, not well formed | 0.1 | 1.0 |
-    | well formed, not correct | 0.1 | 0.1 |
-    | neither, with an answer block outside the reasoning | 0.0 | 0.1 |
-    | neither, without one | 0.0 | 0.0 |
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
     "no answer", "not an expression", "wrong numbers", "wrong value", or "malformed" if correct but not well formed.
@@ -189,8 +181,8 @@ class CountdownEnv(TaskEnv[CountdownTask]):
     - `num_numbers=(3, 4)`: the counts of numbers to choose from, or one count; each from 2 to 6.
     - `number_range=(1, 99)`, `target_range=(10, 100)`: least and greatest values, 0 or more.
     - `question=...`: the wording, with the fields `{numbers}` (written as a Python list) and `{target}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: full,
-      partial and none, in place of those in the table.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
+      `llmenv.env.TaskEnv`.
 
     `reset(seed=s)` fully determines the task. `reset(options={"numbers": [44, 19, 35], "target": 98})` sets it:
     any integers, of either split, solvable or not.

@@ -94,15 +94,7 @@ class DatasetEnv(RowEnv[DatasetTask]):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is right by the row's verifier
     (`llmenv.text` and `envs.verifiers` have the fine print).
-    `well_formed`: one closed `<think>` block, then one `<answer>` block, nothing but white space between and after.
-
-    | response | `reward="default"` | `reward="tinyzero"` |
-    |---|---|---|
-    | correct and well formed | 1.0 | 1.0 |
-    | correct, not well formed | 0.1 | 1.0 |
-    | well formed, not correct | 0.1 | 0.1 |
-    | neither, with an answer block outside the reasoning | 0.0 | 0.1 |
-    | neither, without one | 0.0 | 0.0 |
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
     "no answer", "malformed" if correct but not well formed, or what the verifier says, such as "wrong value".
@@ -116,8 +108,8 @@ class DatasetEnv(RowEnv[DatasetTask]):
     - `test_data=None`: the file of the split "test". By default the one beside `data` that has "test" in its name where
       `data` has "train".
     - `verifier=None`: "arithmetic", "integer" or "math" for all rows, whatever their `data_source`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: full,
-      partial and none, in place of those in the table.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
+      `llmenv.env.TaskEnv`.
 
     `num_tasks` is the number of rows. `reset(seed=s)` fully determines the task.
 

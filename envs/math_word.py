@@ -133,15 +133,7 @@ class GSM8KEnv(MathWordEnv):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning equals the right answer as mathematics: `18`,
     `18.0` and `$18` do (`llmenv.text` and `envs.verifiers` have the fine print).
-    `well_formed`: one closed `<think>` block, then one `<answer>` block, nothing but white space between and after.
-
-    | response | `reward="default"` | `reward="tinyzero"` |
-    |---|---|---|
-    | correct and well formed | 1.0 | 1.0 |
-    | correct, not well formed | 0.1 | 1.0 |
-    | well formed, not correct | 0.1 | 0.1 |
-    | neither, with an answer block outside the reasoning | 0.0 | 0.1 |
-    | neither, without one | 0.0 | 0.0 |
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
     "no answer", "malformed" if correct but not well formed, or what `envs.verifiers.verify_math` says: "wrong value",
@@ -155,8 +147,8 @@ class GSM8KEnv(MathWordEnv):
       how splits are found), or "sample": a few rows that come with the package. By default the folder
       `$LLMENV_DATA/gsm8k`, else `openai/gsm8k` from the hub (needs `pip install 'llmenv[datasets]'`).
     - `question=...`: the wording, with the field `{question}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: full,
-      partial and none, in place of those in the table.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
+      `llmenv.env.TaskEnv`.
 
     `num_tasks` is the number of rows. `reset(seed=s)` fully determines the task; `reset(options={"index": 7})` sets row
     7, and `reset(options={"question": "What is 6 times 7?", "answer": "42"})` any question.
@@ -204,15 +196,7 @@ class MATHEnv(MathWordEnv):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning equals the right answer as mathematics: for
     `\frac{1}{2}`, `1/2` and `0.5` do (`llmenv.text` and `envs.verifiers` have the fine print).
-    `well_formed`: one closed `<think>` block, then one `<answer>` block, nothing but white space between and after.
-
-    | response | `reward="default"` | `reward="tinyzero"` |
-    |---|---|---|
-    | correct and well formed | 1.0 | 1.0 |
-    | correct, not well formed | 0.1 | 1.0 |
-    | well formed, not correct | 0.1 | 0.1 |
-    | neither, with an answer block outside the reasoning | 0.0 | 0.1 |
-    | neither, without one | 0.0 | 0.0 |
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
     "no answer", "malformed" if correct but not well formed, or what `envs.verifiers.verify_math` says: "wrong value",
@@ -228,8 +212,8 @@ class MATHEnv(MathWordEnv):
       `pip install 'llmenv[datasets]'`), `DigitalLearningGmbH/MATH-lighteval` to train and `HuggingFaceH4/MATH-500`
       to test.
     - `question=...`: the wording, with the field `{question}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: full,
-      partial and none, in place of those in the table.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
+      `llmenv.env.TaskEnv`.
 
     `num_tasks` is the number of rows. `reset(seed=s)` fully determines the task; `reset(options={"index": 7})` sets row
     7, and `reset(options={"question": "Halve $x$.", "answer": "\\frac{x}{2}"})` any question.

@@ -86,15 +86,7 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is the product, as one bare integer
     (`llmenv.text` and `envs.verifiers` have the fine print).
-    `well_formed`: one closed `<think>` block, then one `<answer>` block, nothing but white space between and after.
-
-    | response | `reward="default"` | `reward="tinyzero"` |
-    |---|---|---|
-    | correct and well formed | 1.0 | 1.0 |
-    | correct, not well formed | 0.1 | 1.0 |
-    | well formed, not correct | 0.1 | 0.1 |
-    | neither, with an answer block outside the reasoning | 0.0 | 0.1 |
-    | neither, without one | 0.0 | 0.0 |
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     `step_reward` adds to that, for a well-formed response, up to so much for the work shown in the `<think>` block:
     in proportion to how many of the partial products stand there rightly (`share_of_steps` has the rules). It is
@@ -109,8 +101,8 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
     ## Arguments
     - `digits=3`: how many digits a factor has at most, 1 to 18; a pair, such as `(3, 2)`, for `a` and `b` apart.
     - `question=...`: the wording, with the fields `{a}` and `{b}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: full,
-      partial and none, in place of those in the table.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
+      `llmenv.env.TaskEnv`.
     - `step_reward=0.0`: at most full less partial.
 
     `reset(seed=s)` fully determines the task. `reset(options={"a": 47, "b": 36})` sets it: any integers, of

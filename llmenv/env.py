@@ -85,12 +85,25 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
     A subclass says how a task is drawn (`draw`), set by hand (`from_options`), asked (`question`) and judged
     (`verify`). `reset(seed=s)` fully determines the task; all randomness is in `self.np_random`.
 
+    `correct` is a response whose last complete answer block outside the reasoning is right by `verify`. `well_formed`
+    is one with exactly one closed `<think>` block, then one `<answer>` block, and nothing but white space between and
+    after (`llmenv.text` has the fine print).
+
+    | response | `reward="default"` | `reward="tinyzero"` |
+    |---|---|---|
+    | correct and well formed | 1.0 | 1.0 |
+    | correct, not well formed | 0.1 | 1.0 |
+    | well formed, not correct | 0.1 | 0.1 |
+    | neither, with an answer block outside the reasoning | 0.0 | 0.1 |
+    | neither, without one | 0.0 | 0.0 |
+
+    The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
+    "no answer", "malformed" if correct but not well formed, or what `verify` says.
+
     Args:
         split: "train" or "test": which of two disjoint sets of tasks to draw from.
-        reward: "default" pays `reward_amounts[0]` for a response that is correct and well formed, `[1]` for
-            one that is only one of the two and `[2]` for neither. "tinyzero" pays `[0]` for a correct answer,
-            `[1]` for an answer block that is wrong and `[2]` for no answer block, without looking at form.
-        reward_amounts: those three.
+        reward: "default" or "tinyzero": the column of that table. TinyZero pays without looking at form.
+        reward_amounts: in place of 1.0, 0.1 and 0.0 there.
     """
 
     system = (
