@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import typer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from experiments.run import main
+from experiments.run import app
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -96,8 +95,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
 )
 def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    app = typer.Typer()
-    app.command()(main)
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 2
     assert message in " ".join(done.stderr.split())
