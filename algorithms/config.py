@@ -62,6 +62,7 @@ class LLMConfig(AlgorithmConfig):
         self.broadcast_env_runner_states = False
         self.merge_env_runner_states = False
         self.delay_between_env_runner_restarts_s = 0.0
+        self.sample_timeout_s = 1800.0  # a runner that says nothing for so long is killed and started anew
         self.log_sys_usage = False
 
     def policy(
