@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -83,10 +84,15 @@ def sample(
 
 
 @torch.no_grad()
-def gap(model: Any, completions: list[Completion], temperature: float = 1.0) -> float:
+def gap(
+    model: Any,
+    completions: list[Completion],
+    temperature: float = 1.0,
+    prompts: Sequence[list[int]] = PROMPTS,
+) -> float:
     """Largest difference of the completions' log-probabilities from a plain forward pass of `model`."""
     gaps = []
-    for prompt, completion in zip(PROMPTS, completions, strict=True):
+    for prompt, completion in zip(prompts, completions, strict=True):
         plain, _ = plain_logps(model, prompt + completion.token_ids, temperature)
         gaps.append((torch.tensor(completion.logps).double() - plain[len(prompt) - 1 :]).abs().max().item())
     return max(gaps)
@@ -231,6 +237,23 @@ def test_settings_are_checked_by_name() -> None:
         check_settings({"tensor_paralel_size": 2})
     with pytest.raises(ValueError, match="cannot set logprobs_mode"):
         check_settings({"logprobs_mode": "raw_logprobs"})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny", "smollm2-135m"])
+def test_logps_of_the_real_models(name: str) -> None:
+    """64 prompts x 64 tokens at two temperatures, before and after a step of all weights."""
+    model, rng = load_causal_lm(name), np.random.default_rng(0)
+    sampler = VLLMSampler(resolve_model(name), max_model_len=128, max_rows=64)
+    prompts = [rng.integers(0, model.config.vocab_size, rng.integers(1, 60)).tolist() for _ in range(64)]
+    for version in range(2):
+        for temperature in (1.0, 0.7):
+            params = SamplingParams(64, NO_STOP, temperature)
+            assert gap(model, sampler.generate(prompts, params, range(64)), temperature, prompts) < 1e-3
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.01)
+        sampler.load_weights(weights.pack(model.state_dict()), version + 1)
 
 
 def test_grpo_trains_with_it(ray_cluster: None) -> None:
