@@ -88,7 +88,7 @@ class LLMAlgorithm(Algorithm):
         return episodes
 
     def _sample(self, requests: Sequence[GroupRequest], **kwargs: Any) -> list[TextEpisode]:
-        """Deals groups to the healthy runners; those of a runner that died are sampled by the others."""
+        """Deals groups to the healthy runners; those of a runner that died or hangs are sampled by the others."""
         group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
             runner = group.local_env_runner
@@ -107,11 +107,10 @@ class LLMAlgorithm(Algorithm):
                 healthy = self.restore_env_runners(group)
             if not healthy:
                 continue
-            results = group.foreach_env_runner(
+            results = self._ask(
                 "sample_with_metrics",
-                kwargs=[{"requests": missing[i :: len(healthy)], **kwargs} for i in range(len(healthy))],
-                remote_worker_ids=healthy,
-                local_env_runner=False,
+                [{"requests": missing[i :: len(healthy)], **kwargs} for i in range(len(healthy))],
+                healthy,
             )
             self.metrics.aggregate([metrics for _, metrics in results], key=ENV_RUNNER_RESULTS)
             for episodes, _ in results:
@@ -123,6 +122,26 @@ class LLMAlgorithm(Algorithm):
                 f"{MAX_COLLECT_ATTEMPTS} attempts: the env runners keep dying (their logs say why)"
             )
         return [episode for request in requests for episode in done[request.group]]
+
+    def _ask(self, method: str, kwargs: list[dict[str, Any]], worker_ids: list[int]) -> list[Any]:
+        """Calls a method of remote runners, and waits for what they return.
+
+        One that dies is left out. So is one that gives no answer for `sample_timeout_s`: it is killed, and Ray
+        starts it anew. RLlib itself would take it for healthy, and wait for it again.
+        """
+        if not worker_ids:  # RLlib would ask all
+            return []
+        manager = self.env_runner_group._worker_manager
+        results = manager.foreach_actor(
+            method,
+            kwargs=kwargs,
+            remote_actor_ids=worker_ids,
+            timeout_seconds=self.config.sample_timeout_s,
+        )
+        for hung in set(worker_ids) - {result.actor_id for result in results}:
+            manager.set_actor_state(hung, healthy=False)
+            ray.kill(manager.actors()[hung], no_restart=False)
+        return [result.get() for result in results if result.ok]
 
     def update(self, episodes: Sequence[TextEpisode], advantages: np.ndarray) -> None:
         """Takes the iteration's optimizer steps."""
@@ -164,13 +183,8 @@ class LLMAlgorithm(Algorithm):
             return
         if not isinstance(packed, ray.ObjectRef):  # a local learner with remote runners
             state[COMPONENT_RL_MODULE] = ray.put(packed)
-        group.foreach_env_runner(
-            "set_state",
-            kwargs={"state": state},
-            remote_worker_ids=worker_ids,
-            local_env_runner=False,
-            healthy_only=True,
-        )
+        asked = worker_ids or group.healthy_worker_ids()
+        self._ask("set_state", [{"state": state}] * len(asked), asked)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Runners that were restarted get the current weights before they sample again."""

@@ -29,6 +29,8 @@ class LLMConfig(AlgorithmConfig):
         self.max_prompt_tokens: int | None = None
         self.overlong_prompts = "drop"
         self.max_rows_per_sampler = 512
+        self.sampler = "transformers"
+        self.sampler_kwargs: dict[str, Any] = {}
         self.run_seed = 0
         # `training`: the batch and the optimizer.
         self.prompts_per_iteration = 32
@@ -42,6 +44,7 @@ class LLMConfig(AlgorithmConfig):
         self.weight_decay = 0.0
         self.grad_clip = 1.0
         self.clip_param = 0.2
+        self.tis_cap: float | str | None = "auto"
         self.kl_coeff = 0.0
         self.kl_estimator = "k3"
         self.loss_normaliser = "token"
@@ -59,6 +62,7 @@ class LLMConfig(AlgorithmConfig):
         self.broadcast_env_runner_states = False
         self.merge_env_runner_states = False
         self.delay_between_env_runner_restarts_s = 0.0
+        self.sample_timeout_s = 1800.0  # a runner that says nothing for so long is killed and started anew
         self.log_sys_usage = False
 
     def policy(
@@ -81,6 +85,8 @@ class LLMConfig(AlgorithmConfig):
         max_prompt_tokens: int | None = NotProvided,
         overlong_prompts: str = NotProvided,
         max_rows_per_sampler: int = NotProvided,
+        sampler: str = NotProvided,
+        sampler_kwargs: dict[str, Any] = NotProvided,
         run_seed: int = NotProvided,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -93,6 +99,8 @@ class LLMConfig(AlgorithmConfig):
             max_prompt_tokens: A sequence whose prompt is longer is not sampled. None: no limit.
             overlong_prompts: "drop" such samples (they are counted) or raise an "error".
             max_rows_per_sampler: Sequences that one runner decodes at the same time.
+            sampler: "transformers", or "vllm" where it is installed (see `llmenv.vllm_sampler`).
+            sampler_kwargs: vLLM's engine arguments, such as {"gpu_memory_utilization": 0.5}, passed on unchanged.
             run_seed: All tasks and samples of a run are a function of this, the iteration and their indices.
                 (RLlib's own `seed` would switch on deterministic kernels for the whole process.)
             top_p: Refused unless 1: log-probabilities are of the whole distribution.
@@ -112,6 +120,8 @@ class LLMConfig(AlgorithmConfig):
             max_prompt_tokens=max_prompt_tokens,
             overlong_prompts=overlong_prompts,
             max_rows_per_sampler=max_rows_per_sampler,
+            sampler=sampler,
+            sampler_kwargs=sampler_kwargs,
             run_seed=run_seed,
         )
 
@@ -126,6 +136,7 @@ class LLMConfig(AlgorithmConfig):
         adam_betas: tuple[float, float] = NotProvided,
         weight_decay: float = NotProvided,
         clip_param: float = NotProvided,
+        tis_cap: float | str | None = NotProvided,
         kl_coeff: float = NotProvided,
         kl_estimator: str = NotProvided,
         loss_normaliser: str = NotProvided,
@@ -144,6 +155,8 @@ class LLMConfig(AlgorithmConfig):
             adam_betas: Of AdamW.
             weight_decay: Of AdamW.
             clip_param: The surrogate's epsilon.
+            tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
+                (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM.
             kl_coeff: Weight of the KL to the initial policy in the loss; 0 loads no reference.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`).
             loss_normaliser: "token" or "sequence" (see `algorithms.losses.aggregate`).
@@ -159,6 +172,7 @@ class LLMConfig(AlgorithmConfig):
             adam_betas=adam_betas,
             weight_decay=weight_decay,
             clip_param=clip_param,
+            tis_cap=tis_cap,
             kl_coeff=kl_coeff,
             kl_estimator=kl_estimator,
             loss_normaliser=loss_normaliser,
@@ -173,6 +187,18 @@ class LLMConfig(AlgorithmConfig):
     @property
     def samples_per_iteration(self) -> int:
         return self.prompts_per_iteration * self.group_size
+
+    @property
+    def max_sequence_tokens(self) -> int | None:
+        """Prompt and response together; None where the prompt has no limit."""
+        return None if self.max_prompt_tokens is None else self.max_prompt_tokens + self.max_new_tokens
+
+    @property
+    def importance_cap(self) -> float | None:
+        """`tis_cap`, decided: the transformers sampler computes with the learner's own modules."""
+        if self.tis_cap == "auto":
+            return 2.0 if self.sampler == "vllm" else None
+        return None if self.tis_cap is None else float(self.tis_cap)
 
     @property
     def learning_rate_schedule(self) -> Any:
@@ -225,6 +251,7 @@ class LLMConfig(AlgorithmConfig):
             "template": TEMPLATES,
             "dtype": ("float32", "bfloat16", "float16"),
             "overlong_prompts": ("drop", "error"),
+            "sampler": ("transformers", "vllm"),
             "kl_estimator": tuple(KL_ESTIMATORS),
             "loss_normaliser": tuple(NORMALISERS),
         }
@@ -233,7 +260,15 @@ class LLMConfig(AlgorithmConfig):
                 self._value_error(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if not self.temperature > 0:
             self._value_error(f"temperature must be above 0 in training, got {self.temperature}")
+        if self.sampler == "vllm" and not 0.01 <= self.temperature <= 2:
+            self._value_error(f"vLLM samples at temperatures from 0.01 to 2, got {self.temperature}")
+        if self.sampler_kwargs and self.sampler != "vllm":
+            self._value_error("sampler_kwargs are vLLM's: set sampler='vllm', or leave them out")
         if not isinstance(self.run_seed, int) or self.run_seed < 0:
             self._value_error(f"run_seed must be a whole number of at least 0, got {self.run_seed!r}")
+        if self.importance_cap is not None and not self.importance_cap > 0:
+            self._value_error(
+                f"tis_cap must be above 0, or None for no importance weights, got {self.tis_cap}"
+            )
         if self.kl_coeff < 0:
             self._value_error(f"kl_coeff must not be negative, got {self.kl_coeff}")

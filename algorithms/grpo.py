@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,13 @@ import torch
 from algorithms.advantages import group_relative_advantages
 from algorithms.base import LLMAlgorithm
 from algorithms.config import LLMConfig
-from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_surrogate, clipped_tokens
+from algorithms.losses import (
+    KL_ESTIMATORS,
+    aggregate,
+    clipped_surrogate,
+    clipped_tokens,
+    importance_weights,
+)
 from llmenv.batch import LossBatch
 from llmenv.episode import TextEpisode
 from llmenv.learner import LLMLearner
@@ -33,7 +40,7 @@ class GRPOConfig(LLMConfig):
 
 
 class GRPOLearner(LLMLearner):
-    """The clipped surrogate, plus `kl_coeff` times the KL to the reference."""
+    """The clipped surrogate, corrected for the sampler's own engine, plus `kl_coeff` times the KL to the reference."""
 
     def compute_loss_for_module(
         self, *, module_id: str, config: GRPOConfig, batch: LossBatch, fwd_out: PolicyOutput
@@ -46,6 +53,10 @@ class GRPOLearner(LLMLearner):
             clip_fraction_high=high.sum() / batch.num_learned_tokens,
             kl_behaviour=KL_ESTIMATORS["k3"](old_logps, logps).sum() / batch.num_learned_tokens,
         )
+        if (cap := config.importance_cap) is not None:
+            per_token = per_token * importance_weights(old_logps, tokens.sampling_logps, cap)
+            truncated = (old_logps - tokens.sampling_logps > math.log(cap)) & tokens.response_mask
+            self.log_share(tis_fraction=truncated.sum() / batch.num_learned_tokens)
         if batch.ref_logps is not None:
             kl = KL_ESTIMATORS[config.kl_estimator](logps, batch.ref_logps)
             per_token = per_token + config.kl_coeff * kl

@@ -40,6 +40,24 @@ def clipped_tokens(
     return (ratio < 1 - clip_param) & (advantages < 0), (ratio > 1 + clip_param) & (advantages > 0)
 
 
+def importance_weights(old_logps: torch.Tensor, sampling_logps: torch.Tensor, cap: float) -> torch.Tensor:
+    """What corrects a token's loss for having been drawn by the sampler's engine and not by the learner's.
+
+    min(exp(old_logp - sampling_logp), cap), a constant: truncated importance sampling, Yao et al. (2025), "Your
+    Efficient RL Framework Secretly Brings You Off-Policy RL Training". The cap bounds the variance; weights below
+    it are exact.
+
+    Args:
+        old_logps: [B, T], the learner's own, before the first step on the batch.
+        sampling_logps: [B, T], the sampler's.
+        cap: Above 0.
+
+    Returns:
+        [B, T], without gradient.
+    """
+    return torch.exp(old_logps - sampling_logps).clamp(max=cap).detach()
+
+
 def kl_k1(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
     """log(p/q): unbiased, high variance. Schulman, "Approximating KL divergence" (joschu.net/blog/kl-approx)."""
     return logps - ref_logps

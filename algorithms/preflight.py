@@ -10,6 +10,7 @@ import ray
 from algorithms.config import LLMConfig
 from llmenv.env_runner import make_env
 from llmenv.models import resolve_model
+from llmenv.vllm_sampler import check_settings
 
 
 def preflight(config: LLMConfig) -> int | None:
@@ -19,9 +20,12 @@ def preflight(config: LLMConfig) -> int | None:
         The training environment's number of tasks (see `count_tasks`).
 
     Raises:
-        ValueError: If the environment cannot be made, the model cannot be found, or actors cannot be placed.
+        ValueError: If the environment cannot be made, the model cannot be found, vLLM is missing or does not know a
+            setting, or actors cannot be placed.
     """
     resolve_model(config.base_model)
+    if config.sampler == "vllm":
+        check_settings(config.sampler_kwargs)
     try:
         num_tasks = count_tasks(config.env, config.env_config)
     except Exception as error:

@@ -14,6 +14,10 @@ from rich.table import Table
 
 from llmenv.episode import TextEpisode
 
+# Mean absolute difference of a token's log-probability between sampler and learner. bfloat16 engines stay near 0.01;
+# above this, importance weights no longer repair what is learned.
+LARGEST_SAMPLER_GAP = 0.05
+
 HEADER = "  iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
 
 
@@ -64,6 +68,12 @@ class Display:
             f"{row.get('entropy', math.nan):7.3f}  {row['tokens_per_second']:8.0f}  {left:>6}"
         )
         self._progress.update(self._task, completed=row["iteration"], left=left)
+        if (gap := row.get("sampler_logp_gap_mean", 0.0)) > LARGEST_SAMPLER_GAP:
+            self.console.print(
+                f"[bold red]warning[/bold red]: sampler and learner disagree about the sampled tokens: their "
+                f"log-probabilities differ by {gap:.3f} in the mean, more than {LARGEST_SAMPLER_GAP}. The sampler's "
+                "weights are not the learner's, or its dtype is too coarse (--dtype float32 tells)"
+            )
 
     def sample(self, episode: TextEpisode) -> None:
         """Shows one completion with its verdict."""

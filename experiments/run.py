@@ -64,6 +64,9 @@ def main(
     max_prompt_tokens: Annotated[int | None, Option(help="Longer prompts are dropped, and counted.")] = None,
     template: Annotated[str | None, Option(help="Prompt template: auto, r1, chat or raw.")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
+    sampler: Annotated[
+        str | None, Option(help="transformers, or vllm where it is installed. [default: transformers]")
+    ] = None,
     num_env_runners: Annotated[int | None, Option(help="Sampling processes; 0: in this one.")] = None,
     num_learners: Annotated[int | None, Option(help="Learning processes; 0: in this one.")] = None,
     num_gpus_per_env_runner: Annotated[float | None, Option(help="GPUs of each sampling process.")] = None,
@@ -82,6 +85,7 @@ def main(
             "temperature": temperature,
             "max_new_tokens": max_new_tokens,
             "max_prompt_tokens": max_prompt_tokens,
+            "sampler": sampler,
         },
         "training": {
             "prompts_per_iteration": prompts_per_iteration,
@@ -188,6 +192,10 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     display = Display(run.iterations)
     display.say(f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    if config.sampler == "vllm":
+        display.say(
+            "starting vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
+        )
     algorithm = folder = None
     try:
         if resuming:
@@ -330,6 +338,7 @@ def _quieten() -> None:
     """Ray's and transformers' chatter would drown the run's own lines; errors still come through."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     import ray.rllib  # noqa: F401 (sets up its logger when imported)
 

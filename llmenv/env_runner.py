@@ -23,10 +23,11 @@ from ray.rllib.utils.metrics import (
 )
 
 from llmenv.episode import TextEpisode, derive_seed
-from llmenv.models import load_causal_lm
+from llmenv.models import load_causal_lm, resolve_model
 from llmenv.renderer import Renderer
 from llmenv.rollout import EnvPool, GroupRequest, rollout
-from llmenv.sampler import SamplingParams, TransformersSampler
+from llmenv.sampler import Sampler, SamplingParams, TransformersSampler
+from llmenv.vllm_sampler import VLLMSampler
 
 
 class LLMEnvRunner(EnvRunner, Checkpointable):
@@ -40,15 +41,25 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self._pools: dict[str, EnvPool] = {}
         self._num_calls = 0
         self.renderer: Renderer
-        self.sampler: TransformersSampler | None = None
+        self.sampler: Sampler | None = None
         if self.worker_index or config.num_env_runners == 0:
             self.make_module()
 
     def make_module(self) -> None:
-        device = "cuda" if torch.cuda.is_available() and self.config.num_gpus_per_env_runner else "cpu"
-        self.renderer = Renderer.from_model(self.config.base_model, self.config.template)
-        model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(device)
-        self.sampler = TransformersSampler(model, max_rows=self.config.max_rows_per_sampler)
+        config = self.config
+        self.renderer = Renderer.from_model(config.base_model, config.template)
+        if config.sampler == "vllm":
+            self.sampler = VLLMSampler(
+                resolve_model(config.base_model),
+                dtype=config.dtype,
+                max_model_len=config.max_sequence_tokens,
+                max_rows=config.max_rows_per_sampler,
+                sampler_kwargs=config.sampler_kwargs,
+            )
+        else:
+            device = "cuda" if torch.cuda.is_available() and config.num_gpus_per_env_runner else "cpu"
+            model = load_causal_lm(config.base_model, dtype=config.dtype).to(device)
+            self.sampler = TransformersSampler(model, max_rows=config.max_rows_per_sampler)
 
     def assert_healthy(self) -> None:
         assert self.sampler is not None

@@ -150,9 +150,15 @@ class LLMLearner(TorchLearner):
     def _log_mismatch(self, batch: LossBatch) -> None:
         """How far the sampler's log-probabilities are from the learner's for the same weights."""
         tokens = batch.tokens
-        gap = (batch.old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0).abs()
-        self.log_share(sampler_logp_gap_mean=gap.sum() / batch.num_learned_tokens)
-        self.metrics.log_value((DEFAULT_MODULE_ID, "sampler_logp_gap_max"), float(gap.max()), reduce="max")
+        gap = (batch.old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0)
+        kl = gap.expm1() - gap  # k3: the tokens were drawn by the sampler, so q / p is learner / sampler
+        self.log_share(
+            sampler_logp_gap_mean=gap.abs().sum() / batch.num_learned_tokens,
+            sampler_kl=kl.sum() / batch.num_learned_tokens,
+        )
+        self.metrics.log_value(
+            (DEFAULT_MODULE_ID, "sampler_logp_gap_max"), float(gap.abs().max()), reduce="max"
+        )
 
     def _set_learning_rate(self, timestep: int) -> None:
         """RLlib steps its schedules after an update; here a batch is learned at the rate of its own time."""

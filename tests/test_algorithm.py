@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -16,6 +19,7 @@ from ray import tune
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 import algorithms.base
+import llmenv.vllm_sampler
 from algorithms import GRPO, GRPOConfig
 from llmenv.episode import TextEpisode
 from support import flat_weights, runner_weights, small_config
@@ -98,12 +102,46 @@ def test_a_killed_runner_is_replaced_and_the_iteration_complete(distributed_algo
     assert sorted((e.group, e.sample) for e in distributed_algorithm.last_episodes) == [
         (group, sample) for group in range(4) for sample in range(4)
     ]
-    deadline = time.monotonic() + 90  # a new process has to import everything
-    while manager.num_healthy_actors() < 2 and time.monotonic() < deadline:
-        time.sleep(0.5)
-        distributed_algorithm.train()
-    assert manager.num_healthy_actors() == 2
+    assert wait_for_runners(distributed_algorithm, 2)
     assert_weights_are_in_sync(distributed_algorithm)  # the new one too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["sampling", "sync"])
+def test_a_runner_that_hangs_is_replaced_and_the_iteration_complete(
+    distributed_algorithm: GRPO, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """A stopped process neither answers nor dies: only a time limit tells."""
+    algorithm = distributed_algorithm
+    manager = algorithm.env_runner_group._worker_manager
+    assert wait_for_runners(algorithm, 2)
+    monkeypatch.setitem(vars(algorithm.config), "sample_timeout_s", 15.0)
+    pid = ray.get(manager.actors()[1].apply.remote(lambda runner: os.getpid()))
+    if phase == "sampling":
+        os.kill(pid, signal.SIGSTOP)
+    else:  # after it has sampled
+        update = algorithm.update
+        monkeypatch.setattr(algorithm, "update", lambda *a: (update(*a), os.kill(pid, signal.SIGSTOP)))
+    result = algorithm.train()
+    assert result["rollout"]["num_episodes"] == 16
+    assert sorted((e.group, e.sample) for e in algorithm.last_episodes) == [
+        (group, sample) for group in range(4) for sample in range(4)
+    ]
+    monkeypatch.undo()
+    assert wait_for_runners(algorithm, 2)
+    assert ray.get(manager.actors()[1].apply.remote(lambda runner: os.getpid())) != pid
+    assert not psutil.pid_exists(pid)
+    assert_weights_are_in_sync(algorithm)
+
+
+def wait_for_runners(algorithm: GRPO, number: int) -> bool:
+    """Trains on until so many runners are in service: a new process has to import everything."""
+    manager = algorithm.env_runner_group._worker_manager
+    deadline = time.monotonic() + 90
+    while manager.num_healthy_actors() < number and time.monotonic() < deadline:
+        time.sleep(0.5)
+        algorithm.train()
+    return manager.num_healthy_actors() == number
 
 
 @pytest.mark.parametrize("runners", [0, 2])
@@ -441,3 +479,9 @@ def test_an_environment_without_a_test_split_says_how_to_evaluate_it(model_folde
     algorithm = config.evaluation(evaluation_config=None).build_algo()
     assert algorithm.evaluate()["env_runners"]["num_episodes"] == 16
     algorithm.stop()
+
+
+def test_a_sampler_that_is_not_installed_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(llmenv.vllm_sampler, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"pip install 'llmenv\[vllm\]'"):
+        small_config("tiny").sampling(sampler="vllm").build_algo()

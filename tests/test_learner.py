@@ -350,21 +350,53 @@ def test_a_gradient_that_is_not_finite_skips_the_step(model_folder: str, bad: fl
     assert sound.metrics[0]["num_steps_skipped"] == 0
 
 
-def test_sampler_gap_is_measured(model_folder: str) -> None:
-    """Log-probabilities of the learner's own, off by 0.25 everywhere and by 1 in one place."""
-    learner = make_group(model_folder)._learner
-    rows = make_rows()
+def shift_sampling_logps(learner: LLMLearner, rows: Sequence[TokenRow], shift: float) -> None:
+    """Gives the rows a sampler whose log-probabilities are the learner's own, less `shift`."""
     for row in rows:
         (batch,) = make_plan([row], 1)[0][0].micro_batches
         with torch.no_grad():
             logps = learner.policy(batch).logps[0].numpy()
-        row.sampling_logps = np.where(row.response_mask, logps - np.float32(0.25), np.float32(0.0))
+        row.sampling_logps = np.where(row.response_mask, logps - np.float32(shift), np.float32(0.0))
+
+
+def test_sampler_gap_is_measured(model_folder: str) -> None:
+    """Log-probabilities of the learner's own, off by 0.25 everywhere and by 1 in one place."""
+    learner = make_group(model_folder)._learner
+    rows = make_rows()
+    shift_sampling_logps(learner, rows, 0.25)
     first = int(rows[0].response_mask.argmax())
     rows[0].sampling_logps[first] -= 0.75
     result = learner.update(make_plan(rows, 1)[0])[DEFAULT_MODULE_ID]
     tokens = sum(row.num_response_tokens for row in rows)
     assert result["sampler_logp_gap_mean"].peek() == pytest.approx(0.25 + 0.75 / tokens, abs=1e-5)
     assert result["sampler_logp_gap_max"].peek() == pytest.approx(1.0, abs=1e-5)
+    # k3 of a log-ratio x is e^x - 1 - x: 0.034025 at 0.25, 0.718282 at 1.
+    expected = 0.034025 + (0.718282 - 0.034025) / tokens
+    assert result["sampler_kl"].peek() == pytest.approx(expected, abs=1e-5)
+    assert "tis_fraction" not in result  # no importance weights unless asked for
+
+
+@pytest.mark.parametrize(("shift", "weight"), [(0.5, 1.648721), (-1.0, 0.367879), (1.0, 2.0)])
+def test_importance_weights_scale_the_gradient(model_folder: str, shift: float, weight: float) -> None:
+    """The same ratio everywhere is one factor: e^0.5 = 1.648721, e^-1 = 0.367879, and e = 2.718282 over a cap of 2."""
+    rows = make_rows()
+    plain = Update(make_group(model_folder, tis_cap=None), make_plan(rows, 1))
+    group = make_group(model_folder, tis_cap=2.0)
+    shift_sampling_logps(group._learner, rows, shift)
+    update = Update(group, make_plan(rows, 1))
+    assert relative_gap(update.gradients[0][0], weight * plain.gradients[0][0]) < 1e-4
+    assert update.metrics[0]["tis_fraction"] == pytest.approx(float(shift == 1.0))
+
+
+def test_the_share_of_truncated_tokens(model_folder: str) -> None:
+    rows = make_rows()
+    group = make_group(model_folder, tis_cap=2.0)
+    shift_sampling_logps(group._learner, rows, 0.0)
+    for row in rows[:2]:
+        row.sampling_logps = row.sampling_logps - row.response_mask.astype(np.float32)  # ratio e, over 2
+    update = Update(group, make_plan(rows, 1))
+    share = sum(row.num_response_tokens for row in rows[:2]) / sum(row.num_response_tokens for row in rows)
+    assert update.metrics[0]["tis_fraction"] == pytest.approx(share)
 
 
 def learning_rates(learner: LLMLearner, timesteps: Sequence[int]) -> list[float]:

@@ -13,6 +13,7 @@ from algorithms.losses import (
     aggregate,
     clipped_surrogate,
     clipped_tokens,
+    importance_weights,
     kl_k1,
     kl_k2,
     kl_k3,
@@ -52,6 +53,17 @@ def test_at_ratio_one_the_gradient_is_the_policy_gradient() -> None:
     clipped_surrogate(logps, logps.detach(), torch.tensor([[1.5, -0.5]]), 0.2).sum().backward()
     # -A: a step against the gradient raises the log-probability where A > 0 and lowers it where A < 0.
     assert logps.grad.tolist() == [[-1.5, 0.5]]
+
+
+def test_importance_weights_are_truncated_ratios_without_gradient() -> None:
+    # The learner's probabilities 0.5, 0.2, 0.6 of tokens that the sampler drew with 0.5, 0.4, 0.2: ratios 1, 0.5, 3,
+    # and the cap is 2. At the last position, outside the response, both log-probabilities are 0.
+    old_logps = torch.tensor([[0.5, 0.2, 0.6, 1.0]]).log().requires_grad_()
+    weights = importance_weights(old_logps, torch.tensor([[0.5, 0.4, 0.2, 1.0]]).log(), 2.0)
+    torch.testing.assert_close(weights, torch.tensor([[1.0, 0.5, 2.0, 1.0]]))
+    assert not weights.requires_grad
+    # A token that the sampler took for impossible is bounded too, not infinite.
+    assert importance_weights(torch.zeros(1), torch.tensor([-1000.0]), 2.0).item() == 2.0
 
 
 def test_kl_estimators() -> None:

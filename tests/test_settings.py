@@ -66,6 +66,10 @@ def test_every_preset_builds_its_config(name):
         ("GRPO", {"training": {"kl_estimator": "k9"}}, "kl_estimator must be one of k1, k2, k3"),
         ("GRPO", {"sampling": {"top_p": 0.9}}, "whole distribution"),
         ("GRPO", {"sampling": {"temperature": 0}}, "temperature must be above 0"),
+        ("GRPO", {"training": {"tis_cap": 0}}, "tis_cap must be above 0"),
+        ("GRPO", {"sampling": {"sampler": "nope"}}, "sampler must be one of transformers, vllm"),
+        ("GRPO", {"sampling": {"sampler": "vllm", "temperature": 3}}, "temperatures from 0.01 to 2, got 3"),
+        ("GRPO", {"sampling": {"sampler_kwargs": {"seed": 1}}}, "sampler_kwargs are vLLM's"),
     ],
 )
 def test_bad_settings_are_refused_by_name(algo, sections, message):
@@ -89,3 +93,17 @@ def test_actors_share_the_cores(monkeypatch):
     }
     config, _ = settings.build("grpo", sections)
     assert 2 * config.num_cpus_per_env_runner + 2 * config.num_cpus_per_learner <= 2
+
+
+@pytest.mark.parametrize(
+    ("sections", "cap"),
+    [
+        ({}, None),
+        ({"sampling": {"sampler": "vllm"}}, 2.0),
+        ({"sampling": {"sampler": "vllm"}, "training": {"tis_cap": None}}, None),
+        ({"training": {"tis_cap": 3}}, 3.0),
+    ],
+)
+def test_importance_weights_are_on_where_the_engines_differ(sections, cap):
+    config, _ = settings.build("GRPO", {"environment": {"env": "envs:Countdown-v0"}, **sections})
+    assert config.importance_cap == cap

