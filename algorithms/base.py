@@ -89,7 +89,7 @@ class LLMAlgorithm(Algorithm):
 
     def _sample(self, requests: Sequence[GroupRequest], **kwargs: Any) -> list[TextEpisode]:
         """Deals groups to the healthy runners; those of a runner that died or hangs are sampled by the others."""
-        group = self.env_runner_group
+        config, group = self.config, self.env_runner_group
         if group.num_remote_env_runners() == 0:
             runner = group.local_env_runner
             episodes = runner.sample(requests=requests, **kwargs)
@@ -104,7 +104,8 @@ class LLMAlgorithm(Algorithm):
             if not healthy:
                 # Only with nobody left is it worth waiting for a restart here: RLlib tries one every iteration.
                 time.sleep(2.0)
-                healthy = self.restore_env_runners(group)
+                self.restore_env_runners(group)
+                healthy = group.healthy_worker_ids()
             if not healthy:
                 continue
             results = self._ask(
@@ -119,7 +120,8 @@ class LLMAlgorithm(Algorithm):
         if len(done) < len(requests):
             raise RuntimeError(
                 f"{len(requests) - len(done)} of {len(requests)} groups could not be sampled in "
-                f"{MAX_COLLECT_ATTEMPTS} attempts: the env runners keep dying (their logs say why)"
+                f"{MAX_COLLECT_ATTEMPTS} attempts: the env runners keep dying (their logs say why), or take longer "
+                f"than {config.sample_timeout_s:g} s: raise that by env_runners(sample_timeout_s=...)"
             )
         return [episode for request in requests for episode in done[request.group]]
 

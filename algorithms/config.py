@@ -266,6 +266,8 @@ class LLMConfig(AlgorithmConfig):
             self._value_error("sampler_kwargs are vLLM's: set sampler='vllm', or leave them out")
         if not isinstance(self.run_seed, int) or self.run_seed < 0:
             self._value_error(f"run_seed must be a whole number of at least 0, got {self.run_seed!r}")
+        if isinstance(self.tis_cap, str) and self.tis_cap != "auto":
+            self._value_error(f'tis_cap must be a number above 0, None or "auto", got {self.tis_cap!r}')
         if self.importance_cap is not None and not self.importance_cap > 0:
             self._value_error(
                 f"tis_cap must be above 0, or None for no importance weights, got {self.tis_cap}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
 
@@ -15,7 +15,8 @@ from llmenv.data import Rows, load_rows, parse_prompt
 # math_dapo, aime_2024 and numina_olympiads. The first that it has counts.
 VERIFIER_OF_SOURCE = {
     "countdown": "arithmetic",
-    "multipl": "integer",
+    "multiply": "integer",
+    "multiplication": "integer",
     "arithmetic": "integer",
     "gsm8k": "math",
     "math": "math",
@@ -141,7 +142,7 @@ class DatasetEnv(RowEnv[DatasetTask]):
         if self.split == "train":
             return load_rows(data, "train", columns)
         if test_data is not None:
-            return load_rows(test_data, None, columns)
+            return load_rows(test_data, "test", columns, unnamed_split="test")
         try:
             return load_rows(data, "test", columns)
         except ValueError as error:
@@ -149,7 +150,8 @@ class DatasetEnv(RowEnv[DatasetTask]):
 
     def from_row(self, row: dict[str, Any], number: int) -> DatasetTask:
         verifier = self.verifier or _verifier_of(row.get("data_source"))
-        truth = (row.get("reward_model") or {}).get("ground_truth")
+        judged_by = row.get("reward_model")
+        truth = judged_by.get("ground_truth") if isinstance(judged_by, Mapping) else None
         try:
             truth = _VERIFIERS[verifier].read(truth)
         except (TypeError, KeyError) as error:

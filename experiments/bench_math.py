@@ -1,6 +1,6 @@
 """Judges every gold answer of GSM8K's and MATH-500's test sets, and each against another problem's, and takes the time.
 
-    python experiments/bench_math.py ../shared/data
+    python experiments/bench_math.py $LLMENV_DATA
 
 The folder holds `gsm8k/test.jsonl` and `math500/test.jsonl`. Responses go through the environments' own `step`. Pairs
 that are judged otherwise than expected are listed: now and then another problem's answer is right.

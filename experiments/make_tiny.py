@@ -10,7 +10,8 @@ drawn is a function of the seed and the step: started again with the same argume
 its last save.
 
 Of the weights in the package, the first stage came from a loop of its own, with the same data, seed and schedule but
-without the tokens of the multiplication prompt, and was rounded to float16; all that followed is this script's output.
+without the tokens of the multiplication prompt, and was rounded to float16. All that followed is this script's output,
+but for one thing: the blind multiplications that `tiny-zero` saw were of held-out factors, too.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ A source is a file, a folder, or a hub id: `owner/name` or `owner/name:config`. 
 
 - of a folder, the files whose names begin with the split, parquet before JSONL;
 - of a file with the word "train" or "test" in its name, itself and the file beside it that has the other word;
-- of any file with a column "split", the rows that say so. A file that says nothing is all training data.
+- of any file with a column "split", the rows that say so. A row of which nothing says so is training data.
 """
 
 from __future__ import annotations
@@ -50,12 +50,11 @@ class Rows(Sequence[dict[str, Any]]):
         columns: the names that a row may have.
     """
 
-    def __init__(self, origin: str, split: str | None, wanted: tuple[str, ...], table: _Table) -> None:
+    def __init__(self, origin: str, table: _Table, *load_arguments: Any) -> None:
         self.origin = origin
         self.columns = table.columns
-        self._split = split
-        self._wanted = wanted
         self._table = table
+        self._load_arguments = load_arguments
 
     def __len__(self) -> int:
         return self._table.length
@@ -64,25 +63,25 @@ class Rows(Sequence[dict[str, Any]]):
         return self._table.get(index)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return load_rows, (self.origin, self._split, self._wanted)
+        return load_rows, (self.origin, *self._load_arguments)
 
 
 class _Table(NamedTuple):
     columns: tuple[str, ...]
     length: int
     get: Callable[[int], dict[str, Any]]
-    says_split: bool = (
-        True  # rows that do not are training data, unless the name of their file says otherwise
-    )
 
 
-def load_rows(source: str | Path, split: str | None, columns: Sequence[str]) -> Rows:
+def load_rows(
+    source: str | Path, split: str | None, columns: Sequence[str], unnamed_split: str = "train"
+) -> Rows:
     """Load one split of a source.
 
     Args:
         source: a file, a folder or a hub id (see the head of this module).
         split: "train", "test", or None for all that the source holds.
         columns: names to load; those that the source does not have are left out.
+        unnamed_split: the split of rows of which neither they themselves nor the name of their file say one.
 
     Raises:
         ValueError: the source is missing or cannot be read, or it has no such split, no rows or none of the columns.
@@ -95,17 +94,17 @@ def load_rows(source: str | Path, split: str | None, columns: Sequence[str]) -> 
     else:
         origin = str(path.absolute())
         stats = [(file, file.stat()) for file in _find_files(path.absolute(), split)]
-        table = _read_files(tuple((file, s.st_mtime_ns, s.st_size) for file, s in stats), split, wanted)
+        stamps = tuple((file, s.st_mtime_ns, s.st_size) for file, s in stats)
+        named = path.is_dir() or _SPLIT_WORD.search(path.name)
+        table = _read_files(stamps, split, split if named else unnamed_split, wanted)
     if not table.columns:
         raise ValueError(f"{origin} has none of the columns {', '.join(wanted)}: is it data of another kind?")
-    if split == "test" and not table.says_split and path.is_file() and not _SPLIT_WORD.search(path.name):
-        raise ValueError(
-            f'{origin} does not say which of its rows are held out: give them a column "split", or name the file by '
-            "its split, train, and put a file of held-out rows beside it, named test"
-        )
     if not table.length:
-        raise ValueError(f"{origin} holds no rows{f' of the split {split!r}' if split else ''}")
-    return Rows(origin, split, wanted, table)
+        raise ValueError(
+            f"{origin} holds no rows{f' of the split {split!r}' if split else ''}: a row says its split by a column "
+            '"split", a file by its name, with train or test in it'
+        )
+    return Rows(origin, table, split, wanted, unnamed_split)
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
@@ -138,15 +137,20 @@ def _find_files(path: Path, split: str | None) -> list[Path]:
 
 @lru_cache(maxsize=8)  # a runner has hundreds of environments
 def _read_files(
-    stamps: tuple[tuple[Path, int, int], ...], split: str | None, wanted: tuple[str, ...]
+    stamps: tuple[tuple[Path, int, int], ...],
+    split: str | None,
+    unnamed_split: str | None,
+    wanted: tuple[str, ...],
 ) -> _Table:
     """Read files, known by path, time and size so that one which changed is read again."""
     files = [file for file, _, _ in stamps]
     read = _read_parquet if files[0].suffix == ".parquet" else _read_jsonl
-    return read(files, split, wanted)
+    return read(files, split, unnamed_split, wanted)
 
 
-def _read_parquet(files: list[Path], split: str | None, wanted: tuple[str, ...]) -> _Table:
+def _read_parquet(
+    files: list[Path], split: str | None, unnamed_split: str | None, wanted: tuple[str, ...]
+) -> _Table:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -162,18 +166,21 @@ def _read_parquet(files: list[Path], split: str | None, wanted: tuple[str, ...])
                 f"{file} is no parquet file, or only part of one ({error}): write it again"
             ) from None
     table = pa.concat_tables(tables, promote_options="permissive")
-    says_split = "split" in table.column_names
-    if split is not None and says_split:
-        table = table.filter(pc.equal(table["split"], split))
+    if split is not None and "split" in table.column_names:
+        table = table.filter(pc.equal(pc.fill_null(table["split"], unnamed_split), split))
+    elif split != unnamed_split and split is not None:
+        table = table.slice(0, 0)
     columns = {name: table[name] for name in wanted if name in table.column_names}
 
     def get(index: int) -> dict[str, Any]:
         return {name: column[index].as_py() for name, column in columns.items()}
 
-    return _Table(tuple(columns), len(table), get, says_split)
+    return _Table(tuple(columns), len(table), get)
 
 
-def _read_jsonl(files: list[Path], split: str | None, wanted: tuple[str, ...]) -> _Table:
+def _read_jsonl(
+    files: list[Path], split: str | None, unnamed_split: str | None, wanted: tuple[str, ...]
+) -> _Table:
     """Keep the lines as they are, which takes far less memory than the objects in them."""
     lines: list[bytes] = []
     columns: dict[str, None] = {}
@@ -190,14 +197,14 @@ def _read_jsonl(files: list[Path], split: str | None, wanted: tuple[str, ...]) -
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} of {file} is {line[:40]!r}: a line must be a JSON object")
             columns.update(dict.fromkeys(row))
-            if split is None or row.get("split", split) == split:
+            if split is None or (row.get("split") or unnamed_split) == split:
                 lines.append(line)
 
     def get(index: int) -> dict[str, Any]:
         row = json.loads(lines[index])
         return {name: row[name] for name in wanted if name in row}
 
-    return _Table(tuple(name for name in wanted if name in columns), len(lines), get, "split" in columns)
+    return _Table(tuple(name for name in wanted if name in columns), len(lines), get)
 
 
 @lru_cache(maxsize=8)
@@ -241,7 +248,9 @@ def parse_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
     Raises:
         ValueError: there is no user message, or it is not a text.
     """
-    last = {message.get("role"): message.get("content") for message in messages}
+    last = {}
+    if not isinstance(messages, str) and all(isinstance(message, Mapping) for message in messages):
+        last = {message.get("role"): message.get("content") for message in messages}
     content = last.get("user")
     if not isinstance(content, str):
         raise ValueError(

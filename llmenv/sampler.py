@@ -60,7 +60,10 @@ class Sampler(Protocol):
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
     ) -> list[Completion]:
-        """One completion a prompt, in order; `seeds[i]` alone determines what is drawn for prompt i."""
+        """One completion a prompt, in order; `seeds[i]` alone determines what is drawn for prompt i.
+
+        (With vLLM up to rounding, which may depend on what else is in the batch.)
+        """
         ...
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:

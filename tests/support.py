@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,9 @@ from algorithms import GRPOConfig
 from llmenv import engine, tiny
 from llmenv.env import TextEnv
 from llmenv.episode import TextEpisode, Turn
+
+# GSM8K and MATH-500 in files: where the environments look for them, else beside the checkout.
+REAL_DATA = Path(os.environ.get("LLMENV_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 def make_model_folder(folder: Path) -> str:

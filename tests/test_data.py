@@ -84,8 +84,15 @@ class TestFiles:
     def test_a_file_that_says_nothing_is_training_data(self, tmp_path: Path, write: Any, suffix: str) -> None:
         file = write(tmp_path / f"x{suffix}", numbered(0, 3))
         assert len(load_rows(file, "train", QA)) == 3
-        with pytest.raises(ValueError, match=r"does not say which .* held out"):
+        with pytest.raises(ValueError, match=r"holds no rows of the split 'test': a row says its split by"):
             load_rows(file, "test", QA)
+        assert len(load_rows(file, "test", QA, unnamed_split="test")) == 3
+
+    def test_a_row_that_says_nothing_is_training_data(self, tmp_path: Path, write: Any, suffix: str) -> None:
+        rows = [{"question": str(n), "split": "test" if n == 1 else None} for n in range(3)]
+        file = write(tmp_path / f"x{suffix}", rows)
+        assert [row["question"] for row in load_rows(file, "train", QA)] == ["0", "2"]
+        assert [row["question"] for row in load_rows(file, "test", QA)] == ["1"]
 
     def test_no_such_column(self, tmp_path: Path, write: Any, suffix: str) -> None:
         file = write(tmp_path / f"x{suffix}", [{"a": 1}])

@@ -210,6 +210,20 @@ def test_a_column_that_is_missing(tmp_path: Path, missing: str) -> None:
         DatasetEnv(write(tmp_path / "train.jsonl", [broken]))
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("prompt", "What is 1 + 2?", "the column prompt must be a list"),
+        ("prompt", ["What is 1 + 2?"], "the column prompt must be a list"),
+        ("reward_model", '{"ground_truth": "3"}', "ground_truth"),
+    ],
+)
+def test_a_row_of_another_form_is_refused(tmp_path: Path, column: str, value: Any, message: str) -> None:
+    broken = row("gsm8k", "3", "What is 1 + 2?") | {column: value}
+    with pytest.raises(ValueError, match=rf"row 0 of .*train.jsonl: .*{message}"):
+        DatasetEnv(write(tmp_path / "train.jsonl", [broken]))
+
+
 def test_the_held_out_rows(tmp_path: Path) -> None:
     def rows(name: str) -> list[dict[str, Any]]:
         return [row("gsm8k", "3", f"<answer> {name}")]
@@ -227,6 +241,14 @@ def test_the_held_out_rows(tmp_path: Path) -> None:
     assert question(str(tmp_path)) == "<answer> sibling"
     assert question(train, other) == "<answer> other"
     assert DatasetEnv(train, other).reset(seed=0)[0] == "<answer> train"
+    # Held out is what says so, of a folder and of a file, and never a training row.
+    assert question(train, str(tmp_path)) == "<answer> sibling"
+    both = write(
+        tmp_path / "both.jsonl",
+        [r | {"split": r["prompt"][0]["content"].split()[-1]} for r in rows("train") + rows("test")],
+    )
+    assert question(train, both) == "<answer> test"
+    assert DatasetEnv(train, both, split="test").num_tasks == 1
 
 
 def test_options(tmp_path: Path) -> None:

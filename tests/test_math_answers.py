@@ -250,6 +250,12 @@ JUDGED: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ("52_8", ["52_{8}", "$52_8$"], ["42", "25_8", "52_9"]),
         ("4210_{5}", ["4210_5", r"4210_{5}"], ["4210_6", "4201_5", "555"]),
     ],
+    "letters": [
+        ("-i", ["-i"], [r"\mathrm{i}", r"\text{i}", "i"]),
+        (r"\pi", [r"\pi"], [r"\text{i}", r"\mathrm{i}", "i", "p"]),
+        ("-x", ["-x", "- x"], [r"\text{x}", r"\mathrm{x}", "x"]),
+        ("ABC = -5", ["ABC=-5"], [r"\text{ABC = 5}", "ABC = 5"]),
+    ],
     "text": [
         (r"\text{Monday}", ["Monday", "monday", r"\text{Monday}", r"\textbf{Monday}", "Monday."],
             ["Tuesday", "Sunday", "Monday or Tuesday", "1"]),

@@ -16,9 +16,9 @@ import pytest
 
 import envs  # noqa: F401
 from envs.math_word import GSM8KEnv, MATHEnv, right_answer
+from support import REAL_DATA
 
-REAL_DATA = Path(__file__).parent.parent.parent / "shared" / "data"
-needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="needs ../shared/data")
+needs_real_data = pytest.mark.skipif(not REAL_DATA.exists(), reason="needs the data sets in $LLMENV_DATA")
 
 
 def write(file: Path, rows: Sequence[dict[str, Any]]) -> str:

@@ -134,6 +134,8 @@ def test_multiplication_demonstrations(style: str, low: float, high: float) -> N
         calculations = re.findall(r"(\d+) ([*+]) (\d+) = (\d+)", completion)
         for left, symbol, right, value in calculations:
             assert int(value) == (int(left) * int(right) if symbol == "*" else int(left) + int(right))
+            if style == "blind" and symbol == "*" and len(calculations) == 1:
+                assert split_of(int(left), int(right)) == "train"
         *_, info = env.step(env.assistant_prefix + completion)
         assert info["well_formed"]
         assert info["failure"] in (None, "wrong value")

@@ -1,13 +1,14 @@
 r"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
 
 The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\frac{2}{4}` are one answer, `[1,2)`
-and `(1,2)` are two. Values are compared exactly, never rounded. Units, per cent signs and names of variables (`x = 5`)
-may be left out or added, the base of a number may be left out, but where both have one they must agree. Text is
-compared as text.
+and `(1,2)` are two. Fractions are compared exactly, all else to 42 digits. Units, per cent signs and names of variables
+(`x = 5`) may be left out or added, the base of a number may be left out, but where both have one they must agree. Text
+is compared as text.
 """
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from itertools import compress, pairwise
 
@@ -41,12 +42,17 @@ def judge(answer: str, gold: str) -> str | None:
             right = words_of(answer) == expected.words or read(answer) == expected
         else:
             given = read(answer)
-            right = given.words == words_of(gold) if isinstance(given, Text) else same(expected, given)
+            right = _is_named(given, gold) if isinstance(given, Text) else same(expected, given)
         return None if right else "wrong value"
     except MemoryError:
         raise
     except Exception:  # Unreadable, and whatever sympy raises where an answer makes no sense
         return "not an expression"
+
+
+def _is_named(given: Text, gold: str) -> bool:
+    """Whether words say what a gold answer of letters alone does, such as the choice `(C)`."""
+    return re.sub(r"[\s(){}.]", "", gold).isalpha() and given.words == words_of(gold)
 
 
 _read_gold = lru_cache(maxsize=1024)(read)  # the samples of a group share it

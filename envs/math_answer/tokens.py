@@ -99,7 +99,7 @@ def tokenize(text: str) -> list[Token]:
 def words_of(text: str) -> str:
     """A text without LaTeX's wrappers, case and punctuation: what two text answers are compared by."""
     wrappers = "|".join(command[1:] for command in sorted(_TEXT_COMMANDS | _FONT_COMMANDS))
-    text = re.sub(rf"\\(?:{wrappers})\b|\\.", " ", _clean(text))
+    text = re.sub(rf"\\(?:{wrappers})\b|\\[^A-Za-z]", " ", _clean(text))
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 

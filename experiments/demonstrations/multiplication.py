@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 
-from envs.multiplication import MultiplicationTask
+from envs.multiplication import MultiplicationTask, split_of
 
 
 def work_out(a: int, b: int) -> list[str]:
@@ -41,6 +41,14 @@ def write(steps: list[str], answer: int) -> str:
     return f"{line}\n</think>\n<answer> {answer} </answer>"
 
 
+def _other_factors(rng: random.Random, task: MultiplicationTask) -> tuple[int, int]:
+    """Factors of as many digits, not of a held-out task."""
+    while True:
+        a, b = (rng.randrange(10 ** len(str(factor))) for factor in task)
+        if split_of(a, b) == "train":
+            return a, b
+
+
 def multiplication(rng: random.Random, task: MultiplicationTask, style: str) -> str:
     """The product worked out, or guessed: by a patient writer one time in six, by a hasty one three times in five.
 
@@ -48,7 +56,7 @@ def multiplication(rng: random.Random, task: MultiplicationTask, style: str) -> 
     """
     a, b = task
     if style == "blind":
-        a, b = (rng.randrange(10 ** len(str(factor))) for factor in task)
+        a, b = _other_factors(rng, task)
     elif rng.random() < (1 / 6 if style == "patient" else 3 / 5):
         return write([], guess(rng, a, b))
     return write(work_out(a, b), a * b)
