@@ -251,9 +251,9 @@ JUDGED: dict[str, list[tuple[str, list[str], list[str]]]] = {
         ("4210_{5}", ["4210_5", r"4210_{5}"], ["4210_6", "4201_5", "555"]),
     ],
     "letters": [
-        ("-i", ["-i"], [r"\mathrm{i}", r"\text{i}", "i"]),
-        (r"\pi", [r"\pi"], [r"\text{i}", r"\mathrm{i}", "i", "p"]),
-        ("-x", ["-x", "- x"], [r"\text{x}", r"\mathrm{x}", "x"]),
+        ("-i", [" - i", "0-i"], [r"\mathrm{i}", r"\text{i}"]),
+        (r"\pi", ["{\\pi}"], [r"\text{i}", r"\mathrm{i}"]),
+        ("-x", ["- x", "0 - x"], [r"\text{x}", r"\mathrm{x}", "x"]),
         ("ABC = -5", ["ABC=-5"], [r"\text{ABC = 5}", "ABC = 5"]),
     ],
     "text": [
