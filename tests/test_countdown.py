@@ -89,27 +89,6 @@ def test_options_take_any_integers() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"numbers": [1, 2]},
-        {"target": 3},
-        {"numbers": [1, 2], "target": 3, "more": 4},
-        {"numbers": [], "target": 3},
-        {"numbers": [1, 2.0], "target": 3},
-        {"numbers": [1, "2"], "target": 3},
-        {"numbers": 12, "target": 3},
-        {"numbers": [1, 2], "target": None},
-    ],
-)
-def test_bad_options_name_the_remedy(options: dict) -> None:
-    env = gym.make("Countdown-v0")
-    with pytest.raises(ValueError, match="give options="):
-        env.reset(options=options)
-    with pytest.raises(gym.error.ResetNeeded):
-        env.unwrapped.step("")
-
-
-@pytest.mark.parametrize(
     "arguments",
     [
         {"num_numbers": 1},

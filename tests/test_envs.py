@@ -32,6 +32,35 @@ RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
 KWARGS: dict[str, dict[str, Any]] = {"GSM8K-v0": {"data": "sample"}, "MATH-v0": {"data": "sample"}}
 
 
+ROW_OPTIONS: list[dict[str, Any]] = [
+    {"index": -1},
+    {"index": 10**6},
+    {"index": None},
+    {"index": 0, "more": 1},
+    {"a": 1},
+]
+BAD_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "Countdown-v0": [
+        {"numbers": [1, 2]},
+        {"target": 3},
+        {"numbers": [1, 2], "target": 3, "more": 4},
+        {"numbers": [], "target": 3},
+        {"numbers": [1, 2.0], "target": 3},
+        {"numbers": [1, "2"], "target": 3},
+        {"numbers": 12, "target": 3},
+        {"numbers": [1, 2], "target": None},
+    ],
+    "Multiplication-v0": [
+        {"a": 1},
+        {"a": 1, "b": 2, "c": 3},
+        {"a": 1, "b": 2.0},
+        {"a": "1", "b": 2},
+        {"a": None, "b": 2},
+    ],
+    **dict.fromkeys(("Dataset-v0", "GSM8K-v0", "MATH-v0"), ROW_OPTIONS),
+}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Rows for Dataset-v0: 24 products to train on, 24 others held out."""
@@ -68,7 +97,7 @@ def env(env_id: str) -> TaskEnv:
 
 
 def test_every_environment_is_here() -> None:
-    assert set(IDS) == set(RIGHT_ANSWER)
+    assert set(IDS) == set(RIGHT_ANSWER) == set(BAD_OPTIONS)
 
 
 def test_api(env_id: str) -> None:
@@ -150,6 +179,15 @@ def test_other_responses_score_what_the_docstring_says(env_id: str, scale: str) 
     assert outcome(lambda right: f"<answer>{right}") == (0.0, False, False, False)
     assert outcome(lambda right: "<answer>garbage</answer>") == (0.1 if tinyzero else 0.0, False, False, True)
     assert outcome(lambda right: f"<answer>{right}</answer>") == (1.0 if tinyzero else 0.1, True, False, True)
+
+
+def test_bad_options_name_the_remedy(env_id: str) -> None:
+    for options in BAD_OPTIONS[env_id]:
+        env = make(env_id)
+        with pytest.raises(ValueError, match="give options="):
+            env.reset(options=options)
+        with pytest.raises(gym.error.ResetNeeded):
+            env.unwrapped.step("")
 
 
 def test_step_belongs_to_an_episode(env_id: str) -> None:

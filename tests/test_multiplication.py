@@ -114,18 +114,6 @@ def test_options_take_more_digits_than_str_writes() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
-    [{"a": 1}, {"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 2.0}, {"a": "1", "b": 2}, {"a": None, "b": 2}],
-)
-def test_bad_options_name_the_remedy(options: dict) -> None:
-    env = gym.make("Multiplication-v0")
-    with pytest.raises(ValueError, match="give options="):
-        env.reset(options=options)
-    with pytest.raises(gym.error.ResetNeeded):
-        env.unwrapped.step("")
-
-
-@pytest.mark.parametrize(
     "arguments",
     [
         {"digits": 0},

@@ -9,6 +9,7 @@ is compared as text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import compress, pairwise
 
@@ -22,6 +23,7 @@ from envs.math_answer.units import PERCENT, UNITS, Unit, is_base
 
 DIGITS = 50  # that two values are computed to
 MAX_DIGITS = 500  # for it, where they cancel
+_TOLERANCE = sympy.Float(10) ** (8 - DIGITS)  # relative
 # Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
 _POINTS = ((17, 12), (-31, 23), (5, 7), (41, -29), (-13, 19), (23, 31))
 _TINY = sympy.Float(10) ** -400  # what remains of a zero at MAX_DIGITS
@@ -152,10 +154,9 @@ def same_value(gold: Expr, given: Expr) -> bool:
     if gold_unit == PERCENT:
         return equal(gold, given) or equal(gold / 100, given)
     if given_unit == PERCENT:
-        share = equal(
-            gold, given / 100
-        )  # a gold answer below 1 is a share, and 0.5 % is none of its spellings
-        return share or (equal(gold, given) and not (gold.is_number and bool(abs(gold) < 1)))
+        # A gold answer below 1 is a share, and 0.5 % is none of its spellings.
+        is_share = gold.is_number and bool(abs(gold) < 1)
+        return equal(gold, given / 100) or (equal(gold, given) and not is_share)
     return equal(gold, given)
 
 
@@ -169,14 +170,19 @@ def equal(a: Expr, b: Expr) -> bool:
     if a.free_symbols != b.free_symbols or a.is_infinite or b.is_infinite:
         return False
     compared = 0
-    for point in _points(symbols):
-        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
-        if not (_is_value(x) and _is_value(y)):
-            continue
+    for x, y in _values(a, b, symbols):
         compared += 1
-        if abs(x - y) > max(sympy.Float(10) ** (8 - DIGITS) * max(abs(x), abs(y)), _TINY):
+        if abs(x - y) > max(_TOLERANCE * max(abs(x), abs(y)), _TINY):
             return False
     return compared > 0 and (not symbols or compared > 2)
+
+
+def _values(a: Expr, b: Expr, symbols: list[Symbol]) -> Iterator[tuple[Expr, Expr]]:
+    """The values of two expressions, wherever both have one."""
+    for point in _points(symbols):
+        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
+        if _is_value(x) and _is_value(y):
+            yield x, y
 
 
 def _points(symbols: list[Symbol]) -> list[dict[Symbol, Expr]]:
@@ -197,7 +203,6 @@ def _is_value(x: Expr) -> bool:
     return (
         x.is_number
         and not x.has(sympy.nan, sympy.zoo, sympy.oo)
-        and x.is_comparable is not None
         and all(part.is_Float or part.is_Rational for part in x.as_real_imag())
     )
 
@@ -337,13 +342,7 @@ def _proportional(gold: Relation, given: Relation) -> Expr | None:
     symbols = sorted(a.free_symbols | b.free_symbols, key=str)
     if a.free_symbols != b.free_symbols or not symbols:
         return None
-    ratios = []
-    for point in _points(symbols):
-        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
-        if _is_value(x) and _is_value(y) and y != 0 and (x / y).is_real and x != 0:
-            ratios.append(x / y)
-    if len(ratios) < 3 or any(
-        abs(ratio - ratios[0]) > sympy.Float(10) ** (8 - DIGITS) * abs(ratios[0]) for ratio in ratios
-    ):
+    ratios = [x / y for x, y in _values(a, b, symbols) if x != 0 and y != 0 and (x / y).is_real]
+    if len(ratios) < 3 or any(abs(ratio - ratios[0]) > _TOLERANCE * abs(ratios[0]) for ratio in ratios):
         return None
     return ratios[0]

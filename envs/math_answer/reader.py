@@ -263,17 +263,13 @@ class _Parser:
                 if not value.is_number:
                     raise Unreadable("a composition")
                 node = value * DEGREE
-            elif self.take("\\circ") or (self.tokens[self.position :][:3] == _CIRCLE and self.skip(3)):
+            elif self.take("\\circ"):
                 node = value * DEGREE
             else:
                 node = raised(value, as_number(self.argument(whole=True)))
                 if self.next.value == "^":
                     raise Unreadable("two exponents")
         return node
-
-    def skip(self, count: int) -> bool:
-        self.position += count
-        return True
 
     def subscript(self, value: Expr) -> Expr:
         """A base (`52_8` is 52 in that unit, not 42) or an index."""
@@ -411,15 +407,10 @@ class _Parser:
         return sympy.root(radicand, degree)
 
     def function(self, name: str) -> Expr:
-        function, base, power = _FUNCTIONS[name], None, None
-        if name in ("log", "lg"):
-            base = (
-                as_number(self.argument(whole=True))
-                if self.take("_")
-                else Integer(10)
-                if name == "lg"
-                else None
-            )
+        function, power = _FUNCTIONS[name], None
+        base = Integer(10) if name == "lg" else None
+        if name in ("log", "lg") and self.take("_"):
+            base = as_number(self.argument(whole=True))
         if self.take("^"):
             power = as_number(self.argument(whole=True))
             if power == -1 and name in _INVERSES:
@@ -455,9 +446,6 @@ class _Parser:
         if len({len(row) for row in filled}) != 1:
             raise Unreadable("a matrix with ragged rows")
         return Matrix(tuple(filled))
-
-
-_CIRCLE = [Token("symbol", "{"), Token("command", "\\circ"), Token("symbol", "}")]
 
 
 def _is_name(node: Node) -> bool:

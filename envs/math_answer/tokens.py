@@ -58,6 +58,7 @@ _DOLLAR = re.compile(r"(?<!\\)\$")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\ |\\;)\s*(?=[0-9]{3}(?![0-9]))")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 _GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?")
+_BRACED_DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}")
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
     r"|(?<!\\)\\[!,;:> \[\]()]|(?<=\S)~"
@@ -110,7 +111,7 @@ def _clean(text: str) -> str:
     if len(_DOLLAR.findall(text)) % 2 == 0:  # marks around mathematics; one alone is money
         text = _DOLLAR.sub(" ", text)
     text = _without_full_stop(re.sub(r"\\?\$", r" \\dollar ", text))
-    text = _DROPPED.sub(" ", _THOUSANDS.sub(",", text))
+    text = _BRACED_DEGREE.sub(r"^\\circ ", _DROPPED.sub(" ", _THOUSANDS.sub(",", text)))
     return _SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ","), text)
 
 
