@@ -21,8 +21,14 @@ from llmenv import weights
 from llmenv.sampler import Completion, SamplingParams
 
 # On a GPU vLLM's own defaults hold. On a CPU they would take nearly all memory for the cache, share only whole
-# blocks of 128 tokens of a prompt, and compile for a minute.
-CPU_SETTINGS = {"kv_cache_memory_bytes": 2 * 2**30, "block_size": 32, "enforce_eager": True}
+# blocks of 128 tokens of a prompt, compile for a minute, and fail on a prompt that is computed in two parts: vLLM
+# then winds the prompt's random stream back, which PyTorch can do on a GPU alone.
+CPU_SETTINGS = {
+    "kv_cache_memory_bytes": 2 * 2**30,
+    "block_size": 32,
+    "enforce_eager": True,
+    "enable_chunked_prefill": False,
+}
 RESERVED = (
     "model",
     "skip_tokenizer_init",
@@ -161,6 +167,8 @@ def _prepare_environment() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     level = os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # INFO shows what vLLM has to say
     logging.getLogger("vllm").setLevel(level)  # it speaks before it has configured its own logging
+    if level == "ERROR":  # an exception says enough without all requests printed before it
+        logging.getLogger("vllm.logging_utils.dump_input").setLevel("CRITICAL")
 
 
 def _reload(worker: Any, packed: weights.Packed) -> None:

@@ -223,6 +223,13 @@ def test_completions_carry_the_version_of_their_weights(sampler: VLLMSampler, mo
     assert {completion.weights_version for completion in sample(sampler)} == {7}
 
 
+def test_prompts_of_more_tokens_than_vllm_computes_at_once(sampler: VLLMSampler, model: Any) -> None:
+    """6,720 tokens, of which vLLM takes 4,096 at once: none of the prompts is cut in two at the edge."""
+    prompts = np.random.default_rng(0).integers(0, 1265, (96, 70)).tolist()
+    completions = sampler.generate(prompts, SamplingParams(2, NO_STOP), range(96))
+    assert gap(model, completions, prompts=prompts) < 1e-3
+
+
 def test_no_prompts_give_no_completions(sampler: VLLMSampler) -> None:
     assert sampler.generate([], SamplingParams(4, NO_STOP), []) == []
 
