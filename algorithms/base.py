@@ -46,6 +46,7 @@ class LLMAlgorithm(Algorithm):
     def setup(self, config: LLMConfig) -> None:
         self.last_episodes: list[TextEpisode] = []
         self.last_evaluation: dict[str, list[TextEpisode]] = {}
+        self._receivers: list[Any] = []  # the runners that the last weight transfer went to
         self._num_tasks = preflight(self.config)
         super().setup(config)
         self.sync_weights()
@@ -57,6 +58,8 @@ class LLMAlgorithm(Algorithm):
         self._log_episodes(episodes)
         valid = [episode for episode in episodes if episode.valid]
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
+            if self.config.sampler_sleeps:  # until the weight sync wakes it
+                self._call_runners("sleep")
             self.update(valid, self.assign_credit(valid))
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.sync_weights()
@@ -174,26 +177,39 @@ class LLMAlgorithm(Algorithm):
 
         RLlib's own `sync_weights` drops an update while an earlier one is in flight.
         """
-        packed, self.weights_version = self.learner_group.pack_weights()
-        self._push(packed, self.weights_version, None)
+        if self.config.weight_transfer is None:
+            self._push_weights()
+            return
+        group = self.env_runner_group
+        actors = group._worker_manager.actors()
+        runners = [actors[i] for i in group.healthy_worker_ids()]
+        self.weights_version = self.learner_group.send_weights(runners, renew=runners != self._receivers)
+        self._receivers = runners
 
-    def _push(self, packed: Any, version: int, worker_ids: list[int] | None) -> None:
-        state = {COMPONENT_RL_MODULE: packed, WEIGHTS_SEQ_NO: version}
+    def _push_weights(self, worker_ids: list[int] | None = None) -> None:
+        """Brings the weights to some runners, or to all, through Ray's object store."""
+        packed, self.weights_version = self.learner_group.pack_weights()
+        remote = self.env_runner_group.num_remote_env_runners() > 0
+        if remote and not isinstance(packed, ray.ObjectRef):  # a local learner with remote runners
+            packed = ray.put(packed)
+        state = {COMPONENT_RL_MODULE: packed, WEIGHTS_SEQ_NO: self.weights_version}
+        self._call_runners("set_state", worker_ids, state=state)
+
+    def _call_runners(self, method: str, worker_ids: list[int] | None = None, **kwargs: Any) -> None:
+        """Calls a method of some runners, or of all, and waits."""
         group = self.env_runner_group
         if group.num_remote_env_runners() == 0:
-            group.local_env_runner.set_state(state)
+            getattr(group.local_env_runner, method)(**kwargs)
             return
-        if not isinstance(packed, ray.ObjectRef):  # a local learner with remote runners
-            state[COMPONENT_RL_MODULE] = ray.put(packed)
         asked = worker_ids or group.healthy_worker_ids()
-        self._ask("set_state", [{"state": state}] * len(asked), asked)
+        self._ask(method, [kwargs] * len(asked), asked)
 
     def restore_env_runners(self, env_runner_group: Any) -> list[int]:
         """Runners that were restarted get the current weights before they sample again."""
         restored = env_runner_group.probe_unhealthy_env_runners()
         if restored:
-            packed, version = self.learner_group.pack_weights()
-            self._push(packed, version, restored)
+            self._push_weights(restored)
+            self._receivers = []  # the new processes know nothing of the old ones' transfers
         return restored
 
     def evaluate(self, parallel_train_future: Any = None) -> dict[str, Any]:

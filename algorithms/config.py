@@ -12,6 +12,7 @@ from llmenv.env_runner import LLMEnvRunner
 from llmenv.learner_group import LLMLearnerGroup
 from llmenv.renderer import TEMPLATES
 from llmenv.rl_module import LLMModule
+from llmenv.weight_transfer import BACKENDS
 
 
 class LLMConfig(AlgorithmConfig):
@@ -31,6 +32,7 @@ class LLMConfig(AlgorithmConfig):
         self.max_rows_per_sampler = 512
         self.sampler = "transformers"
         self.sampler_kwargs: dict[str, Any] = {}
+        self.weight_transfer: str | None = None
         self.run_seed = 0
         # `training`: the batch and the optimizer.
         self.prompts_per_iteration = 32
@@ -87,6 +89,7 @@ class LLMConfig(AlgorithmConfig):
         max_rows_per_sampler: int = NotProvided,
         sampler: str = NotProvided,
         sampler_kwargs: dict[str, Any] = NotProvided,
+        weight_transfer: str | None = NotProvided,
         run_seed: int = NotProvided,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -100,7 +103,11 @@ class LLMConfig(AlgorithmConfig):
             overlong_prompts: "drop" such samples (they are counted) or raise an "error".
             max_rows_per_sampler: Sequences that one runner decodes at the same time.
             sampler: "transformers", or "vllm" where it is installed (see `llmenv.vllm_sampler`).
-            sampler_kwargs: vLLM's engine arguments, such as {"gpu_memory_utilization": 0.5}, passed on unchanged.
+            sampler_kwargs: vLLM's engine arguments, such as {"gpu_memory_utilization": 0.5}, passed on unchanged. With
+                {"enable_sleep_mode": True} the engine sleeps while the learner, on the same GPU, updates.
+            weight_transfer: How weights come from remote learners to remote runners: None, through Ray's object store;
+                "nccl", from GPU to GPU; "ipc", within the GPU that one learner and one runner share. (The last two
+                are vLLM's own, and have not been run on a GPU.)
             run_seed: All tasks and samples of a run are a function of this, the iteration and their indices.
                 (RLlib's own `seed` would switch on deterministic kernels for the whole process.)
             top_p: Refused unless 1: log-probabilities are of the whole distribution.
@@ -122,6 +129,7 @@ class LLMConfig(AlgorithmConfig):
             max_rows_per_sampler=max_rows_per_sampler,
             sampler=sampler,
             sampler_kwargs=sampler_kwargs,
+            weight_transfer=weight_transfer,
             run_seed=run_seed,
         )
 
@@ -194,6 +202,11 @@ class LLMConfig(AlgorithmConfig):
         return None if self.max_prompt_tokens is None else self.max_prompt_tokens + self.max_new_tokens
 
     @property
+    def sampler_sleeps(self) -> bool:
+        """Whether the sampler gives the GPU's memory back during an update."""
+        return bool(self.sampler_kwargs.get("enable_sleep_mode"))
+
+    @property
     def importance_cap(self) -> float | None:
         """`tis_cap`, decided: the transformers sampler computes with the learner's own modules."""
         if self.tis_cap == "auto":
@@ -264,6 +277,7 @@ class LLMConfig(AlgorithmConfig):
             self._value_error(f"vLLM samples at temperatures from 0.01 to 2, got {self.temperature}")
         if self.sampler_kwargs and self.sampler != "vllm":
             self._value_error("sampler_kwargs are vLLM's: set sampler='vllm', or leave them out")
+        self._check_weight_transfer()
         if not isinstance(self.run_seed, int) or self.run_seed < 0:
             self._value_error(f"run_seed must be a whole number of at least 0, got {self.run_seed!r}")
         if isinstance(self.tis_cap, str) and self.tis_cap != "auto":
@@ -274,3 +288,25 @@ class LLMConfig(AlgorithmConfig):
             )
         if self.kl_coeff < 0:
             self._value_error(f"kl_coeff must not be negative, got {self.kl_coeff}")
+
+    def _check_weight_transfer(self) -> None:
+        if self.weight_transfer is None:
+            return
+        if self.weight_transfer not in BACKENDS:
+            self._value_error(
+                f"weight_transfer must be None or one of {', '.join(BACKENDS)}, got {self.weight_transfer!r}"
+            )
+        if self.sampler != "vllm" or not (self.num_gpus_per_env_runner and self.num_gpus_per_learner):
+            self._value_error(
+                f"weight_transfer={self.weight_transfer!r} is from the GPUs of learners to those of vLLM: it needs "
+                "sampler='vllm' and GPUs for both (num_gpus_per_env_runner, num_gpus_per_learner); or leave it at None"
+            )
+        if not (self.num_env_runners and self.num_learners):
+            self._value_error(
+                f"weight_transfer={self.weight_transfer!r} is between processes: num_env_runners and num_learners "
+                "must be at least 1; or leave it at None"
+            )
+        if self.weight_transfer == "ipc" and (self.num_env_runners, self.num_learners) != (1, 1):
+            self._value_error(
+                "weight_transfer='ipc' is between one learner and one runner on one GPU: use 'nccl'"
+            )

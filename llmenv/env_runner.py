@@ -54,12 +54,15 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 dtype=config.dtype,
                 max_model_len=config.max_sequence_tokens,
                 max_rows=config.max_rows_per_sampler,
+                weight_transfer=config.weight_transfer,
                 sampler_kwargs=config.sampler_kwargs,
             )
         else:
             device = "cuda" if torch.cuda.is_available() and config.num_gpus_per_env_runner else "cpu"
             model = load_causal_lm(config.base_model, dtype=config.dtype).to(device)
-            self.sampler = TransformersSampler(model, max_rows=config.max_rows_per_sampler)
+            self.sampler = TransformersSampler(
+                model, max_rows=config.max_rows_per_sampler, tokenizer=self.renderer.tokenizer
+            )
 
     def assert_healthy(self) -> None:
         assert self.sampler is not None
@@ -158,6 +161,21 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         if isinstance(packed, ray.ObjectRef):
             packed = ray.get(packed)
         self.sampler.load_weights(packed, state[WEIGHTS_SEQ_NO])
+
+    def sleep(self) -> None:
+        """See `Sampler.sleep`."""
+        assert self.sampler is not None
+        self.sampler.sleep()
+
+    def transfer(self, method: str, kwargs: dict[str, Any]) -> None:
+        """See `VLLMSampler.transfer`."""
+        assert isinstance(self.sampler, VLLMSampler)
+        self.sampler.transfer(method, kwargs)
+
+    def finish_transfer(self, version: int) -> None:
+        """See `VLLMSampler.finish_transfer`."""
+        assert isinstance(self.sampler, VLLMSampler)
+        self.sampler.finish_transfer(version)
 
     def get_ctor_args_and_kwargs(self) -> tuple[tuple, dict[str, Any]]:
         return (), {"config": self.config, "worker_index": self.worker_index, "num_workers": self.num_workers}

@@ -21,6 +21,7 @@ from llmenv.batch import LossBatch, Minibatch, TokenBatch
 from llmenv.engine import TorchEngine
 from llmenv.models import load_causal_lm
 from llmenv.policy import CausalPolicy
+from llmenv.weight_transfer import WeightSender, init_info_of
 
 
 @dataclass
@@ -49,6 +50,7 @@ class LLMLearner(TorchLearner):
             model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
             self.reference = CausalPolicy(model.eval().requires_grad_(False), self.config.temperature)
         self._shares: dict[str, float] = defaultdict(float)
+        self._sender: WeightSender | None = None
 
     @property
     def policy(self) -> CausalPolicy:
@@ -106,6 +108,8 @@ class LLMLearner(TorchLearner):
         if not prepared:
             self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
         self._weights_seq_no += 1
+        if self.config.sampler_sleeps:  # it is about to wake on the same GPU
+            torch.cuda.empty_cache()
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 
@@ -169,6 +173,27 @@ class LLMLearner(TorchLearner):
         """The policy's weights in wire format (or a reference to them in Ray's object store) and their version."""
         packed = weights.pack(self.policy.model.state_dict())
         return (ray.put(packed) if to_object_store else packed), self._weights_seq_no
+
+    def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:
+        """Sends the policy's weights from this learner's GPU to those of the runners; gives their version.
+
+        Args:
+            runners: The actors' handles.
+            renew: Whether the runners are others than last time, or started anew.
+        """
+        config = self.config
+        if self._sender is not None and renew:
+            self._sender.close()
+            self._sender = None
+        if self._sender is None:
+            layout = len(runners), config.sampler_kwargs.get("tensor_parallel_size", 1)
+
+            def call(method: str, kwargs: Sequence[dict[str, Any]]) -> None:
+                ray.get([getattr(r, method).remote(**one) for r, one in zip(runners, kwargs, strict=True)])
+
+            self._sender = WeightSender(init_info_of(config.weight_transfer, *layout), call, *layout)
+        self._sender.send(dict(self.policy.model.named_parameters()), self._weights_seq_no)
+        return self._weights_seq_no
 
     def save(self, folder: Path) -> None:
         """Writes what a resumed run needs. Collective: called on every learner."""

@@ -1,4 +1,6 @@
-"""Samplers: token ids in; token ids, their log-probabilities and a finish reason out. No text, no environment.
+"""Samplers: token ids in; token ids, their log-probabilities and a finish reason out.
+
+They know no environment, and no text but that of stop strings.
 
 `TransformersSampler` decodes with plain Hugging Face modules: each distinct prompt is prefilled once and its
 keys and values are shared out to all of its samples, and rows that have ended leave the batch. Every row draws
@@ -13,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
 from llmenv import weights
@@ -27,11 +29,14 @@ class SamplingParams:
         max_new_tokens: Cap on the tokens of one response; reaching it ends the response with "length".
         stop_token_ids: Tokens that end a response; the one sampled belongs to the response.
         temperature: Divides the logits; 0 takes the most likely token.
+        stop_strings: Texts that end a response; the token that completes one belongs to the response, whole, even
+            where its text goes on behind the string.
     """
 
     max_new_tokens: int
     stop_token_ids: frozenset[int]
     temperature: float = 1.0
+    stop_strings: tuple[str, ...] = ()
 
 
 @dataclass
@@ -70,6 +75,10 @@ class Sampler(Protocol):
         """Takes over new weights in place; nothing computed with the old ones may be used again."""
         ...
 
+    def sleep(self) -> None:
+        """Gives memory of the accelerator back, where it can, until the next `load_weights`."""
+        ...
+
 
 class TransformersSampler:
     """A sampler on a Hugging Face causal LM.
@@ -77,16 +86,23 @@ class TransformersSampler:
     Args:
         model: Put into evaluation mode, on the device where it is to sample.
         max_rows: Sequences decoded at the same time; more are sampled in several rounds.
+        tokenizer: The model's own, for stop strings; without one there can be none.
     """
 
-    def __init__(self, model: PreTrainedModel, max_rows: int = 512):
+    def __init__(
+        self, model: PreTrainedModel, max_rows: int = 512, tokenizer: PreTrainedTokenizerBase | None = None
+    ):
         self.model = model.eval()
         self.max_rows = max_rows
+        self.tokenizer = tokenizer
         self.weights_version = 0
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
         weights.load(self.model, packed)
         self.weights_version = version
+
+    def sleep(self) -> None:
+        """Stays awake: between calls of `generate` it holds the weights alone."""
 
     @torch.inference_mode()
     def generate(
@@ -119,6 +135,8 @@ class TransformersSampler:
             token, logp = _draw(logits, params.temperature, uniforms[rows, t])
             tokens[rows, t], logps[rows, t] = token, logp
             ended = torch.isin(token, stop_ids)
+            if params.stop_strings:
+                ended |= self._completes(params.stop_strings, tokens[rows, : t + 1])
             stopped[rows[ended]] = True
             lengths[rows[ended]] = t + 1
             if t + 1 == params.max_new_tokens or bool(ended.all()):
@@ -135,6 +153,17 @@ class TransformersSampler:
             )
             for i, (length, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))
         ]
+
+    def _completes(self, stop_strings: tuple[str, ...], responses: torch.Tensor) -> torch.Tensor:
+        """Whether the last token of each unfinished response [B, T] completes one of the strings: bool [B]."""
+        if self.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer: TransformersSampler(model, tokenizer=...)")
+        # A token has a byte at least, so that so many of them hold any of the strings; one more, because decoders
+        # may drop a space at the front.
+        window = 1 + max(len(string.encode()) for string in stop_strings)
+        texts = self.tokenizer.batch_decode(responses[:, -window:], skip_special_tokens=False)
+        found = [any(string in text for string in stop_strings) for text in texts]
+        return torch.tensor(found, device=responses.device)
 
 
 def _draw(

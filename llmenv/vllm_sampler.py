@@ -1,7 +1,8 @@
 """The vLLM sampler: vLLM's engine inside this process, behind the protocol of `llmenv.sampler`.
 
-Token ids in; token ids and their log-probabilities out. Knows no text and no environment, and keeps no weights
-but the engine's own: new ones are written into it in place.
+Token ids in; token ids and their log-probabilities out. Knows no environment, and no text but that of stop strings,
+for which alone the engine holds a tokenizer. Keeps no weights but the engine's own: new ones are written into it in
+place.
 """
 
 from __future__ import annotations
@@ -29,11 +30,7 @@ CPU_SETTINGS = {
     "enforce_eager": True,
     "enable_chunked_prefill": False,
 }
-RESERVED = (
-    "model",
-    "skip_tokenizer_init",
-    "logprobs_mode",
-)  # the class below depends on its own values of these
+RESERVED = ("model", "logprobs_mode")  # the class below depends on its own values of these
 
 
 class VLLMSampler:
@@ -46,12 +43,16 @@ class VLLMSampler:
 
     A prompt's whole blocks are computed once for all samples of a group, and kept until the next `load_weights`.
 
+    With `sampler_kwargs={"enable_sleep_mode": True}` a learner may share the GPU: `sleep` gives the memory of weights
+    and cache back, and the next `load_weights` takes it again. (On a CPU vLLM ignores both. Not yet run on a GPU.)
+
     Args:
         model: Folder in Hugging Face format, or hub id.
         dtype: Of weights and computation, as vLLM names it.
         max_model_len: Longest prompt and response together; None: the model's own limit. A response that
             reaches it ends with "length".
         max_rows: Sequences decoded at the same time; more wait for their turn.
+        weight_transfer: vLLM's transport for weights that come by `transfer` (see `llmenv.weight_transfer`).
         sampler_kwargs: vLLM's engine arguments, passed on unchanged; they win over the above.
 
     Raises:
@@ -65,6 +66,7 @@ class VLLMSampler:
         dtype: str = "float32",
         max_model_len: int | None = None,
         max_rows: int = 512,
+        weight_transfer: str | None = None,
         sampler_kwargs: Mapping[str, Any] = {},
     ):
         check_settings(sampler_kwargs)
@@ -79,22 +81,50 @@ class VLLMSampler:
             "enable_prefix_caching": True,
             "generation_config": "vllm",  # none of the model's own sampling settings
             "use_tqdm_on_load": False,
+            **({"weight_transfer_config": {"backend": weight_transfer}} if weight_transfer else {}),
             **(CPU_SETTINGS if current_platform.is_cpu() else {}),
             **sampler_kwargs,
         }
         preload = os.environ.get("LD_PRELOAD", "")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
-            self._llm = LLM(model, skip_tokenizer_init=True, logprobs_mode="processed_logprobs", **settings)
+            self._llm = LLM(model, logprobs_mode="processed_logprobs", **settings)
         # vLLM has its workers preload libraries; other children of this process have nothing to do with them.
         os.environ["LD_PRELOAD"] = preload
         self.max_model_len = self._llm.model_config.max_model_len
         self.weights_version = 0
         # vLLM compiles one helper of its log-probabilities even where nothing else is compiled.
         self._eager = self._llm.model_config.enforce_eager
+        self._asleep: set[str] = set()  # what of the engine's memory has been given back, by vLLM's tags
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
+        self._wake("weights")
         self._llm.collective_rpc(_reload, args=(packed,))
+        self._finish_load(version)
+
+    def transfer(self, method: str, kwargs: Mapping[str, Any]) -> None:
+        """Passes a call of vLLM's protocol for weights on to its workers; see `llmenv.weight_transfer`."""
+        self._wake("weights")
+        self._llm.collective_rpc(method, kwargs=dict(kwargs))
+
+    def finish_transfer(self, version: int) -> None:
+        """All of the weights have been sent: takes them into service."""
+        self._llm.collective_rpc("finish_weight_update")
+        self._finish_load(version)
+
+    def sleep(self) -> None:
+        if self._llm.model_config.enable_sleep_mode and not self._asleep:
+            self._llm.sleep(level=2)  # 1 would keep a copy of the weights, and the next ones are on their way
+            self._asleep = {"weights", "kv_cache"}
+
+    def _wake(self, tag: str) -> None:
+        if tag in self._asleep:
+            self._llm.wake_up(tags=[tag])
+            self._asleep.remove(tag)
+
+    def _finish_load(self, version: int) -> None:
+        self._llm.collective_rpc(_renew_output_layer)
+        self._wake("kv_cache")  # only now: while weights arrive, they may be there twice
         self._reset_prefix_cache()
         self.weights_version = version
 
@@ -173,19 +203,24 @@ def _prepare_environment() -> None:
 
 def _reload(worker: Any, packed: weights.Packed) -> None:
     """Writes weights, under their Hugging Face names, into one worker's model, layer by layer."""
+    worker.model_runner.reload_weights(weights_iterator=iter(weights.unpack(packed).items()))
+
+
+def _renew_output_layer(worker: Any) -> None:
+    """After new weights have been written into one worker's model.
+
+    On a CPU a layer computes with a repacked copy of its weights. Where the output layer's are tied to the embedding's,
+    vLLM renews the embedding's copy alone, and the output layer would go on with the old one.
+    """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
 
-    runner = worker.model_runner
-    runner.reload_weights(weights_iterator=iter(weights.unpack(packed).items()))
-    # On a CPU a layer computes with a repacked copy of its weights. Where the output layer's are tied to the
-    # embedding's, vLLM renews the embedding's copy alone, and the output layer would go on with the old one.
-    for layer in runner.get_model().modules():
+    for layer in worker.model_runner.get_model().modules():
         if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
             layer.quant_method.process_weights_after_loading(layer)
 
 
 def _translate(params: SamplingParams, seed: int) -> Any:
-    """As vLLM has it: the whole distribution, our stop tokens and no others, the log-probability of what is drawn."""
+    """As vLLM has it: the whole distribution, our stops and no others, the log-probability of what is drawn."""
     import vllm
     from vllm.sampling_params import RequestOutputKind
 
@@ -197,6 +232,8 @@ def _translate(params: SamplingParams, seed: int) -> Any:
         seed=seed,
         logprobs=0,
         flat_logprobs=True,
-        detokenize=False,
+        stop=list(params.stop_strings),
+        detokenize=bool(params.stop_strings),
+        skip_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,16 @@ def runner_weights(runner: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in runner.sampler.model.parameters()])
 
 
+def wait_for_runners(algorithm: Any, number: int) -> bool:
+    """Trains on until so many runners are in service: a new process has to import everything."""
+    manager = algorithm.env_runner_group._worker_manager
+    deadline = time.monotonic() + 90
+    while manager.num_healthy_actors() < number and time.monotonic() < deadline:
+        time.sleep(0.5)
+        algorithm.train()
+    return manager.num_healthy_actors() == number
+
+
 def relative_gap(a: torch.Tensor, b: torch.Tensor) -> float:
     """||a - b|| / ||b||."""
     return float((a - b).norm() / b.norm())
@@ -140,7 +152,27 @@ class NoDigitEnv(TextEnv):
         return "", float(correct), True, False, {"correct": correct}
 
 
+class FatalEnv(NoDigitEnv):
+    """Sends its own process a signal in the middle of a step, once.
+
+    Args:
+        order: File that holds the number of the signal. Whoever takes it away obeys.
+    """
+
+    def __init__(self, order: str):
+        super().__init__()
+        self.order = Path(order)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        with suppress(FileNotFoundError):
+            number = int(self.order.read_text())
+            self.order.unlink()
+            os.kill(os.getpid(), number)
+        return super().step(action)
+
+
 gym.register("NoDigit-v0", entry_point=NoDigitEnv)
+gym.register("Fatal-v0", entry_point=FatalEnv)
 
 
 def dropout_model() -> Any:

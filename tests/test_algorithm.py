@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ import algorithms.base
 import llmenv.vllm_sampler
 from algorithms import GRPO, GRPOConfig
 from llmenv.episode import TextEpisode
-from support import flat_weights, runner_weights, small_config
+from support import flat_weights, runner_weights, small_config, wait_for_runners
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
 
@@ -132,16 +131,6 @@ def test_a_runner_that_hangs_is_replaced_and_the_iteration_complete(
     assert ray.get(manager.actors()[1].apply.remote(lambda runner: os.getpid())) != pid
     assert not psutil.pid_exists(pid)
     assert_weights_are_in_sync(algorithm)
-
-
-def wait_for_runners(algorithm: GRPO, number: int) -> bool:
-    """Trains on until so many runners are in service: a new process has to import everything."""
-    manager = algorithm.env_runner_group._worker_manager
-    deadline = time.monotonic() + 90
-    while manager.num_healthy_actors() < number and time.monotonic() < deadline:
-        time.sleep(0.5)
-        algorithm.train()
-    return manager.num_healthy_actors() == number
 
 
 @pytest.mark.parametrize("runners", [0, 2])
@@ -301,6 +290,28 @@ def test_when_no_sample_is_valid_the_iteration_says_why() -> None:
         ),
         ({"run_seed": -2}, r"run_seed must be a whole number of at least 0"),
         ({"evaluation_duration": 0}, r"evaluation_duration"),
+        ({"weight_transfer": "http"}, r"weight_transfer must be None or one of nccl, ipc"),
+        ({"weight_transfer": "nccl"}, r"needs sampler='vllm' and GPUs for both"),
+        (
+            {
+                "weight_transfer": "nccl",
+                "sampler": "vllm",
+                "num_gpus_per_env_runner": 1,
+                "num_gpus_per_learner": 1,
+            },
+            r"num_env_runners and num_learners must be at least 1",
+        ),
+        (
+            {
+                "weight_transfer": "ipc",
+                "sampler": "vllm",
+                "num_gpus_per_env_runner": 0.5,
+                "num_gpus_per_learner": 0.5,
+                "num_env_runners": 2,
+                "num_learners": 1,
+            },
+            r"one learner and one runner on one GPU: use 'nccl'",
+        ),
     ],
 )
 def test_a_wrong_setting_fails_in_words(change: dict[str, Any], message: str) -> None:
@@ -486,3 +497,29 @@ def test_a_sampler_that_is_not_installed_names_the_remedy(monkeypatch: pytest.Mo
     monkeypatch.setattr(llmenv.vllm_sampler, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'llmenv\[vllm\]'"):
         small_config("tiny").sampling(sampler="vllm").build_algo()
+
+
+def test_the_sampler_sleeps_during_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is called, and when; the sampler itself has nothing to give back."""
+    algorithm = small_config("tiny").build_algo()
+    config, runner = algorithm.config, algorithm.env_runner_group.local_env_runner
+    calls: list[str] = []
+
+    def record(owner: Any, name: str) -> None:
+        method = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, **k: (calls.append(name), method(*a, **k))[1])
+
+    for owner, name in (
+        (runner.sampler, "generate"),
+        (runner.sampler, "sleep"),
+        (algorithm.learner_group, "update"),
+        (runner.sampler, "load_weights"),
+    ):
+        record(owner, name)
+    algorithm.train()
+    assert calls == ["generate", "update", "load_weights"]
+    calls.clear()
+    monkeypatch.setitem(vars(config), "sampler_kwargs", {"enable_sleep_mode": True})
+    algorithm.train()
+    assert calls == ["generate", "sleep", "update", "load_weights"]
+    algorithm.stop()

