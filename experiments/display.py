@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 
 from llmenv.episode import TextEpisode
@@ -19,6 +31,21 @@ from llmenv.episode import TextEpisode
 LARGEST_SAMPLER_GAP = 0.05
 
 HEADER = "  iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
+
+
+def quieten() -> None:
+    """Ray's and transformers' chatter would drown the run's own lines; errors still come through."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    import ray.rllib  # noqa: F401 (sets up its logger when imported)
+
+    for name in ("ray", "ray.rllib", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
 
 
 class Display:
@@ -57,6 +84,17 @@ class Display:
 
     def say(self, message: str) -> None:
         self.console.print(message)
+
+    @contextmanager
+    def waiting(self, message: str) -> Iterator[None]:
+        """Says what is going on, and shows on a terminal for how long it has."""
+        self.say(message)
+        columns = (SpinnerColumn(), TimeElapsedColumn())
+        with Progress(
+            *columns, console=self.console, transient=True, disable=not self.console.is_terminal
+        ) as clock:
+            clock.add_task("waiting", total=None)
+            yield
 
     def iteration(self, row: dict[str, float], seconds_left: float) -> None:
         """Shows one line of `progress.csv`; the KL is the one to the reference policy where there is one."""

@@ -15,7 +15,6 @@ import platform
 import signal
 import sys
 import time
-import warnings
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -179,12 +178,12 @@ def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
 
 def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: bool) -> None:
     """Builds everything that can fail on bad settings, then trains."""
-    _quieten()
     from experiments import settings
-    from experiments.display import Display
+    from experiments.display import Display, quieten
     from experiments.run_folder import RunFolder, checkpoints
     from llmenv.models import resolve_model
 
+    quieten()
     resolve_model(sections["policy"]["model"])
     config, run = settings.build(algo, sections)
     import ray
@@ -192,17 +191,17 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     display = Display(run.iterations)
     display.say(f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    start = "starting"
     if config.sampler == "vllm":
-        display.say(
-            "starting vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
-        )
+        start += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
     algorithm = folder = None
     try:
-        if resuming:
-            newest = checkpoints(output)[-1].absolute()
-            algorithm = config.algo_class.from_checkpoint(str(newest))
-        else:
-            algorithm = config.build_algo()
+        with display.waiting(start):
+            if resuming:
+                newest = checkpoints(output)[-1].absolute()
+                algorithm = config.algo_class.from_checkpoint(str(newest))
+            else:
+                algorithm = config.build_algo()
         folder = RunFolder(output)
         if resuming:
             folder.rewind(algorithm.iteration)
@@ -332,21 +331,6 @@ def _start_wandb(sections: Sections, output: Path) -> Any:
     import wandb
 
     return wandb.init(project="llmenv", name=output.name, config=sections, dir=str(output))
-
-
-def _quieten() -> None:
-    """Ray's and transformers' chatter would drown the run's own lines; errors still come through."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    warnings.filterwarnings("ignore", category=DeprecationWarning)
-    import ray.rllib  # noqa: F401 (sets up its logger when imported)
-
-    for name in ("ray", "ray.rllib", "ray.tune"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    from transformers.utils import logging as transformers_logging
-
-    transformers_logging.disable_progress_bar()
 
 
 class _StopOnInterrupt:
