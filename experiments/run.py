@@ -17,6 +17,7 @@ import sys
 import time
 from datetime import datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,7 +65,8 @@ def main(
     template: Annotated[str | None, Option(help="Prompt template: auto, r1, chat or raw.")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
     sampler: Annotated[
-        str | None, Option(help="transformers, or vllm where it is installed. [default: transformers]")
+        str | None,
+        Option(help="transformers or vllm. [default: vllm where it is installed, but for tiny models]"),
     ] = None,
     num_env_runners: Annotated[int | None, Option(help="Sampling processes; 0: in this one.")] = None,
     num_learners: Annotated[int | None, Option(help="Learning processes; 0: in this one.")] = None,
@@ -130,12 +132,16 @@ def main(
 
 def _sections(env: str, preset: str | None, assignments: list[str], options: Sections) -> Sections:
     from experiments import settings
+    from llmenv.models import EMBEDDED
 
     assigned = settings.from_assignments(assignments)
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
+    embedded = model in (None, *EMBEDDED)
     if preset is None:
-        preset = "tiny" if model in (None, "tiny", "tiny-zero") else "pretrained"
+        preset = "tiny" if embedded else "pretrained"
     sections = settings.merge(settings.load_preset(preset), assigned, options)
+    if not embedded and find_spec("vllm"):
+        sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
     sections.setdefault("environment", {})["env"] = _env_id(env)
     sections["policy"].setdefault("model", "tiny")
     return sections

@@ -15,7 +15,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from experiments.run import app
+from experiments.run import _sections, app
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -100,6 +100,22 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not any(tmp_path.iterdir()), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("options", "installed", "sampler"),
+    [
+        ({"policy": {"model": "smollm2-135m"}}, True, "vllm"),
+        ({"policy": {"model": "smollm2-135m"}}, False, None),
+        ({"policy": {"model": "smollm2-135m"}, "sampling": {"sampler": "transformers"}}, True, "transformers"),
+        ({"policy": {"model": "tiny-zero"}}, True, None),
+        ({"policy": {}}, True, None),
+    ],
+)
+def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeypatch):
+    """None: the config's own default, transformers."""
+    monkeypatch.setattr("experiments.run.find_spec", lambda name: installed or None)
+    assert _sections("Countdown-v0", None, [], options)["sampling"].get("sampler") == sampler
 
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
