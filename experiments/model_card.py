@@ -33,7 +33,10 @@ def model_card(checkpoint: Path) -> str:
     """
     run = checkpoint.resolve().parent.parent
     if not (run / "config.yaml").is_file():
-        body = [f"# {checkpoint.resolve().name}", "A language model trained by reinforcement learning with llmenv."]
+        body = [
+            f"# {checkpoint.resolve().name}",
+            "A language model trained by reinforcement learning with llmenv.",
+        ]
         return "\n\n".join([_front_matter(["llmenv"], None), *body, *_versions()]) + "\n"
     config = read_config(run)
     iteration = int(checkpoint.resolve().name.removeprefix("iteration_"))

@@ -167,8 +167,9 @@ def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
     changed = sorted({key for name, values in options.items() for key in values} - {*options["run"]})
     if changed:
         raise ValueError(
-            f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}. A new run with other "
-            f"settings can start from its weights: python experiments/export.py {folder} OUT, then --model OUT"
+            f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}. "
+            f"A new run with others can start from its weights: python experiments/export.py {folder} OUT, then "
+            "--model OUT"
         )
     if not checkpoints(folder):
         raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")

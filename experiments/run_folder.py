@@ -121,7 +121,11 @@ class RunFolder:
             free = shutil.disk_usage(self.path).free
             shutil.rmtree(partial, ignore_errors=True)
             before = checkpoints(self.path)
-            remedy = f"the one before is whole: go on with --resume {self.path}" if before else "there is none before"
+            remedy = (
+                f"the one before is whole: go on with --resume {self.path}"
+                if before
+                else "there is none before"
+            )
             raise CheckpointError(
                 f"the checkpoint of iteration {iteration} cannot be written ({type(error).__name__}: {error}); "
                 f"{free / 1e6:.0f} MB were free on its disk. Make room; {remedy}"

@@ -219,8 +219,9 @@ class LLMLearner(TorchLearner):
         saved, present = counters["num_learners"], max(1, self.config.num_learners)
         if self.engine.sharded and saved != present:
             raise ValueError(
-                f"the checkpoint {folder} is in shards of {saved} learners, and here are {present}: restore it with "
-                f"num_learners={saved}, or start a new run from its weights, --model {folder / POLICY_IN_CHECKPOINT.name}"
+                f"the checkpoint {folder} is in shards of {saved} learners, and here are {present}: restore it "
+                f"with num_learners={saved}, or start a new run from its weights by "
+                f"--model {folder / POLICY_IN_CHECKPOINT.name}"
             )
         self.engine.load(folder)
         self._weights_seq_no = counters["weights_seq_no"]

@@ -357,7 +357,8 @@ def test_runners_that_keep_dying_fail_the_iteration(
     monkeypatch.setattr(algorithms.base, "MAX_COLLECT_ATTEMPTS", 1)
     monkeypatch.setattr(distributed_algorithm, "_ask", lambda *args: [])
     with pytest.raises(
-        RuntimeError, match=r"4 of 4 groups could not be sampled in 1 attempts.*sample_timeout_s"
+        algorithms.base.RunnersLostError,
+        match=r"4 of 4 groups could not be sampled in 1 attempts.*sample_timeout_s",
     ):
         distributed_algorithm.collect()
 
