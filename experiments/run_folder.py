@@ -42,8 +42,7 @@ def read_config(path: Path) -> dict[str, Any]:
 def read_table(path: Path, name: str) -> pd.DataFrame:
     """A run folder's `progress` or `evaluations`; empty where there is none yet."""
     file = path / f"{name}.csv"
-    # The faster parser is off in the last digit of some numbers, and a table is read back for every row.
-    return pd.read_csv(file, float_precision="round_trip") if file.exists() else pd.DataFrame()
+    return pd.read_csv(file) if file.exists() else pd.DataFrame()
 
 
 def checkpoints(path: Path) -> list[Path]:

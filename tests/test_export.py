@@ -40,7 +40,7 @@ def evaluation(iteration: int, sampled: float, greedy: float) -> dict[str, float
 @pytest.fixture(scope="module")
 def run(ray_cluster, model_folder, tmp_path_factory) -> tuple[Path, torch.Tensor]:
     """A run folder with checkpoints of iterations 1 and 2, and the logits of the policy at the latter."""
-    algorithm = small_config(model_folder).build_algo()
+    algorithm = small_config(model_folder).environment("support:NoDigit-v0").build_algo()
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     folder.write_config(CONFIG)
     for row in (evaluation(0, 0.25, 0.375), evaluation(2, 0.5, 0.625), evaluation(4, 0.75, 0.875)):
@@ -89,7 +89,7 @@ def test_nothing_is_started_for_it(run, tmp_path):
     script = (
         "import sys; from pathlib import Path; from experiments.export import export; "
         "export(Path(sys.argv[1]), Path(sys.argv[2])); "
-        "assert not {'ray', 'torch', 'transformers'} & sys.modules.keys()"
+        "assert not {'ray', 'gymnasium', 'transformers'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script, run[0], tmp_path / "out"], check=True)
 
@@ -111,11 +111,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 
 def test_the_card_reports_the_run_up_to_the_checkpoint(run):
-    card = ModelCard(model_card(checkpoints(run[0])[-1]))
+    text = model_card(checkpoints(run[0])[-1])
+    card = ModelCard(text)
     assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
     assert {"llmenv", "grpo", "Countdown-v0"} <= set(card.data.tags)
-    assert card.data.license is None and "# license:" in card.content
+    assert card.data.license is None and "\n# license: " in text
     assert "`smollm2-135m` after 2 iterations of GRPO" in card.text
     assert "| 0 | 25.0% | 12.5% to 37.5% | 37.5% | 25.0% to 50.0% |" in card.text
     assert "| 2 | 50.0% | 37.5% to 62.5% | 62.5% | 50.0% to 75.0% |" in card.text
