@@ -27,12 +27,15 @@ from algorithms.preflight import count_tasks, preflight
 from llmenv.batch import TokenRow, plan_update
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
-from llmenv.models import load_tokenizer
 from llmenv.rollout import PROMPT_TOO_LONG, GroupRequest, row_at
 
 # First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
 TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, EVALUATION_ROWS_STREAM = 1, 2, 3, 4, 5
 MAX_COLLECT_ATTEMPTS = 5
+
+
+class RunnersLostError(RuntimeError):
+    """No env runner is left to sample, and none came back. The learners are as they were before the iteration."""
 
 
 class LLMAlgorithm(Algorithm):
@@ -91,7 +94,11 @@ class LLMAlgorithm(Algorithm):
         return episodes
 
     def _sample(self, requests: Sequence[GroupRequest], **kwargs: Any) -> list[TextEpisode]:
-        """Deals groups to the healthy runners; those of a runner that died or hangs are sampled by the others."""
+        """Deals groups to the healthy runners; those of a runner that died or hangs are sampled by the others.
+
+        Raises:
+            RunnersLostError: If groups are missing after several attempts.
+        """
         config, group = self.config, self.env_runner_group
         if group.num_remote_env_runners() == 0:
             runner = group.local_env_runner
@@ -121,7 +128,7 @@ class LLMAlgorithm(Algorithm):
                 for episode in episodes:
                     done.setdefault(episode.group, []).append(episode)
         if len(done) < len(requests):
-            raise RuntimeError(
+            raise RunnersLostError(
                 f"{len(requests) - len(done)} of {len(requests)} groups could not be sampled in "
                 f"{MAX_COLLECT_ATTEMPTS} attempts: the env runners keep dying (their logs say why), or take longer "
                 f"than {config.sample_timeout_s:g} s: raise that by env_runners(sample_timeout_s=...)"
@@ -235,7 +242,6 @@ class LLMAlgorithm(Algorithm):
         """Writes the policy in Hugging Face format: weights, configuration and tokenizer."""
         folder = folder.absolute()  # a remote learner may work in another directory
         self.learner_group.on_all(lambda learner: learner.export(folder))
-        load_tokenizer(self.config.base_model).save_pretrained(folder)
 
     def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
         """One completion of each of the `evaluation_duration` held-out tasks, or of all where they are fewer."""

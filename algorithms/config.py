@@ -45,6 +45,7 @@ class LLMConfig(AlgorithmConfig):
         self.adam_betas = (0.9, 0.999)
         self.weight_decay = 0.0
         self.grad_clip = 1.0
+        self.max_skipped_steps = 5
         self.clip_param = 0.2
         self.tis_cap: float | str | None = "auto"
         self.kl_coeff = 0.0
@@ -143,6 +144,7 @@ class LLMConfig(AlgorithmConfig):
         lr_warmup_iterations: int = NotProvided,
         adam_betas: tuple[float, float] = NotProvided,
         weight_decay: float = NotProvided,
+        max_skipped_steps: int = NotProvided,
         clip_param: float = NotProvided,
         tis_cap: float | str | None = NotProvided,
         kl_coeff: float = NotProvided,
@@ -162,6 +164,7 @@ class LLMConfig(AlgorithmConfig):
                 number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
             adam_betas: Of AdamW.
             weight_decay: Of AdamW.
+            max_skipped_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run.
             clip_param: The surrogate's epsilon.
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM.
@@ -179,6 +182,7 @@ class LLMConfig(AlgorithmConfig):
             lr_warmup_iterations=lr_warmup_iterations,
             adam_betas=adam_betas,
             weight_decay=weight_decay,
+            max_skipped_steps=max_skipped_steps,
             clip_param=clip_param,
             tis_cap=tis_cap,
             kl_coeff=kl_coeff,
@@ -255,6 +259,7 @@ class LLMConfig(AlgorithmConfig):
             "num_epochs",
             "max_new_tokens",
             "micro_batch_tokens",
+            "max_skipped_steps",
             "max_rows_per_sampler",
             "evaluation_duration",
         ):

@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
+import shutil
 import signal
 import sys
 import time
 from datetime import datetime
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 PHASES = ("sampling", "learning", "weight_sync")  # the rest of an iteration is RLlib's and Ray's own
-PACKAGES = ("llmenv", "torch", "transformers", "ray", "gymnasium", "numpy")
 
 
 def main(
@@ -122,7 +120,7 @@ def main(
         _run(algo, sections, output, resume is not None, wandb)
     except typer.Exit:
         raise
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("LLMENV_TRACEBACK"):
             raise
         typer.secho(f"error: {error}", fg="red", err=True)
@@ -174,7 +172,9 @@ def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
     changed = sorted({key for name, values in options.items() for key in values} - {*options["run"]})
     if changed:
         raise ValueError(
-            f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}"
+            f"--resume goes on with the settings of {folder}; it cannot take {', '.join(changed)}. "
+            f"A new run with others can start from its weights: python experiments/export.py {folder} OUT, then "
+            "--model OUT"
         )
     if not checkpoints(folder):
         raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")
@@ -226,12 +226,39 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
 def _train(
     algorithm: LLMAlgorithm, run: RunSettings, folder: RunFolder, display: Display, logger: Any
 ) -> None:
-    """The loop: evaluate, train, evaluate now and then, save, and put it all together at the end."""
+    """Trains, leaves a checkpoint however that ends, and puts it all together."""
+    from algorithms.base import RunnersLostError
+
     stop = _StopOnInterrupt()
     started = time.monotonic()
-    before = len(folder.table("evaluations"))
-    if not before:
-        display.evaluations({"before": _evaluate(algorithm, folder, logger)})
+    try:
+        _train_until(stop, algorithm, run, folder, display, logger)
+        checkpoint = _save(algorithm, run, folder)
+        if stop.requested:
+            display.say(f"stopped after iteration {algorithm.iteration}: go on with --resume {folder.path}")
+            raise typer.Exit(130)
+        _finish(algorithm, folder, display, logger, checkpoint, time.monotonic() - started)
+    except RunnersLostError as error:
+        # Sampling changes nothing in the learners: they are as the last whole iteration left them.
+        _save(algorithm, run, folder)
+        raise RunnersLostError(f"{error}. Go on with --resume {folder.path}") from error
+
+
+def _train_until(
+    stop: _StopOnInterrupt,
+    algorithm: LLMAlgorithm,
+    run: RunSettings,
+    folder: RunFolder,
+    display: Display,
+    logger: Any,
+) -> None:
+    """The loop: evaluate, train, evaluate now and then, save."""
+    evaluations = folder.table("evaluations")
+    if algorithm.iteration % run.evaluate_every == 0 and (
+        evaluations.empty or evaluations["iteration"].max() < algorithm.iteration
+    ):
+        name = f"after {algorithm.iteration}" if algorithm.iteration else "before"
+        display.evaluations({name: _evaluate(algorithm, folder, logger)})
     display.header()
     first, training_started = algorithm.iteration, time.monotonic()
     with display:
@@ -251,26 +278,35 @@ def _train(
             if algorithm.iteration % run.evaluate_every == 0 and not last:
                 evaluation = _evaluate(algorithm, folder, logger)
                 display.evaluations({f"after {algorithm.iteration}": evaluation})
-            if algorithm.iteration % run.checkpoint_every == 0 or last:
-                folder.save_checkpoint(algorithm.iteration, algorithm.save_to_path)
+            if algorithm.iteration % run.checkpoint_every == 0:
+                _save(algorithm, run, folder)
             if left <= 0:
                 break
-    if stop.requested:
-        folder.save_checkpoint(algorithm.iteration, algorithm.save_to_path)
-        display.say(f"stopped after iteration {algorithm.iteration}: go on with --resume {folder.path}")
-        raise typer.Exit(130)
-    _finish(algorithm, folder, display, logger, time.monotonic() - started)
+
+
+def _save(algorithm: LLMAlgorithm, run: RunSettings, folder: RunFolder) -> Path:
+    return folder.save_checkpoint(algorithm.iteration, algorithm.save_to_path, run.keep_checkpoints)
 
 
 def _finish(
-    algorithm: LLMAlgorithm, folder: RunFolder, display: Display, logger: Any, seconds: float
+    algorithm: LLMAlgorithm,
+    folder: RunFolder,
+    display: Display,
+    logger: Any,
+    checkpoint: Path,
+    seconds: float,
 ) -> None:
+    from experiments.export import export
+    from experiments.model_card import versions
+
     evaluations = folder.table("evaluations")
     if evaluations["iteration"].max() < algorithm.iteration:
         _evaluate(algorithm, folder, logger)
         evaluations = folder.table("evaluations")
     before, after = evaluations.iloc[0].to_dict(), evaluations.iloc[-1].to_dict()
-    algorithm.export_policy(folder.path / "policy")
+    policy = folder.path / "policy"
+    shutil.rmtree(policy, ignore_errors=True)  # that of a shorter run, which has been resumed
+    export(checkpoint, policy)
     progress = folder.table("progress")
     config = algorithm.config
     summary = {
@@ -291,7 +327,7 @@ def _finish(
             name: round(float(progress[column].median()), 4)
             for name, column in [("all", "seconds")] + [(p, f"seconds_{p}") for p in (*PHASES, "overhead")]
         },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "versions": versions(),
     }
     folder.write_summary(summary)
     display.evaluations({"before": before, "after": after})
@@ -323,6 +359,7 @@ def _progress_row(result: dict[str, Any]) -> dict[str, float]:
     row["tokens_per_second"] = float(rollout["num_response_tokens"]) / row["seconds"]
     row |= {key: float(value) for key, value in rollout.items()}
     row |= {key: float(value) for key, value in learner.items() if not key.startswith("num_")}
+    row["num_steps_skipped"] = float(learner["num_steps_skipped"])
     return row
 
 

@@ -6,17 +6,18 @@ evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard
 curve.png          accuracy, response length and entropy over iterations
 samples/           completions with their verdicts, as parquet
-checkpoints/       the newest two, to resume from
-policy/            the final policy in Hugging Face format
+checkpoints/       the newest ones, to resume from
+policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,6 @@ import yaml
 from tensorboardX import SummaryWriter
 
 from llmenv.episode import TextEpisode
-
-KEEP_CHECKPOINTS = 2
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -40,9 +39,19 @@ def read_config(path: Path) -> dict[str, Any]:
     return yaml.safe_load((path / "config.yaml").read_text())
 
 
+def read_table(path: Path, name: str) -> pd.DataFrame:
+    """A run folder's `progress` or `evaluations`; empty where there is none yet."""
+    file = path / f"{name}.csv"
+    return pd.read_csv(file) if file.exists() else pd.DataFrame()
+
+
 def checkpoints(path: Path) -> list[Path]:
     """A run folder's checkpoints, oldest first."""
     return sorted((path / "checkpoints").glob("iteration_*"))
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written."""
 
 
 class RunFolder:
@@ -58,7 +67,8 @@ class RunFolder:
         self._board = SummaryWriter(str(path))
 
     def write_config(self, config: dict[str, Any]) -> None:
-        (self.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        with _replaced(self.path / "config.yaml") as file:
+            file.write_text(yaml.safe_dump(config, sort_keys=False))
 
     def log(self, table: str, row: dict[str, float]) -> None:
         """Appends a row (with its "iteration") to `progress` or `evaluations`, and to TensorBoard."""
@@ -68,8 +78,7 @@ class RunFolder:
                 self._board.add_scalar(f"{table}/{key}", value, int(row["iteration"]))
 
     def table(self, table: str) -> pd.DataFrame:
-        file = self.path / f"{table}.csv"
-        return pd.read_csv(file) if file.exists() else pd.DataFrame()
+        return read_table(self.path, table)
 
     def rewind(self, iteration: int) -> None:
         """Drops what was logged after a checkpoint's iteration: a resumed run logs it again."""
@@ -79,30 +88,56 @@ class RunFolder:
                 self._write_table(name, table[table["iteration"] <= iteration])
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
-        temporary = self.path / f".{name}.csv"
-        table.to_csv(temporary, index=False)
-        os.replace(temporary, self.path / f"{name}.csv")
+        with _replaced(self.path / f"{name}.csv") as file:
+            table.to_csv(file, index=False)
 
     def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> None:
         folder = self.path / "samples"
         folder.mkdir(exist_ok=True)
         frame = pd.DataFrame([_record(episode) for episode in episodes])
-        frame.to_parquet(folder / f"{name}_{iteration:06d}.parquet", index=False)
+        with _replaced(folder / f"{name}_{iteration:06d}.parquet") as file:
+            frame.to_parquet(file, index=False)
 
-    def save_checkpoint(self, iteration: int, save: Callable[[str], Any]) -> Path:
-        """Saves under a temporary name first: a kill in the middle leaves the previous checkpoint whole."""
+    def save_checkpoint(self, iteration: int, save: Callable[[str], Any], keep: int) -> Path:
+        """Writes a checkpoint, unless there is one of this iteration, and keeps the newest `keep`.
+
+        A folder named `iteration_*` is whole, whatever is killed, or loses its power, and when: what is being written
+        or deleted bears another name. (What a kill leaves under that name, the next call deletes.)
+
+        Raises:
+            CheckpointError: If it cannot be written, as when the disk is full. Nothing of it stays behind.
+        """
         folder = self.path / "checkpoints"
-        temporary, final = folder / f".saving_{iteration:06d}", folder / f"iteration_{iteration:06d}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        save(str(temporary.absolute()))
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
-        for old in checkpoints(self.path)[:-KEEP_CHECKPOINTS]:
-            shutil.rmtree(old)
+        final, partial = folder / f"iteration_{iteration:06d}", folder / f".partial_{iteration:06d}"
+        if final.exists():
+            return final
+        for left_behind in folder.glob(".partial_*"):
+            shutil.rmtree(left_behind)
+        try:
+            save(str(partial.absolute()))
+            _flush(partial)
+        except Exception as error:
+            free = shutil.disk_usage(self.path).free
+            shutil.rmtree(partial, ignore_errors=True)
+            before = checkpoints(self.path)
+            remedy = (
+                f"the one before is whole: go on with --resume {self.path}"
+                if before
+                else "there is none before"
+            )
+            raise CheckpointError(
+                f"the checkpoint of iteration {iteration} cannot be written ({type(error).__name__}: {error}); "
+                f"{free / 1e6:.0f} MB were free on its disk. Make room; {remedy}"
+            ) from error
+        os.replace(partial, final)
+        _sync(folder)
+        for old in checkpoints(self.path)[:-keep]:
+            shutil.rmtree(old.rename(partial))
         return final
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        (self.path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+        with _replaced(self.path / "summary.json") as file:
+            file.write_text(json.dumps(summary, indent=2) + "\n")
 
     def draw_curve(self, title: str) -> None:
         """Draws `curve.png` from the tables."""
@@ -140,6 +175,31 @@ class RunFolder:
 
     def close(self) -> None:
         self._board.close()
+
+
+@contextlib.contextmanager
+def _replaced(file: Path) -> Iterator[Path]:
+    """Another name to write a file under, which then takes the place of `file` in one go."""
+    partial = file.with_name(f".partial_{file.name}")
+    try:
+        yield partial
+        _sync(partial)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, file)
+
+
+def _flush(folder: Path) -> None:
+    """Puts all that is in a folder onto the disk: renaming it must not come first."""
+    for path in (*folder.rglob("*"), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
 
 
 def _record(episode: TextEpisode) -> dict[str, Any]:

@@ -29,7 +29,8 @@ class RunSettings:
         iterations: How many to train for.
         time_limit: Minutes of training after which the run ends early; None for no limit.
         evaluate_every: Iterations between two evaluations (there is always one before and one after).
-        checkpoint_every: Iterations between two checkpoints; the two newest are kept.
+        checkpoint_every: Iterations between two checkpoints.
+        keep_checkpoints: How many of the newest are kept.
         show_every: Iterations between two sampled completions on the screen.
     """
 
@@ -37,6 +38,7 @@ class RunSettings:
     time_limit: float | None = None
     evaluate_every: int = 50
     checkpoint_every: int = 25
+    keep_checkpoints: int = 2
     show_every: int = 10
 
 
@@ -132,6 +134,8 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
     if unknown := sorted(set(sections.get("run", {})) - set(known)):
         raise ValueError(f"section 'run': unknown {unknown}; it has {', '.join(known)}")
     settings = RunSettings(**sections.get("run", {}))
+    if settings.keep_checkpoints < 1:
+        raise ValueError(f"run.keep_checkpoints must be at least 1, got {settings.keep_checkpoints}")
     share_cores(config)
     config.validate()
     return config, settings

@@ -15,7 +15,12 @@ class Engine(Protocol):
     """What a learner asks of the thing that holds parameters and optimizer.
 
     A loss is already divided by its global denominator: gradients are *summed* over micro-batches and learners.
+
+    Attributes:
+        sharded: Each learner holds, and saves, a part of the state: a checkpoint is that of its number of learners.
     """
+
+    sharded: bool
 
     def backward(self, loss: torch.Tensor) -> None:
         """Adds the gradients of one micro-batch's share of the loss."""
@@ -44,6 +49,7 @@ class TorchEngine:
     """
 
     STATE_FILE = "engine.pt"
+    sharded = False
 
     def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None):
         self.module = module

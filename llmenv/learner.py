@@ -19,7 +19,7 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from llmenv import weights
 from llmenv.batch import LossBatch, Minibatch, TokenBatch
 from llmenv.engine import TorchEngine
-from llmenv.models import load_causal_lm
+from llmenv.models import POLICY_IN_CHECKPOINT, load_causal_lm, load_tokenizer
 from llmenv.policy import CausalPolicy
 from llmenv.weight_transfer import WeightSender, init_info_of
 
@@ -30,6 +30,10 @@ class _Prepared:
 
     minibatch: Minibatch
     micro_batches: list[tuple[TokenBatch, torch.Tensor | None, torch.Tensor | None]]
+
+
+class NonFiniteStepsError(RuntimeError):
+    """Step after step had a loss or a gradient that is not finite."""
 
 
 class LLMLearner(TorchLearner):
@@ -51,6 +55,7 @@ class LLMLearner(TorchLearner):
             self.reference = CausalPolicy(model.eval().requires_grad_(False), self.config.temperature)
         self._shares: dict[str, float] = defaultdict(float)
         self._sender: WeightSender | None = None
+        self._num_skipped = self._num_skipped_in_a_row = 0
 
     @property
     def policy(self) -> CausalPolicy:
@@ -90,6 +95,9 @@ class LLMLearner(TorchLearner):
 
         Returns:
             Metrics (CONTRIBUTING lists them). A minibatch in which no row has a gradient is no step and has none.
+
+        Raises:
+            NonFiniteStepsError: After `max_skipped_steps` steps in a row that had to be skipped.
         """
         timesteps = timesteps or {NUM_ENV_STEPS_SAMPLED_LIFETIME: 0}
         self.before_gradient_based_update(timesteps=timesteps)
@@ -99,6 +107,7 @@ class LLMLearner(TorchLearner):
         num_steps = num_epochs * len(minibatches)
         prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
         self._shares.clear()
+        self._num_skipped = 0
         rng = np.random.default_rng(seed)
         for _ in range(num_epochs):
             for i in rng.permutation(len(prepared)):
@@ -107,6 +116,8 @@ class LLMLearner(TorchLearner):
             self.metrics.log_value((DEFAULT_MODULE_ID, key), total / num_steps, reduce="sum")
         if not prepared:
             self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
+        # Learners agree on which steps they skip: "max" takes the count of one.
+        self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), self._num_skipped, reduce="max")
         self._weights_seq_no += 1
         if self.config.sampler_sleeps:  # it is about to wake on the same GPU
             torch.cuda.empty_cache()
@@ -143,13 +154,24 @@ class LLMLearner(TorchLearner):
             loss = self.compute_loss_for_module(
                 module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
             )
-            self.engine.backward(loss)
+            # A loss that is not finite makes the gradient so, on all learners: each of them skips the step.
+            self.engine.backward(loss if loss.isfinite() else loss * math.nan)
             self.log_share(total_loss=loss, entropy=output.entropy.sum() / batch.num_learned_tokens)
             self._log_mismatch(batch)
         norm = self.engine.step()
         self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), norm, reduce="mean", window=None)
-        skipped = 0 if math.isfinite(norm) else 1
-        self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), skipped, reduce="max")
+        self._count_skipped(not math.isfinite(norm))
+
+    def _count_skipped(self, skipped: bool) -> None:
+        self._num_skipped += skipped
+        self._num_skipped_in_a_row = self._num_skipped_in_a_row + 1 if skipped else 0
+        if self._num_skipped_in_a_row >= self.config.max_skipped_steps:
+            raise NonFiniteStepsError(
+                f"{self._num_skipped_in_a_row} optimizer steps in a row had a loss or a gradient that is not finite; "
+                "they were skipped, so that the weights are those from before. Look for rewards that are not finite, "
+                "lower the learning rate, or take a wider dtype. A resumed run would meet the same steps again: start "
+                "a new one, from the last checkpoint's weights if need be"
+            )
 
     def _log_mismatch(self, batch: LossBatch) -> None:
         """How far the sampler's log-probabilities are from the learner's for the same weights."""
@@ -196,16 +218,42 @@ class LLMLearner(TorchLearner):
         return self._weights_seq_no
 
     def save(self, folder: Path) -> None:
-        """Writes what a resumed run needs. Collective: called on every learner."""
+        """Writes what a resumed run needs, and the policy. Collective: called on every learner.
+
+        There are no random states: nothing here draws from one (see `update`'s `seed`).
+        """
         self.engine.save(folder)
+        # The engine's state need not be the policy's (shards, adapters, a wider dtype). With this copy, what takes
+        # the policy out of a checkpoint knows no engine, and needs none.
+        self.export(folder / POLICY_IN_CHECKPOINT.name)
         if self._learner_index == 0:
-            torch.save({"weights_seq_no": self._weights_seq_no}, folder / "learner.pt")
+            counters = {
+                "num_learners": max(1, self.config.num_learners),
+                "weights_seq_no": self._weights_seq_no,
+                "num_skipped_in_a_row": self._num_skipped_in_a_row,
+            }
+            torch.save(counters, folder / "learner.pt")
 
     def load(self, folder: Path) -> None:
+        """Takes over what `save` wrote. Collective.
+
+        Raises:
+            ValueError: If the state is in shards, of another number of learners.
+        """
+        counters = torch.load(folder / "learner.pt", weights_only=True)
+        saved, present = counters["num_learners"], max(1, self.config.num_learners)
+        if self.engine.sharded and saved != present:
+            raise ValueError(
+                f"the checkpoint {folder} is in shards of {saved} learners, and here are {present}: restore it "
+                f"with num_learners={saved}, or start a new run from its weights by "
+                f"--model {folder / POLICY_IN_CHECKPOINT.name}"
+            )
         self.engine.load(folder)
-        self._weights_seq_no = torch.load(folder / "learner.pt", weights_only=True)["weights_seq_no"]
+        self._weights_seq_no = counters["weights_seq_no"]
+        self._num_skipped_in_a_row = counters["num_skipped_in_a_row"]
 
     def export(self, folder: Path) -> None:
-        """Writes the policy in Hugging Face format (weights and configuration; the tokenizer is the caller's)."""
+        """Writes the policy in Hugging Face format: weights, configurations and tokenizer. Collective."""
         if self._learner_index == 0:
             self.policy.model.save_pretrained(folder)
+            load_tokenizer(self.config.base_model).save_pretrained(folder)

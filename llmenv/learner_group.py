@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayTaskError
 from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
@@ -40,13 +41,16 @@ class LLMLearnerGroup(LearnerGroup):
         """Calls `func` on every learner at once, so that it may use collectives.
 
         Raises:
-            RuntimeError: If a learner has died.
+            RuntimeError: If a learner has died. What all of them raise is raised here as it is.
         """
         return self._collect(self.foreach_learner(func))
 
     def _collect(self, results: Any) -> list[Any]:
         expected = max(1, self.config.num_learners)
         failed = [result.get() for result in results if not result.ok]
+        raised = [error.cause for error in failed if isinstance(error, RayTaskError)]
+        if len(raised) == expected:  # nobody is lost: they agree
+            raise raised[0] from failed[0]
         if failed or len(list(results)) != expected:
             raise RuntimeError(
                 f"{len(failed) or expected - len(list(results))} of {expected} learners failed; an update needs "

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = ("tiny", "tiny-zero")
+# Where an algorithm's checkpoint holds its policy, as a Hugging Face folder.
+POLICY_IN_CHECKPOINT = Path("learner_group", "learner", "policy")
 DTYPES = ("float32", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")

@@ -362,13 +362,32 @@ def test_a_failing_environment_does_not_stop_the_run(
     algorithm.stop()
 
 
+def test_advantages_that_are_not_numbers_cost_their_step_alone(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithm = small_config(model_folder).environment("support:NoDigit-v0").build_algo()
+    before = flat_weights(algorithm.learner_group._learner)
+    with monkeypatch.context() as patch:
+        patch.setattr(algorithm, "assign_credit", lambda episodes: np.full(len(episodes), np.nan))
+        result = algorithm.train()["learners"][DEFAULT_MODULE_ID]
+    assert result["num_steps_skipped"] == 1
+    assert torch.equal(flat_weights(algorithm.learner_group._learner), before)
+    monkeypatch.setattr(algorithm, "assign_credit", lambda episodes: np.ones(len(episodes)))
+    result = algorithm.train()["learners"][DEFAULT_MODULE_ID]
+    assert result["num_steps_skipped"] == 0
+    assert np.isfinite(result["gradient_norm"]) and np.isfinite(result["total_loss"])
+    assert not torch.equal(flat_weights(algorithm.learner_group._learner), before)
+    algorithm.stop()
+
+
 def test_runners_that_keep_dying_fail_the_iteration(
     distributed_algorithm: GRPO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(algorithms.base, "MAX_COLLECT_ATTEMPTS", 1)
     monkeypatch.setattr(distributed_algorithm, "_ask", lambda *args: [])
     with pytest.raises(
-        RuntimeError, match=r"4 of 4 groups could not be sampled in 1 attempts.*sample_timeout_s"
+        algorithms.base.RunnersLostError,
+        match=r"4 of 4 groups could not be sampled in 1 attempts.*sample_timeout_s",
     ):
         distributed_algorithm.collect()
 

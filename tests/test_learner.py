@@ -17,8 +17,9 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 from algorithms.advantages import group_relative_advantages
 from algorithms.grpo import GRPOLearner
 from llmenv.batch import LossBatch, Minibatch, TokenRow, plan_update
+from llmenv.engine import TorchEngine
 from llmenv.env import TextSpace
-from llmenv.learner import LLMLearner
+from llmenv.learner import LLMLearner, NonFiniteStepsError
 from llmenv.learner_group import LLMLearnerGroup
 from support import (
     flat_weights,
@@ -350,6 +351,66 @@ def test_a_gradient_that_is_not_finite_skips_the_step(model_folder: str, bad: fl
     assert sound.metrics[0]["num_steps_skipped"] == 0
 
 
+def poisoned_rows() -> list[TokenRow]:
+    rows = make_rows()
+    rows[0].advantages = np.where(rows[0].response_mask, np.float32(math.nan), np.float32(0.0))
+    return rows
+
+
+def test_skipped_steps_are_counted_one_by_one(model_folder: str) -> None:
+    """Of 3 minibatches one holds the bad row, and comes up in both epochs; the other 4 steps are taken."""
+    group = make_group(model_folder)
+    steps = []
+    optimizer = group._learner.engine.optimizer
+    step = optimizer.step
+    optimizer.step = lambda: steps.append(1) or step()
+    update = Update(group, make_plan(poisoned_rows(), 1, minibatch_size=6), num_epochs=2)
+    assert update.metrics[0]["num_steps_skipped"] == 2
+    assert len(steps) == 4
+    assert update.change.any() and torch.isfinite(update.after[0]).all()
+
+
+def infinite_loss(learner: LLMLearner) -> None:
+    """On the first learner: an infinite constant, whose gradient is 0, in the loss from now on."""
+    if learner._learner_index == 0:
+        compute = type(learner).compute_loss_for_module
+        learner.compute_loss_for_module = lambda **kwargs: compute(learner, **kwargs) + math.inf
+
+
+def sound_loss(learner: LLMLearner) -> None:
+    vars(learner).pop("compute_loss_for_module", None)
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_on_all_learners(two: LLMLearnerGroup) -> None:
+    plan = make_plan(make_rows(), 2)
+    two.on_all(infinite_loss)
+    try:
+        update = Update(two, plan)
+        assert not update.change.any()
+        assert [metrics["num_steps_skipped"] for metrics in update.metrics] == [1, 1]
+        for _ in range(3):
+            two.update(plan)
+        with pytest.raises(NonFiniteStepsError, match=r"^5 optimizer steps in a row"):
+            two.update(plan)
+        assert torch.equal(two.on_all(flat_weights)[0], update.before[0])
+    finally:
+        two.on_all(sound_loss)
+
+
+def test_steps_that_are_skipped_count_in_a_row_and_over_a_resume(model_folder: str, tmp_path: Path) -> None:
+    sound, poisoned = make_plan(make_rows(), 1), make_plan(poisoned_rows(), 1)
+    group = make_group(model_folder, max_skipped_steps=3)
+    for plan in (poisoned, poisoned, sound, poisoned, poisoned):
+        group.update(plan)
+    resumed = make_group(model_folder, max_skipped_steps=3)
+    resumed.restore_from_path(group.save_to_path(tmp_path))
+    before = flat_weights(resumed._learner)
+    with pytest.raises(NonFiniteStepsError, match=r"^3 optimizer steps in a row.*learning rate"):
+        resumed.update(poisoned)
+    assert torch.equal(flat_weights(resumed._learner), before)
+    assert torch.equal(before, flat_weights(group._learner))
+
+
 def shift_sampling_logps(learner: LLMLearner, rows: Sequence[TokenRow], shift: float) -> None:
     """Gives the rows a sampler whose log-probabilities are the learner's own, less `shift`."""
     for row in rows:
@@ -445,6 +506,18 @@ def test_a_checkpoint_fits_any_number_of_learners(
     one.update(make_plan(rows, 1))
     two.restore_from_path(one.save_to_path(tmp_path))
     assert_same_update(Update(two, make_plan(rows, 2)), Update(one, make_plan(rows, 1)))
+
+
+def test_a_sharded_checkpoint_is_that_of_its_number_of_learners(
+    one: LLMLearnerGroup, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = flat_weights(one._learner) * 1.0
+    monkeypatch.setattr(TorchEngine, "sharded", True)
+    with pytest.raises(
+        ValueError, match=r"of 2 learners, and here are 1: .*num_learners=2, .*--model .*learner/policy"
+    ):
+        one.restore_from_path(start)
+    assert torch.equal(flat_weights(one._learner), before)
 
 
 def test_exported_policy_is_a_hugging_face_folder(model_folder: str, tmp_path: Path) -> None:

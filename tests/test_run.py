@@ -12,19 +12,29 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
+from algorithms import GRPO
+from algorithms.base import RunnersLostError
+from experiments import run as run_module
+from experiments.display import Display
 from experiments.run import _sections, app
+from experiments.run_folder import RunFolder, checkpoints
+from experiments.settings import RunSettings
+from support import flat_weights, small_config
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
-    "--prompts-per-iteration=2",
-    "--group-size=2",
-    "--max-new-tokens=24",
+    "--iterations=6",
+    "--prompts-per-iteration=4",
+    "--group-size=4",
+    "--max-new-tokens=40",
     "--eval-tasks=4",
-    "--evaluate-every=2",
-    "--set=run.checkpoint_every=1",
+    "--evaluate-every=3",
+    "--set=run.checkpoint_every=2",
     "--set=run.show_every=1",
 ]
 
@@ -37,7 +47,7 @@ def run(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[st
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("run") / "first"
-    done = run("--iterations=2", f"--output={folder}", *SMALL)
+    done = run(f"--output={folder}", *SMALL)
     assert done.returncode == 0, done.stdout + done.stderr
     return folder, done.stdout
 
@@ -50,14 +60,15 @@ def test_a_run_leaves_all_its_files(run_folder):
     assert "4 held-out tasks" in output and "before" in output and "after" in output
 
     progress = pd.read_csv(folder / "progress.csv")
-    assert progress["iteration"].tolist() == [1, 2]
-    assert (progress["num_episodes"] == 4).all()
+    assert progress["iteration"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert (progress["num_episodes"] == 16).all()
+    assert (progress["num_steps_skipped"] == 0).all()
     summary = json.loads((folder / "summary.json").read_text())
-    assert summary["num_eval_tasks"] == 4 and summary["samples"] == 8
+    assert summary["num_eval_tasks"] == 4 and summary["samples"] == 96
     assert 0 <= summary["accuracy_before"] <= 1 and 0 <= summary["accuracy_after"] <= 1
 
     samples = pd.read_parquet(folder / "samples" / "train_000002.parquet")
-    assert len(samples) == 4 and samples["completion"].str.startswith("Let me solve this").all()
+    assert len(samples) == 16 and samples["completion"].str.startswith("Let me solve this").all()
 
 
 def test_the_final_policy_loads_in_plain_transformers(run_folder):
@@ -65,21 +76,113 @@ def test_the_final_policy_loads_in_plain_transformers(run_folder):
     model = AutoModelForCausalLM.from_pretrained(folder / "policy")
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert "after 6 iterations of GRPO" in (folder / "policy" / "README.md").read_text()
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
-    """Two iterations and then one more give the weights, the tasks and the samples of three in one go."""
-    folder, _ = run_folder
-    resumed = run(f"--resume={folder}", "--iterations=3")
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), f"--output={folder}", *SMALL]
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(folder: Path, number: int) -> None:
+    """Until so many iterations are in `progress.csv`."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        file = folder / "progress.csv"
+        if file.exists() and len(file.read_text().splitlines()) > number:
+            return
+        time.sleep(0.01)
+
+
+def killed_and_resumed(folder: Path, *arguments: str) -> None:
+    """Killed after three iterations, at whatever the fourth one is doing; checkpoints are of the even ones."""
+    process = start(folder, *arguments)
+    wait_for_rows(folder, 3)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
+    assert checkpoints(folder)[-1].name < "iteration_000006"
+    resumed = run(f"--resume={folder}")
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    whole = run("--iterations=3", f"--output={tmp_path / 'whole'}", *SMALL)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert "resumed after iteration" in resumed.stdout
 
-    for name in ("train_000003.parquet", "eval_sampled_000003.parquet"):
+
+def metrics_of(folder: Path, table: str) -> pd.DataFrame:
+    """All columns that are no times."""
+    frame = pd.read_csv(folder / f"{table}.csv")
+    return frame[[name for name in frame if not name.startswith("seconds") and name != "tokens_per_second"]]
+
+
+def assert_same_run(ours: Path, theirs: Path, **tolerance: float) -> None:
+    """Tasks and completions to the bit; metrics and weights too, unless there is a tolerance."""
+    for table in ("progress", "evaluations"):
         pd.testing.assert_frame_equal(
-            pd.read_parquet(folder / "samples" / name), pd.read_parquet(tmp_path / "whole" / "samples" / name)
+            metrics_of(ours, table), metrics_of(theirs, table), check_exact=not tolerance, **tolerance
         )
-    assert pd.read_csv(folder / "progress.csv")["iteration"].tolist() == [1, 2, 3]
+    names = sorted(path.name for path in (theirs / "samples").iterdir())
+    assert len(names) == 6 + 2 * 3  # an iteration each, and three evaluations, sampled and greedy
+    assert names == sorted(path.name for path in (ours / "samples").iterdir())
+    for name in names:
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(ours / "samples" / name), pd.read_parquet(theirs / "samples" / name)
+        )
+    for weights, expected in zip(learned(ours), learned(theirs), strict=True):
+        torch.testing.assert_close(
+            weights, expected, rtol=tolerance.get("rtol", 0), atol=tolerance.get("atol", 0)
+        )
+
+
+def learned(folder: Path) -> list[torch.Tensor]:
+    """The final weights, and the optimizer's moments."""
+    state = torch.load(checkpoints(folder)[-1] / "learner_group" / "learner" / "engine.pt", weights_only=True)
+    moments = [
+        value[name] for value in state["optimizer"]["state"].values() for name in ("exp_avg", "exp_avg_sq")
+    ]
+    assert moments
+    return [*load_file(folder / "policy" / "model.safetensors").values(), *moments]
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
+    folder, _ = run_folder
+    assert (metrics_of(folder, "progress")["gradient_norm"] > 0).sum() >= 4, "else nothing is learned"
+    killed_and_resumed(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "tolerance"), [(1, {}), (2, {"rtol": 0, "atol": 1e-5})])
+def test_with_runners_and_learners_in_processes_of_their_own_too(tmp_path, number, tolerance):
+    actors = [f"--num-env-runners={number}", f"--num-learners={number}"]
+    whole = run(f"--output={tmp_path / 'whole'}", *SMALL, *actors, timeout=600)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    killed_and_resumed(tmp_path / "killed", *actors)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", **tolerance)
+
+
+def test_without_runners_a_run_ends_with_a_checkpoint(ray_cluster, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module.signal, "signal", lambda *args: None)
+    config = small_config(model_folder).environment("support:NoDigit-v0")
+    algorithm = config.evaluation(evaluation_config=None, evaluation_duration=4).build_algo()
+    sample = algorithm._sample
+
+    def lost(*args, **kwargs):
+        if algorithm.iteration == 2:
+            raise RunnersLostError("4 of 4 groups could not be sampled")
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(algorithm, "_sample", lost)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunnersLostError, match=rf"could not be sampled. Go on with --resume {tmp_path}$"):
+        run_module._train(algorithm, RunSettings(iterations=4), folder, Display(4), None)
+    assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000002"]
+    assert folder.table("progress")["iteration"].tolist() == [1, 2]
+    weights = flat_weights(algorithm.learner_group._learner)
+    algorithm.stop()
+    resumed = GRPO.from_checkpoint(str(checkpoints(tmp_path)[-1]))
+    assert torch.equal(flat_weights(resumed.learner_group._learner), weights)
+    run_module._train(resumed, RunSettings(iterations=4), folder, Display(4), None)
+    assert folder.table("progress")["iteration"].tolist() == [1, 2, 3, 4]
+    resumed.stop()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +210,11 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
     [
         ({"policy": {"model": "smollm2-135m"}}, True, "vllm"),
         ({"policy": {"model": "smollm2-135m"}}, False, None),
-        ({"policy": {"model": "smollm2-135m"}, "sampling": {"sampler": "transformers"}}, True, "transformers"),
+        (
+            {"policy": {"model": "smollm2-135m"}, "sampling": {"sampler": "transformers"}},
+            True,
+            "transformers",
+        ),
         ({"policy": {"model": "tiny-zero"}}, True, None),
         ({"policy": {}}, True, None),
     ],
@@ -120,18 +227,8 @@ def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeyp
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     folder = tmp_path / "run"
-    command = [
-        sys.executable,
-        str(ROOT / "experiments" / "run.py"),
-        "--iterations=10000",
-        f"--output={folder}",
-    ]
-    process = subprocess.Popen(
-        [*command, *SMALL, "--set=run.checkpoint_every=100000"], stdout=subprocess.PIPE, text=True
-    )
-    deadline = time.monotonic() + 200
-    while not (folder / "progress.csv").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
+    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000")
+    wait_for_rows(folder, 1)
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130

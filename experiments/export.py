@@ -1,0 +1,78 @@
+"""Takes the policy out of a checkpoint, as a Hugging Face folder.
+
+    python experiments/export.py runs/Countdown-v0-GRPO-tiny-20261122-120000 /models/mine
+
+Nothing is started for it, no environment, sampler or learner: every checkpoint holds its policy in that format. What
+is added is the model card.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from experiments.model_card import model_card
+from experiments.run_folder import checkpoints
+from llmenv.models import POLICY_IN_CHECKPOINT
+
+
+def main(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(help="A run folder, for its newest checkpoint, or a checkpoint's own folder."),
+    ],
+    out: Annotated[Path, typer.Argument(help="The folder to write: a new or an empty one.")],
+) -> None:
+    """Writes the policy of a checkpoint as a Hugging Face folder.
+
+    It holds the weights as safetensors, configuration, tokenizer, generation configuration, and a model card that says
+    how the policy was trained and what came of it.
+    """
+    try:
+        export(checkpoint, out)
+    except (ValueError, OSError) as error:
+        typer.secho(f"error: {error}", fg="red", err=True)
+        raise typer.Exit(2) from error
+    typer.echo(f"{out}: load it with transformers, or train on with --model {out}; its card is README.md")
+
+
+def export(checkpoint: Path, out: Path) -> None:
+    """Writes a checkpoint's policy, and its model card, to `out`: whole or not at all.
+
+    Args:
+        checkpoint: A checkpoint, or a run folder, of which the newest is taken.
+        out: A folder that is not there yet, or empty.
+
+    Raises:
+        ValueError: If `checkpoint` is neither, or `out` holds something.
+    """
+    if newest := checkpoints(checkpoint):
+        checkpoint = newest[-1]
+    policy = checkpoint / POLICY_IN_CHECKPOINT
+    if not policy.is_dir():
+        raise ValueError(
+            f"{checkpoint} is neither a checkpoint nor a run folder that has one: give a folder that run.py left, one "
+            "of its checkpoints/iteration_*, or what save_to_path wrote"
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds something already: name a new folder, or delete it first")
+    partial = out.with_name(f".partial_{out.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # a kill may have left it
+    try:
+        shutil.copytree(policy, partial)
+        (partial / "README.md").write_text(model_card(checkpoint))
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    os.replace(partial, out)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    app()
