@@ -18,7 +18,8 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from llmenv import weights
 from llmenv.batch import LossBatch, Minibatch, TokenBatch
-from llmenv.engine import TorchEngine
+from llmenv.deepspeed_engine import DeepSpeedEngine, deepspeed_world
+from llmenv.engine import Engine, TorchEngine
 from llmenv.models import load_causal_lm
 from llmenv.policy import CausalPolicy
 
@@ -43,7 +44,12 @@ class LLMLearner(TorchLearner):
     def build(self) -> None:
         super().build()
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
+        settings = self.config.deepspeed_config
+        self.engine: Engine
+        if settings is None:
+            self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
+        else:
+            self.engine = DeepSpeedEngine(self.policy, optimizer, settings)
         self.reference: CausalPolicy | None = None
         if self.config.kl_coeff > 0:
             model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
@@ -65,6 +71,12 @@ class LLMLearner(TorchLearner):
             params=parameters,
             lr_or_lr_schedule=self.config.learning_rate_schedule,
         )
+
+    def _make_module(self) -> Any:
+        if (settings := self.config.deepspeed_config) is None:
+            return super()._make_module()
+        with deepspeed_world(settings, self._device):
+            return super()._make_module()
 
     def _make_modules_ddp_if_necessary(self) -> None:
         """The engine sums gradients: no DDP wrapper."""
@@ -119,15 +131,14 @@ class LLMLearner(TorchLearner):
         tokens = [micro_batch.to(self._device) for micro_batch in minibatch.micro_batches]
         with torch.no_grad():
             # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
-            old_logps = [self.policy(t).logps if fixed_old_logps else None for t in tokens]
+            old_logps = [self.engine.forward(t).logps if fixed_old_logps else None for t in tokens]
             ref_logps = [self.reference(t).logps if self.reference else None for t in tokens]
         return _Prepared(minibatch, list(zip(tokens, old_logps, ref_logps, strict=True)))
 
     def _take_step(self, prepared: _Prepared) -> None:
-        module = self.module[DEFAULT_MODULE_ID]
         minibatch = prepared.minibatch
-        for tokens, old_logps, ref_logps in prepared.micro_batches:
-            output = module.forward_train(tokens)
+        for i, (tokens, old_logps, ref_logps) in enumerate(prepared.micro_batches, start=1):
+            output = self.engine.forward(tokens)
             batch = LossBatch(
                 tokens=tokens,
                 old_logps=output.logps.detach() if old_logps is None else old_logps,
@@ -139,7 +150,7 @@ class LLMLearner(TorchLearner):
             loss = self.compute_loss_for_module(
                 module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
             )
-            self.engine.backward(loss)
+            self.engine.backward(loss, last=i == len(prepared.micro_batches))
             self.log_share(total_loss=loss, entropy=output.entropy.sum() / batch.num_learned_tokens)
             self._log_mismatch(batch)
         norm = self.engine.step()
@@ -166,8 +177,14 @@ class LLMLearner(TorchLearner):
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=timestep))
 
     def pack_weights(self, *, to_object_store: bool) -> tuple[Any, int]:
-        """The policy's weights in wire format (or a reference to them in Ray's object store) and their version."""
-        packed = weights.pack(self.policy.model.state_dict())
+        """The policy's weights in wire format (or a reference to them in Ray's object store) and their version.
+
+        Collective. Only the first learner's are not None.
+        """
+        state = self.engine.gather(self.policy.model)
+        if state is None:
+            return None, self._weights_seq_no
+        packed = weights.pack(state)
         return (ray.put(packed) if to_object_store else packed), self._weights_seq_no
 
     def save(self, folder: Path) -> None:
@@ -181,6 +198,10 @@ class LLMLearner(TorchLearner):
         self._weights_seq_no = torch.load(folder / "learner.pt", weights_only=True)["weights_seq_no"]
 
     def export(self, folder: Path) -> None:
-        """Writes the policy in Hugging Face format (weights and configuration; the tokenizer is the caller's)."""
-        if self._learner_index == 0:
-            self.policy.model.save_pretrained(folder)
+        """Writes the policy in Hugging Face format (weights and configuration; the tokenizer is the caller's).
+
+        Collective.
+        """
+        state = self.engine.gather(self.policy.model)
+        if state is not None:
+            self.policy.model.save_pretrained(folder, state_dict=state)

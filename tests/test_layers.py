@@ -28,7 +28,16 @@ LAYERS = {
         ),
         1,
     ),
-    **dict.fromkeys(("llmenv.rollout", "llmenv.evaluation", "llmenv.engine", "llmenv.vllm_sampler"), 2),
+    **dict.fromkeys(
+        (
+            "llmenv.rollout",
+            "llmenv.evaluation",
+            "llmenv.engine",
+            "llmenv.deepspeed_engine",
+            "llmenv.vllm_sampler",
+        ),
+        2,
+    ),
     **dict.fromkeys(("llmenv.rl_module", "llmenv.env_runner", "llmenv.learner", "llmenv.learner_group"), 3),
 }
 IN_WORKERS = "envs.math_answer"  # these modules import sympy, and run in processes of their own
