@@ -217,7 +217,9 @@ class DeepSpeedEngine:
         """Takes the state back, the learning rate included."""
         path, _ = self._deepspeed.load_checkpoint(str(folder), tag=self.TAG)
         if path is None:
-            raise ValueError(f"{folder} holds no state of a DeepSpeed engine: restore it with zero_stage=None")
+            raise ValueError(
+                f"{folder} holds no state of a DeepSpeed engine: restore it with zero_stage=None"
+            )
 
 
 def _lookup(config: Config, dotted: str) -> Any:

@@ -22,7 +22,7 @@ CHUNK_POSITIONS = 1024
 
 
 class PolicyOutput(NamedTuple):
-    """Per-token results, zero outside the response mask. (A tuple, so that DeepSpeed finds the tensors in it.)
+    """Per-token results, zero outside the response mask; a tuple, so that DeepSpeed finds the tensors in it.
 
     Attributes:
         logps: float32 [B, T]; `logps[b, t]` is the log-probability of `input_ids[b, t]` given all before it.
@@ -142,9 +142,7 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
     """As `model.gradient_checkpointing_enable()`, which acts in training mode only, where models drop out."""
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
-        raise ValueError(
-            f"{type(model).__name__} marks no layers for it: leave out gradient_checkpointing"
-        )
+        raise ValueError(f"{type(model).__name__} marks no layers for it: leave out gradient_checkpointing")
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 

@@ -158,21 +158,20 @@ def test_a_learner_without_rows_takes_part(two: LLMLearnerGroup, model_folder: s
 
 
 def test_what_a_stage_partitions_is_held_once(two: LLMLearnerGroup) -> None:
-    """Elements that both learners together hold, over those of the model; padding adds a few."""
+    """Elements that both learners together hold, over those of the model; padding adds a few.
+
+    Of the weights that the forward pass takes, and of those that the optimizer steps on.
+    """
 
     def held(learner: Any) -> tuple[int, int]:
         weights = sum(getattr(p, "ds_tensor", p).numel() for p in learner.policy.parameters())
         optimizer = sum(p.numel() for group in learner.engine.optimizer.param_groups for p in group["params"])
         return weights, optimizer
 
-    size = two.on_all(lambda learner: flat_weights(rebuild_free(learner)).numel())[0]
+    size = two.on_all(flat_weights)[0].numel()
     for stage, copies in (("0", (2, 2)), ("1", (2, 1)), ("2", (2, 1)), ("3", (1, 1))):
         found = np.sum(rebuild(two, stage).on_all(held), axis=0) / size
         assert found == pytest.approx(copies, rel=0.01)
-
-
-def rebuild_free(learner: Any) -> Any:
-    return learner
 
 
 @pytest.mark.parametrize("stage", ["0", "1", "2-offload", "3"])
@@ -220,7 +219,9 @@ def test_a_learner_in_the_driver_needs_no_others(model_folder: str, theirs: Upda
     assert_same_steps(ours, theirs)
     from llmenv.models import load_causal_lm
 
-    assert load_causal_lm(model_folder).get_input_embeddings().weight.numel() > 0  # what is loaded later is whole
+    assert (
+        load_causal_lm(model_folder).get_input_embeddings().weight.numel() > 0
+    )  # what is loaded later is whole
 
 
 class SGDLearner(GRPOLearner):

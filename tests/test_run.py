@@ -89,6 +89,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
         (["--algo=Nope"], "there is no algorithm 'Nope'"),
         (["--model=nope"], "no model 'nope'"),
         (["--minibatch-size=7"], "minibatch_size=7 must divide"),
+        (["--zero-stage=4"], "zero_stage must be 0, 1, 2, 3"),
+        (["--deepspeed=nope.json"], "cannot read DeepSpeed settings from 'nope.json'"),
         (["--preset=nope"], "there is no preset 'nope'"),
         (["--resume=nowhere"], "is no run folder"),
     ],
