@@ -8,6 +8,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms.losses import KL_ESTIMATORS, NORMALISERS
+from llmenv.deepspeed_engine import build_config, read_config
 from llmenv.env_runner import LLMEnvRunner
 from llmenv.learner_group import LLMLearnerGroup
 from llmenv.renderer import TEMPLATES
@@ -24,6 +25,12 @@ class LLMConfig(AlgorithmConfig):
         self.base_model = "tiny"
         self.dtype = "float32"
         self.template = "auto"
+        self.gradient_checkpointing = False
+        # `deepspeed`: how the learners share it.
+        self.zero_stage: int | None = None
+        self.offload_optimizer = False
+        self.offload_parameters = False
+        self.deepspeed_extra: dict[str, Any] = {}
         # `sampling`: how completions are drawn.
         self.temperature = 1.0
         self.max_new_tokens = 128
@@ -69,7 +76,12 @@ class LLMConfig(AlgorithmConfig):
         self.log_sys_usage = False
 
     def policy(
-        self, *, model: str = NotProvided, dtype: str = NotProvided, template: str = NotProvided
+        self,
+        *,
+        model: str = NotProvided,
+        dtype: str = NotProvided,
+        template: str = NotProvided,
+        gradient_checkpointing: bool = NotProvided,
     ) -> LLMConfig:
         """Sets the model.
 
@@ -77,8 +89,35 @@ class LLMConfig(AlgorithmConfig):
             model: "tiny", "tiny-zero", "smollm2-135m", a folder in Hugging Face format, or a hub id.
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.renderer`).
+            gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
         """
-        return self._set(base_model=model, dtype=dtype, template=template)
+        return self._set(
+            base_model=model, dtype=dtype, template=template, gradient_checkpointing=gradient_checkpointing
+        )
+
+    def deepspeed(
+        self,
+        *,
+        zero_stage: int | None = NotProvided,
+        offload_optimizer: bool = NotProvided,
+        offload_parameters: bool = NotProvided,
+        config: dict[str, Any] | str = NotProvided,
+    ) -> LLMConfig:
+        """Sets how the learners share the policy.
+
+        Args:
+            zero_stage: DeepSpeed's ZeRO. 0: nothing is partitioned, 1: optimizer state is, 2: gradients too, 3:
+                parameters too. None: PyTorch alone, with everything on every learner.
+            offload_optimizer: Optimizer state in CPU memory. Needs stage 1, 2 or 3.
+            offload_parameters: The learners' partitions of the parameters in CPU memory. Needs stage 3.
+            config: More of DeepSpeed's own settings, or a JSON file of them. What llmenv sets itself is refused.
+        """
+        return self._set(
+            zero_stage=zero_stage,
+            offload_optimizer=offload_optimizer,
+            offload_parameters=offload_parameters,
+            deepspeed_extra=read_config(config) if isinstance(config, str) else config,
+        )
 
     def sampling(
         self,
@@ -218,6 +257,20 @@ class LLMConfig(AlgorithmConfig):
         return None if self.tis_cap is None else float(self.tis_cap)
 
     @property
+    def deepspeed_config(self) -> dict[str, Any] | None:
+        """The `deepspeed` section as DeepSpeed takes it; None where it is not used."""
+        if self.zero_stage is None:
+            return None
+        return build_config(
+            zero_stage=self.zero_stage,
+            offload_optimizer=self.offload_optimizer,
+            offload_parameters=self.offload_parameters,
+            dtype=self.dtype,
+            grad_clip=self.grad_clip,
+            extra=self.deepspeed_extra,
+        )
+
+    @property
     def learning_rate_schedule(self) -> Any:
         """`lr`, with the warm-up as a schedule over samples."""
         if not self.lr_warmup_iterations:
@@ -225,7 +278,12 @@ class LLMConfig(AlgorithmConfig):
         return [[0, 0.0], [self.lr_warmup_iterations * self.samples_per_iteration, self.lr]]
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
-        config = {"model": self.base_model, "dtype": self.dtype, "temperature": self.temperature}
+        config = {
+            "model": self.base_model,
+            "dtype": self.dtype,
+            "temperature": self.temperature,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
         return RLModuleSpec(module_class=LLMModule, model_config=config)
 
     def build_learner_group(self, *, rl_module_spec: Any = None, **kwargs: Any) -> LLMLearnerGroup:
@@ -244,6 +302,10 @@ class LLMConfig(AlgorithmConfig):
                 f"minibatch_size={size} must divide the batch of prompts_per_iteration x group_size = "
                 f"{self.prompts_per_iteration} x {self.group_size} = {self.samples_per_iteration} samples"
             )
+        if self.deepspeed_config is None and (
+            self.offload_optimizer or self.offload_parameters or self.deepspeed_extra
+        ):
+            self._value_error("settings of DeepSpeed without DeepSpeed: set zero_stage, or leave them out")
         if self.evaluation_parallel_to_training:
             self._value_error("evaluation_parallel_to_training would share the sampler with training")
         if self.lr_warmup_iterations and not isinstance(self.lr, int | float):

@@ -8,6 +8,7 @@ import gymnasium as gym
 import ray
 
 from algorithms.config import LLMConfig
+from llmenv import deepspeed_engine
 from llmenv.env_runner import make_env
 from llmenv.models import resolve_model
 from llmenv.vllm_sampler import check_settings
@@ -20,10 +21,12 @@ def preflight(config: LLMConfig) -> int | None:
         The training environment's number of tasks (see `count_tasks`).
 
     Raises:
-        ValueError: If the environment cannot be made, the model cannot be found, vLLM is missing or does not know a
-            setting, or actors cannot be placed.
+        ValueError: If the environment cannot be made, the model cannot be found, vLLM or DeepSpeed is missing, vLLM
+            does not know a setting, or actors cannot be placed.
     """
     resolve_model(config.base_model)
+    if config.zero_stage is not None:
+        deepspeed_engine.check_installed()
     if config.sampler == "vllm":
         check_settings(config.sampler_kwargs)
     try:

@@ -70,6 +70,10 @@ def main(
     num_learners: Annotated[int | None, Option(help="Learning processes; 0: in this one.")] = None,
     num_gpus_per_env_runner: Annotated[float | None, Option(help="GPUs of each sampling process.")] = None,
     num_gpus_per_learner: Annotated[float | None, Option(help="GPUs of each learning process.")] = None,
+    zero_stage: Annotated[
+        int | None, Option(help="DeepSpeed's ZeRO, 0 to 3, over the learners. [default: without DeepSpeed]")
+    ] = None,
+    deepspeed: Annotated[Path | None, Option(help="JSON file of more of DeepSpeed's settings.")] = None,
     eval_tasks: Annotated[int | None, Option(help="Held-out tasks of an evaluation.")] = None,
     evaluate_every: Annotated[int | None, Option(help="Iterations between evaluations.")] = None,
     output: Annotated[Path | None, Option(help="Run folder. [default: a new one under runs/]")] = None,
@@ -99,11 +103,16 @@ def main(
             "num_gpus_per_env_runner": num_gpus_per_env_runner,
         },
         "learners": {"num_learners": num_learners, "num_gpus_per_learner": num_gpus_per_learner},
+        "deepspeed": {"zero_stage": zero_stage},
         "evaluation": {"evaluation_duration": eval_tasks},
         "run": {"iterations": iterations, "time_limit": time_limit, "evaluate_every": evaluate_every},
     }
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
     try:
+        if deepspeed is not None:
+            from llmenv.deepspeed_engine import read_config
+
+            options["deepspeed"]["config"] = read_config(deepspeed)
         if resume is not None:
             if set_ or preset:
                 raise ValueError("--resume goes on with the run's own settings: leave out --set and --preset")

@@ -132,7 +132,7 @@ class Minibatch:
     """One learner's share of the sequences of one optimizer step.
 
     Attributes:
-        micro_batches: This learner's rows, one forward and backward each. May be empty.
+        micro_batches: This learner's rows, one forward and backward each. Every learner has the same number.
         num_tokens: Response tokens of the whole minibatch, over all learners: the global denominator. It counts
             rows that are in no micro-batch because they have no gradient, too.
         num_sequences: Sequences of the whole minibatch, over all learners, counted likewise.
@@ -169,7 +169,8 @@ def plan_update(
         has_gradient: False for rows whose gradient is known to be zero: they count, but are not computed.
 
     Returns:
-        For each learner, its minibatches; every learner has the same number of them.
+        For each learner, its minibatches; every learner has the same number of them, and in each the same number of
+        micro-batches: a forward pass is a collective where parameters are sharded. Idle rows make up the number.
     """
     by_group: dict[int, list[TokenRow]] = {}
     for row in rows:
@@ -181,16 +182,30 @@ def plan_update(
     for start in range(0, len(shuffled), minibatch_size):
         minibatch = shuffled[start : start + minibatch_size]
         learned = [row for row in minibatch if has_gradient(row)]
-        for learner, share in enumerate(_deal(learned, num_learners)):
+        shares = [_chunks(share, micro_batch_tokens) for share in _deal(learned, num_learners)]
+        most = max(map(len, shares))
+        for learner, chunks in enumerate(shares):
+            chunks += [[_idle_row()]] * (most - len(chunks))
             plan[learner].append(
                 Minibatch(
-                    micro_batches=[TokenBatch.from_rows(c) for c in _chunks(share, micro_batch_tokens)],
+                    micro_batches=[TokenBatch.from_rows(chunk) for chunk in chunks],
                     num_tokens=sum(row.num_response_tokens for row in minibatch),
                     num_sequences=len(minibatch),
                     num_learned_tokens=sum(row.num_response_tokens for row in learned),
                 )
             )
     return plan
+
+
+def _idle_row() -> TokenRow:
+    """The shortest row that goes through a model; nothing in it is learned."""
+    return TokenRow(
+        token_ids=np.zeros(2, dtype=np.int64),
+        response_mask=np.zeros(2, dtype=bool),
+        sampling_logps=np.zeros(2, dtype=np.float32),
+        advantages=np.zeros(2, dtype=np.float32),
+        group=0,
+    )
 
 
 def _deal(rows: Sequence[TokenRow], num_learners: int) -> list[list[TokenRow]]:

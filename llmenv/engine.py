@@ -22,8 +22,12 @@ class Engine(Protocol):
 
     sharded: bool
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Adds the gradients of one micro-batch's share of the loss."""
+    def forward(self, batch: Any) -> Any:
+        """The module's output for one micro-batch. Every learner has the same number of them."""
+        ...
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Adds the gradients of one micro-batch's share of the loss; `step` follows the `last` one."""
         ...
 
     def step(self) -> float:
@@ -32,6 +36,10 @@ class Engine(Protocol):
         Returns:
             The global gradient norm before clipping. If it is not finite, the step was not taken.
         """
+        ...
+
+    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
+        """The whole state dict of a part of the module, tied tensors once, on the first learner; None on the others."""
         ...
 
     def save(self, folder: Path) -> None: ...
@@ -56,13 +64,16 @@ class TorchEngine:
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
 
-    def backward(self, loss: torch.Tensor) -> None:
+    def forward(self, batch: Any) -> Any:
+        return self.module(batch)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         loss.backward()
 
     def step(self) -> float:
         parameters = [p for p in self.module.parameters() if p.requires_grad]
         if dist.is_initialized() and dist.get_world_size() > 1:
-            # A learner without rows still takes part, with zeros.
+            # A parameter that no row used still takes part, with zeros.
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             flat = torch.cat([grad.flatten() for grad in grads])
             dist.all_reduce(flat)
@@ -75,9 +86,12 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
+    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
+        return {name: tensor.detach() for name, tensor in untied_state(part).items()} if _is_first() else None
+
     def save(self, folder: Path) -> None:
         """Every learner holds the same state; the first one writes it."""
-        if not dist.is_initialized() or dist.get_rank() == 0:
+        if _is_first():
             state: dict[str, Any] = {
                 "module": self.module.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -89,3 +103,15 @@ class TorchEngine:
         state = torch.load(folder / self.STATE_FILE, map_location="cpu", weights_only=True)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def untied_state(part: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's own tensors by name, a tied one under the first of its names alone."""
+    names: dict[torch.Tensor, str] = {}  # by identity
+    for name, tensor in part.state_dict(keep_vars=True).items():
+        names.setdefault(tensor, name)
+    return {name: tensor for tensor, name in names.items()}
+
+
+def _is_first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0

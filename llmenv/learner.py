@@ -18,7 +18,8 @@ from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from llmenv import weights
 from llmenv.batch import LossBatch, Minibatch, TokenBatch
-from llmenv.engine import TorchEngine
+from llmenv.deepspeed_engine import DeepSpeedEngine, deepspeed_world
+from llmenv.engine import Engine, TorchEngine
 from llmenv.models import POLICY_IN_CHECKPOINT, load_causal_lm, load_tokenizer
 from llmenv.policy import CausalPolicy
 from llmenv.weight_transfer import WeightSender, init_info_of
@@ -48,7 +49,12 @@ class LLMLearner(TorchLearner):
     def build(self) -> None:
         super().build()
         optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
+        settings = self.config.deepspeed_config
+        self.engine: Engine
+        if settings is None:
+            self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
+        else:
+            self.engine = DeepSpeedEngine(self.policy, optimizer, settings)
         self.reference: CausalPolicy | None = None
         if self.config.kl_coeff > 0:
             model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
@@ -72,6 +78,12 @@ class LLMLearner(TorchLearner):
             params=parameters,
             lr_or_lr_schedule=self.config.learning_rate_schedule,
         )
+
+    def _make_module(self) -> Any:
+        if (settings := self.config.deepspeed_config) is None:
+            return super()._make_module()
+        with deepspeed_world(settings, self._device):
+            return super()._make_module()
 
     def _make_modules_ddp_if_necessary(self) -> None:
         """The engine sums gradients: no DDP wrapper."""
@@ -134,15 +146,14 @@ class LLMLearner(TorchLearner):
         tokens = [micro_batch.to(self._device) for micro_batch in minibatch.micro_batches]
         with torch.no_grad():
             # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
-            old_logps = [self.policy(t).logps if fixed_old_logps else None for t in tokens]
+            old_logps = [self.engine.forward(t).logps if fixed_old_logps else None for t in tokens]
             ref_logps = [self.reference(t).logps if self.reference else None for t in tokens]
         return _Prepared(minibatch, list(zip(tokens, old_logps, ref_logps, strict=True)))
 
     def _take_step(self, prepared: _Prepared) -> None:
-        module = self.module[DEFAULT_MODULE_ID]
         minibatch = prepared.minibatch
-        for tokens, old_logps, ref_logps in prepared.micro_batches:
-            output = module.forward_train(tokens)
+        for i, (tokens, old_logps, ref_logps) in enumerate(prepared.micro_batches, start=1):
+            output = self.engine.forward(tokens)
             batch = LossBatch(
                 tokens=tokens,
                 old_logps=output.logps.detach() if old_logps is None else old_logps,
@@ -155,7 +166,8 @@ class LLMLearner(TorchLearner):
                 module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
             )
             # A loss that is not finite makes the gradient so, on all learners: each of them skips the step.
-            self.engine.backward(loss if loss.isfinite() else loss * math.nan)
+            loss_or_nan = loss if loss.isfinite() else loss * math.nan
+            self.engine.backward(loss_or_nan, last=i == len(prepared.micro_batches))
             self.log_share(total_loss=loss, entropy=output.entropy.sum() / batch.num_learned_tokens)
             self._log_mismatch(batch)
         norm = self.engine.step()
@@ -192,18 +204,28 @@ class LLMLearner(TorchLearner):
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=timestep))
 
     def pack_weights(self, *, to_object_store: bool) -> tuple[Any, int]:
-        """The policy's weights in wire format (or a reference to them in Ray's object store) and their version."""
-        packed = weights.pack(self.policy.model.state_dict())
+        """The policy's weights in wire format (or a reference to them in Ray's object store) and their version.
+
+        Collective. Only the first learner's are not None.
+        """
+        state = self.engine.gather(self.policy.model)
+        if state is None:
+            return None, self._weights_seq_no
+        packed = weights.pack(state)
         return (ray.put(packed) if to_object_store else packed), self._weights_seq_no
 
     def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:
-        """Sends the policy's weights from this learner's GPU to those of the runners; gives their version.
+        """Sends the policy's weights from the first learner's GPU to those of the runners; gives their version.
+
+        Collective.
 
         Args:
             runners: The actors' handles.
             renew: Whether the runners are others than last time, or started anew.
         """
-        config = self.config
+        config, state = self.config, self.engine.gather(self.policy.model)
+        if state is None:
+            return self._weights_seq_no
         if self._sender is not None and renew:
             self._sender.close()
             self._sender = None
@@ -214,7 +236,8 @@ class LLMLearner(TorchLearner):
                 ray.get([getattr(r, method).remote(**one) for r, one in zip(runners, kwargs, strict=True)])
 
             self._sender = WeightSender(init_info_of(config.weight_transfer, *layout), call, *layout)
-        self._sender.send(dict(self.policy.model.named_parameters()), self._weights_seq_no)
+        on_device = {name: tensor.to(self._device) for name, tensor in state.items()}
+        self._sender.send(on_device, self._weights_seq_no)
         return self._weights_seq_no
 
     def save(self, folder: Path) -> None:
@@ -254,6 +277,7 @@ class LLMLearner(TorchLearner):
 
     def export(self, folder: Path) -> None:
         """Writes the policy in Hugging Face format: weights, configurations and tokenizer. Collective."""
-        if self._learner_index == 0:
-            self.policy.model.save_pretrained(folder)
+        state = self.engine.gather(self.policy.model)
+        if state is not None:
+            self.policy.model.save_pretrained(folder, state_dict=state)
             load_tokenizer(self.config.base_model).save_pretrained(folder)

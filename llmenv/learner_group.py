@@ -64,11 +64,11 @@ class LLMLearnerGroup(LearnerGroup):
         With remote learners this is a reference into the object store: the driver never holds the weights.
         """
         remote = self.is_remote
-        return self.on_all(lambda learner: _pack_on_first(learner, remote))[0]
+        return self.on_all(lambda learner: learner.pack_weights(to_object_store=remote))[0]
 
     def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:
         """Sends the policy's weights from GPU to GPU (see `LLMLearner.send_weights`); gives their version."""
-        return self.on_all(lambda learner: _send_from_first(learner, runners, renew))[0]
+        return self.on_all(lambda learner: learner.send_weights(runners, renew=renew))[0]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict:
         """Empty: weights travel by `pack_weights`, checkpoints by `save_to_path`, both on all learners."""
@@ -91,11 +91,3 @@ class LLMLearnerGroup(LearnerGroup):
         # After ray.shutdown() the base class would start a new Ray only to shut its workers down.
         if ray.is_initialized():
             super().__del__()
-
-
-def _pack_on_first(learner: LLMLearner, to_object_store: bool) -> Any:
-    return learner.pack_weights(to_object_store=to_object_store) if learner._learner_index == 0 else None
-
-
-def _send_from_first(learner: LLMLearner, runners: Sequence[Any], renew: bool) -> int | None:
-    return learner.send_weights(runners, renew=renew) if learner._learner_index == 0 else None

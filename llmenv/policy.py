@@ -6,12 +6,14 @@ of the size [B, T, V] ever exists, neither forward nor backward.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmenv.batch import TokenBatch
 
@@ -19,9 +21,8 @@ from llmenv.batch import TokenBatch
 CHUNK_POSITIONS = 1024
 
 
-@dataclass
-class PolicyOutput:
-    """Per-token results, zero outside the response mask.
+class PolicyOutput(NamedTuple):
+    """Per-token results, zero outside the response mask; a tuple, so that DeepSpeed finds the tensors in it.
 
     Attributes:
         logps: float32 [B, T]; `logps[b, t]` is the log-probability of `input_ids[b, t]` given all before it.
@@ -85,13 +86,17 @@ class CausalPolicy(nn.Module):
         model: Any Hugging Face causal LM whose logits are a plain linear map of the last hidden state.
         temperature: The temperature that actions are sampled at. Log-probabilities are of that distribution,
             softmax(logits / temperature): the one the surrogate's ratio and the KL speak of.
+        gradient_checkpointing: Keep no activations inside the model's layers, and compute them again in the
+            backward pass.
 
     Raises:
         ValueError: For a model that transforms its logits (soft-capping, scaling, a bias), whose
             log-probabilities this class would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float = 1.0):
+    def __init__(
+        self, model: PreTrainedModel, temperature: float = 1.0, gradient_checkpointing: bool = False
+    ):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
@@ -105,6 +110,8 @@ class CausalPolicy(nn.Module):
             )
         self.model = model.eval()
         self.temperature = temperature
+        if gradient_checkpointing:
+            _checkpoint_layers(model)
 
     def train(self, mode: bool = True) -> CausalPolicy:
         """Never drops anything out: with dropout the policy would not be the one that was sampled from."""
@@ -129,6 +136,15 @@ class CausalPolicy(nn.Module):
             self.temperature,
         )
         return PolicyOutput(logps=_scatter(logps, batch), entropy=_scatter(entropy, batch))
+
+
+def _checkpoint_layers(model: PreTrainedModel) -> None:
+    """As `model.gradient_checkpointing_enable()`, which acts in training mode only, where models drop out."""
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    if not layers:
+        raise ValueError(f"{type(model).__name__} marks no layers for it: leave out gradient_checkpointing")
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
 
 
 def _scatter(values: torch.Tensor, batch: TokenBatch) -> torch.Tensor:

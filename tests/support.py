@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from algorithms import GRPOConfig
 from llmenv import engine, tiny
+from llmenv.deepspeed_engine import DeepSpeedEngine
 from llmenv.env import TextEnv
 from llmenv.episode import TextEpisode, Turn
 
@@ -102,6 +103,9 @@ def plain_logps(model: Any, ids: Sequence[int], temperature: float) -> tuple[tor
 def record_gradients(learner: Any) -> None:
     """From now on the learner's process keeps the gradients of each step as they are just before clipping."""
     learner.recorded = []
+    if isinstance(learner.engine, DeepSpeedEngine):
+        _record_sharded_gradients(learner)
+        return
     learner.recorded_clip = clip = torch.nn.utils.clip_grad_norm_
 
     def clip_and_record(parameters: Any, limit: float) -> torch.Tensor:
@@ -111,14 +115,37 @@ def record_gradients(learner: Any) -> None:
     engine.nn.utils.clip_grad_norm_ = clip_and_record
 
 
+def _record_sharded_gradients(learner: Any) -> None:
+    from deepspeed.utils import safe_get_full_grad
+
+    step = learner.engine.step
+
+    def record_and_step() -> float:
+        grads = [safe_get_full_grad(p).flatten().clone() for p in learner.policy.parameters()]
+        learner.recorded.append(torch.cat(grads))
+        return step()
+
+    learner.engine.step = record_and_step
+
+
 def take_gradients(learner: Any) -> list[torch.Tensor]:
     """The recorded gradients, one flat vector a step; ends the recording."""
-    engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
+    if isinstance(learner.engine, DeepSpeedEngine):
+        del learner.engine.step
+    else:
+        engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
     return learner.recorded
 
 
 def flat_weights(learner: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().clone() for p in learner.policy.parameters()])
+    """The weights that the optimizer steps on, from all learners that hold some of them."""
+    parameters = list(learner.policy.parameters())
+    if isinstance(learner.engine, DeepSpeedEngine):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        shared = [safe_get_full_fp32_param(p) for p in parameters]
+        parameters = [p if whole is None else whole for p, whole in zip(parameters, shared, strict=True)]
+    return torch.cat([p.detach().flatten().clone() for p in parameters])
 
 
 def runner_weights(runner: Any) -> torch.Tensor:

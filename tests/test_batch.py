@@ -30,8 +30,8 @@ def make_plan(
 
 
 def names(minibatch: Minibatch) -> list[int]:
-    """The rows of one learner's share, by their advantage."""
-    return [int(row.max()) for batch in minibatch.micro_batches for row in batch.advantages]
+    """The rows of one learner's share, by their advantage; idle ones left out."""
+    return [int(row.max()) for batch in minibatch.micro_batches for row in batch.advantages if row.any()]
 
 
 def test_row_of_a_two_turn_episode() -> None:
@@ -81,6 +81,7 @@ def test_every_row_is_dealt_once_with_global_denominators(minibatch_size: int, l
         tokens = sum(rows[name - 1].num_response_tokens for name in dealt)
         assert {share.num_sequences for share in step} == {len(dealt)}
         assert {share.num_tokens for share in step} == {tokens}
+        assert len({len(share.micro_batches) for share in step}) == 1  # a forward pass may be a collective
         seen += dealt
     assert sorted(seen) == list(range(1, 16))
 
@@ -89,6 +90,8 @@ def test_columns_survive_the_dealing() -> None:
     rows = make_rows()
     for minibatches in make_plan(rows, 8, learners=2):
         for batch in (batch for minibatch in minibatches for batch in minibatch.micro_batches):
+            if not batch.response_mask.any():  # an idle row
+                continue
             for i, length in enumerate(batch.lengths.tolist()):
                 row = rows[int(batch.advantages[i].max()) - 1]
                 assert batch.groups[i] == row.group
@@ -111,6 +114,13 @@ def test_micro_batches_keep_to_their_budget(budget: int) -> None:
         assert batch.input_ids.shape[1] == batch.lengths.max()  # no column of padding alone
     expected = {1: 15, 10_000: 1}
     assert len(minibatch.micro_batches) == expected.get(budget, len(minibatch.micro_batches))
+
+
+def test_idle_rows_make_up_the_number_of_micro_batches() -> None:
+    """Three rows one by one on two learners: two and one."""
+    busy, idle = (share.micro_batches for (share,) in make_plan(make_rows()[:3], 3, tokens=1, learners=2))
+    assert [bool(batch.response_mask.any()) for batch in (*busy, *idle)] == [True, True, True, False]
+    assert idle[1].lengths.tolist() == [2] and not idle[1].advantages.any()
 
 
 def test_learners_get_about_the_same_number_of_tokens() -> None:

@@ -33,6 +33,7 @@ LAYERS = {
             "llmenv.rollout",
             "llmenv.evaluation",
             "llmenv.engine",
+            "llmenv.deepspeed_engine",
             "llmenv.vllm_sampler",
             "llmenv.weight_transfer",
         ),

@@ -11,6 +11,7 @@ from torch import nn
 from llmenv import policy as policy_module
 from llmenv.batch import TokenBatch, TokenRow
 from llmenv.env import TextSpace
+from llmenv.models import load_causal_lm
 from llmenv.policy import CausalPolicy, _TokenLogProbs
 from llmenv.rl_module import LLMModule
 from support import dropout_model, plain_logps, random_episodes, relative_gap
@@ -137,6 +138,27 @@ def test_bfloat16_gives_float32_logps(model: Any, batch: TokenBatch) -> None:
     assert 0 < (rough.logps - exact).abs().mean() < 0.3
 
 
+def test_gradient_checkpointing_computes_the_layers_twice_and_the_same(
+    model_folder: str, batch: TokenBatch
+) -> None:
+    """In evaluation mode too, in which a policy always is."""
+    calls = []
+    gradients = []
+    for thrifty in (False, True):
+        policy = CausalPolicy(load_causal_lm(model_folder), gradient_checkpointing=thrifty)
+        policy.model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(thrifty))  # noqa: B023
+        policy(batch).logps.sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
+    assert calls == [False, True, True]
+    assert torch.equal(gradients[0], gradients[1])
+
+
+def test_gradient_checkpointing_needs_layers_that_are_marked(model: Any) -> None:
+    model.model.layers = nn.ModuleList()
+    with pytest.raises(ValueError, match="leave out gradient_checkpointing"):
+        CausalPolicy(model, gradient_checkpointing=True)
+
+
 @pytest.mark.parametrize("name", ["final_logit_softcapping", "logit_scale", "logits_scaling"])
 def test_models_that_transform_their_logits_are_refused(model: Any, name: str) -> None:
     setattr(model.config, name, 30.0)
@@ -159,7 +181,12 @@ def test_temperature_must_be_positive(model: Any, temperature: float) -> None:
 def test_the_module_drops_nothing_out(tmp_path: Any) -> None:
     """Dropout would make the learner's policy another one than the sampler's and the reference's."""
     dropout_model().save_pretrained(tmp_path)
-    config = {"model": str(tmp_path), "dtype": "float32", "temperature": 1.0}
+    config = {
+        "model": str(tmp_path),
+        "dtype": "float32",
+        "temperature": 1.0,
+        "gradient_checkpointing": True,
+    }
     module = LLMModule(observation_space=TextSpace(), action_space=TextSpace(), model_config=config)
     rows = [TokenRow.from_episode(e, 1.0) for e in random_episodes(1, 3, vocab_size=50)]
     batch = TokenBatch.from_rows(rows)
