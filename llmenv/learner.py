@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from llmenv import weights
+from llmenv import lora, weights
 from llmenv.batch import LossBatch, Minibatch, TokenBatch
 from llmenv.engine import TorchEngine
 from llmenv.models import load_causal_lm
@@ -46,13 +47,17 @@ class LLMLearner(TorchLearner):
         self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
         self.reference: CausalPolicy | None = None
         if self.config.kl_coeff > 0:
-            model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
-            self.reference = CausalPolicy(model.eval().requires_grad_(False), self.config.temperature)
+            # With its adapters off, the policy itself is the initial one.
+            self.reference = self.policy if self.config.lora else self._frozen_copy()
         self._shares: dict[str, float] = defaultdict(float)
 
     @property
     def policy(self) -> CausalPolicy:
         return self.module[DEFAULT_MODULE_ID].policy
+
+    def _frozen_copy(self) -> CausalPolicy:
+        model = load_causal_lm(self.config.base_model, dtype=self.config.dtype)
+        return CausalPolicy(model.requires_grad_(False), self.config.temperature)
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         parameters = [p for p in self.module[module_id].parameters() if p.requires_grad]
@@ -95,7 +100,8 @@ class LLMLearner(TorchLearner):
         # Every learner sees the same counts, so that all of them leave out the same minibatches.
         minibatches = [minibatch for minibatch in minibatches if minibatch.num_learned_tokens]
         num_steps = num_epochs * len(minibatches)
-        prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
+        with self._reference_at_hand():
+            prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
         self._shares.clear()
         rng = np.random.default_rng(seed)
         for _ in range(num_epochs):
@@ -120,8 +126,24 @@ class LLMLearner(TorchLearner):
         with torch.no_grad():
             # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
             old_logps = [self.policy(t).logps if fixed_old_logps else None for t in tokens]
-            ref_logps = [self.reference(t).logps if self.reference else None for t in tokens]
+            ref_logps = [self._reference_logps(t) for t in tokens]
         return _Prepared(minibatch, list(zip(tokens, old_logps, ref_logps, strict=True)))
+
+    def _reference_logps(self, tokens: TokenBatch) -> torch.Tensor | None:
+        if self.reference is None:
+            return None
+        with lora.switched_off(self.reference.model):
+            return self.reference(tokens).logps
+
+    @contextlib.contextmanager
+    def _reference_at_hand(self) -> Iterator[None]:
+        """A frozen copy is on the device for its forward passes alone: training has that memory."""
+        copy = None if self.reference is self.policy else self.reference
+        if copy is not None:
+            copy.to(self._device)
+        yield
+        if copy is not None:
+            copy.to("cpu")
 
     def _take_step(self, prepared: _Prepared) -> None:
         module = self.module[DEFAULT_MODULE_ID]
@@ -165,22 +187,40 @@ class LLMLearner(TorchLearner):
         for optimizer, schedule in self._optimizer_lr_schedules.items():
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=timestep))
 
+    def _plain_weights(self) -> dict[str, torch.Tensor]:
+        """The policy's weights under the model's own names, adapters merged into them."""
+        state = self.policy.model.state_dict()
+        adapters = self.config.lora
+        return lora.merge(state, adapters["alpha"] / adapters["rank"]) if adapters else state
+
     def pack_weights(self, *, to_object_store: bool) -> tuple[Any, int]:
         """The policy's weights in wire format (or a reference to them in Ray's object store) and their version."""
-        packed = weights.pack(self.policy.model.state_dict())
+        packed = weights.pack(self._plain_weights())
         return (ray.put(packed) if to_object_store else packed), self._weights_seq_no
 
     def save(self, folder: Path) -> None:
         """Writes what a resumed run needs. Collective: called on every learner."""
         self.engine.save(folder)
         if self._learner_index == 0:
-            torch.save({"weights_seq_no": self._weights_seq_no}, folder / "learner.pt")
+            state = {"weights_seq_no": self._weights_seq_no, "lora": self.config.lora}
+            torch.save(state, folder / "learner.pt")
 
     def load(self, folder: Path) -> None:
+        """Takes over what `save` wrote. Collective.
+
+        Raises:
+            ValueError: If the checkpoint's adapters are others than this learner's, or one of the two has none.
+        """
+        state = torch.load(folder / "learner.pt", weights_only=True)
+        if (theirs := state.get("lora")) != self.config.lora:
+            raise ValueError(
+                f"{folder} was saved with LoRA {theirs or 'off'}, and this run has it {self.config.lora or 'off'}: "
+                "restore it with the policy settings it was made with, or start from its exported weights"
+            )
         self.engine.load(folder)
-        self._weights_seq_no = torch.load(folder / "learner.pt", weights_only=True)["weights_seq_no"]
+        self._weights_seq_no = state["weights_seq_no"]
 
     def export(self, folder: Path) -> None:
         """Writes the policy in Hugging Face format (weights and configuration; the tokenizer is the caller's)."""
         if self._learner_index == 0:
-            self.policy.model.save_pretrained(folder)
+            self.policy.model.save_pretrained(folder, state_dict=self._plain_weights())
