@@ -60,7 +60,9 @@ def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list
     ]
     known = sorted({name.rpartition(".")[2] for name in linear})
     if not linear:
-        raise ValueError(f"{type(model).__name__} has no linear layer that LoRA could adapt: leave lora_rank out")
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer that LoRA could adapt: leave lora_rank out"
+        )
     if targets == ALL_LINEAR:
         return linear
     chosen = {target: [name for name in linear if f".{name}".endswith(f".{target}")] for target in targets}

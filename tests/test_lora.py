@@ -154,7 +154,9 @@ def test_a_model_without_linear_layers_is_refused() -> None:
         lora.add_adapters(dropout_model(), rank=3, alpha=6, targets="all-linear", seed=0)
 
 
-def test_switched_off_the_model_is_the_initial_one(adapted: Any, model_folder: str, ids: torch.Tensor) -> None:
+def test_switched_off_the_model_is_the_initial_one(
+    adapted: Any, model_folder: str, ids: torch.Tensor
+) -> None:
     trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
     with torch.no_grad():
         on = adapted(ids).logits
@@ -256,7 +258,9 @@ def test_a_checkpoint_of_other_adapters_is_refused(
     model_folder: str, tmp_path: Path, theirs: int | None, ours: int | None
 ) -> None:
     path = make_group(model_folder, rank=theirs).save_to_path(tmp_path)
-    with pytest.raises(ValueError, match=r"was saved with LoRA .*(rank|off).*start from its exported weights"):
+    with pytest.raises(
+        ValueError, match=r"was saved with LoRA .*(rank|off).*start from its exported weights"
+    ):
         make_group(model_folder, rank=ours).restore_from_path(path)
 
 

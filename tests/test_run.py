@@ -88,6 +88,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
         (["--env=Nope-v0"], "there is no environment 'Nope-v0'"),
         (["--algo=Nope"], "there is no algorithm 'Nope'"),
         (["--model=nope"], "no model 'nope'"),
+        (["--lora-rank=0"], "lora_rank must be a whole number of at least 1"),
         (["--minibatch-size=7"], "minibatch_size=7 must divide"),
         (["--preset=nope"], "there is no preset 'nope'"),
         (["--resume=nowhere"], "is no run folder"),
