@@ -1,4 +1,4 @@
-"""LoRA: what is adapted, what is merged, and that sampler, learner, reference and export are the policies they should be."""
+"""LoRA: what is adapted and merged, and that sampler, learner, reference and export are one policy."""
 
 from __future__ import annotations
 
