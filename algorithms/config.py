@@ -11,6 +11,7 @@ from algorithms.losses import KL_ESTIMATORS, NORMALISERS
 from llmenv.deepspeed_engine import build_config, read_config
 from llmenv.env_runner import LLMEnvRunner
 from llmenv.learner_group import LLMLearnerGroup
+from llmenv.lora import ALL_LINEAR
 from llmenv.renderer import TEMPLATES
 from llmenv.rl_module import LLMModule
 from llmenv.weight_transfer import BACKENDS
@@ -26,6 +27,9 @@ class LLMConfig(AlgorithmConfig):
         self.dtype = "float32"
         self.template = "auto"
         self.gradient_checkpointing = False
+        self.lora_rank: int | None = None
+        self.lora_alpha: float | None = None
+        self.lora_targets: str | list[str] = ALL_LINEAR
         # `deepspeed`: how the learners share it.
         self.zero_stage: int | None = None
         self.offload_optimizer = False
@@ -82,6 +86,9 @@ class LLMConfig(AlgorithmConfig):
         dtype: str = NotProvided,
         template: str = NotProvided,
         gradient_checkpointing: bool = NotProvided,
+        lora_rank: int | None = NotProvided,
+        lora_alpha: float | None = NotProvided,
+        lora_targets: str | list[str] = NotProvided,
     ) -> LLMConfig:
         """Sets the model.
 
@@ -90,9 +97,18 @@ class LLMConfig(AlgorithmConfig):
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
+            lora_rank: Train adapters of this rank and nothing else (see `llmenv.lora`). None: train all weights.
+            lora_alpha: Adapters count `lora_alpha / lora_rank`. None: twice the rank, as TRL has it.
+            lora_targets: "all-linear" (but the output layer), or last parts of layers' names, ["q_proj", "v_proj"].
         """
         return self._set(
-            base_model=model, dtype=dtype, template=template, gradient_checkpointing=gradient_checkpointing
+            base_model=model,
+            dtype=dtype,
+            template=template,
+            gradient_checkpointing=gradient_checkpointing,
+            lora_rank=lora_rank,
+            lora_alpha=lora_alpha,
+            lora_targets=lora_targets,
         )
 
     def deepspeed(
@@ -206,7 +222,8 @@ class LLMConfig(AlgorithmConfig):
             max_skipped_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run.
             clip_param: The surrogate's epsilon.
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
-                (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM.
+                (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
+                for LoRA in 16 bits.
             kl_coeff: Weight of the KL to the initial policy in the loss; 0 loads no reference.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`).
             loss_normaliser: "token" or "sequence" (see `algorithms.losses.aggregate`).
@@ -236,6 +253,17 @@ class LLMConfig(AlgorithmConfig):
         return self
 
     @property
+    def lora(self) -> dict[str, Any] | None:
+        """What the adapters are, for `llmenv.lora`; None where all weights are trained."""
+        if self.lora_rank is None:
+            return None
+        return {
+            "rank": self.lora_rank,
+            "alpha": 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha,
+            "targets": self.lora_targets,
+        }
+
+    @property
     def samples_per_iteration(self) -> int:
         return self.prompts_per_iteration * self.group_size
 
@@ -251,9 +279,14 @@ class LLMConfig(AlgorithmConfig):
 
     @property
     def importance_cap(self) -> float | None:
-        """`tis_cap`, decided: the transformers sampler computes with the learner's own modules."""
+        """`tis_cap`, decided.
+
+        The transformers sampler computes with the learner's own modules; only adapters that are merged in 16 bits
+        are rounded for it.
+        """
         if self.tis_cap == "auto":
-            return 2.0 if self.sampler == "vllm" else None
+            rounded = self.lora_rank is not None and self.dtype != "float32"
+            return 2.0 if self.sampler == "vllm" or rounded else None
         return None if self.tis_cap is None else float(self.tis_cap)
 
     @property
@@ -283,6 +316,7 @@ class LLMConfig(AlgorithmConfig):
             "dtype": self.dtype,
             "temperature": self.temperature,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "lora": self.lora and {**self.lora, "seed": self.run_seed},
         }
         return RLModuleSpec(module_class=LLMModule, model_config=config)
 
@@ -297,6 +331,7 @@ class LLMConfig(AlgorithmConfig):
         if unknown:  # "__stdout_file__" and the like are Tune's
             self._value_error(f"unknown settings {unknown}: check their spelling")
         self._check_choices()
+        self._check_lora()
         if (size := self.minibatch_size) is not None and (size <= 0 or self.samples_per_iteration % size):
             self._value_error(
                 f"minibatch_size={size} must divide the batch of prompts_per_iteration x group_size = "
@@ -313,6 +348,23 @@ class LLMConfig(AlgorithmConfig):
 
     def _value_error(self, errmsg: str) -> None:
         raise ValueError(errmsg)
+
+    def _check_lora(self) -> None:
+        rank, alpha, targets = self.lora_rank, self.lora_alpha, self.lora_targets
+        if rank is None:
+            if alpha is not None or targets != ALL_LINEAR:
+                self._value_error("lora_alpha and lora_targets need a lora_rank: set it, or leave them out")
+            return
+        if type(rank) is not int or rank < 1:
+            self._value_error(
+                f"lora_rank must be a whole number of at least 1, or None to train all weights, got {rank!r}"
+            )
+        if alpha is not None and not alpha > 0:
+            self._value_error(f"lora_alpha must be above 0, or None for twice the rank, got {alpha}")
+        if targets != ALL_LINEAR and (isinstance(targets, str) or not targets):
+            self._value_error(
+                f'lora_targets must be "{ALL_LINEAR}" or a list of names such as ["q_proj", "v_proj"], got {targets!r}'
+            )
 
     def _check_choices(self) -> None:
         for name in (

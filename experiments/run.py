@@ -62,6 +62,7 @@ def main(
     max_prompt_tokens: Annotated[int | None, Option(help="Longer prompts are dropped, and counted.")] = None,
     template: Annotated[str | None, Option(help="Prompt template: auto, r1, chat or raw.")] = None,
     dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
+    lora_rank: Annotated[int | None, Option(help="Train LoRA adapters of this rank alone.")] = None,
     sampler: Annotated[
         str | None,
         Option(help="transformers or vllm. [default: vllm where it is installed, but for tiny models]"),
@@ -82,7 +83,7 @@ def main(
 ) -> None:
     """Trains a language model in a Gymnasium environment by reinforcement learning."""
     options: Sections = {
-        "policy": {"model": model, "dtype": dtype, "template": template},
+        "policy": {"model": model, "dtype": dtype, "template": template, "lora_rank": lora_rank},
         "sampling": {
             "run_seed": seed,
             "temperature": temperature,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from llmenv import weights
+from llmenv import lora, weights
 from llmenv.batch import LossBatch, Minibatch, TokenBatch
 from llmenv.deepspeed_engine import DeepSpeedEngine, deepspeed_world
 from llmenv.engine import Engine, TorchEngine
@@ -57,8 +58,8 @@ class LLMLearner(TorchLearner):
             self.engine = DeepSpeedEngine(self.policy, optimizer, settings)
         self.reference: CausalPolicy | None = None
         if self.config.kl_coeff > 0:
-            model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
-            self.reference = CausalPolicy(model.eval().requires_grad_(False), self.config.temperature)
+            # With its adapters off, the policy itself is the initial one.
+            self.reference = self.policy if self.config.lora else self._frozen_copy()
         self._shares: dict[str, float] = defaultdict(float)
         self._sender: WeightSender | None = None
         self._num_skipped = self._num_skipped_in_a_row = 0
@@ -66,6 +67,10 @@ class LLMLearner(TorchLearner):
     @property
     def policy(self) -> CausalPolicy:
         return self.module[DEFAULT_MODULE_ID].policy
+
+    def _frozen_copy(self) -> CausalPolicy:
+        model = load_causal_lm(self.config.base_model, dtype=self.config.dtype)
+        return CausalPolicy(model.requires_grad_(False), self.config.temperature)
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         parameters = [p for p in self.module[module_id].parameters() if p.requires_grad]
@@ -117,7 +122,8 @@ class LLMLearner(TorchLearner):
         # Every learner sees the same counts, so that all of them leave out the same minibatches.
         minibatches = [minibatch for minibatch in minibatches if minibatch.num_learned_tokens]
         num_steps = num_epochs * len(minibatches)
-        prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
+        with self._reference_at_hand():
+            prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
         self._shares.clear()
         self._num_skipped = 0
         rng = np.random.default_rng(seed)
@@ -147,8 +153,26 @@ class LLMLearner(TorchLearner):
         with torch.no_grad():
             # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
             old_logps = [self.engine.forward(t).logps if fixed_old_logps else None for t in tokens]
-            ref_logps = [self.reference(t).logps if self.reference else None for t in tokens]
+            ref_logps = [self._reference_logps(t) for t in tokens]
         return _Prepared(minibatch, list(zip(tokens, old_logps, ref_logps, strict=True)))
+
+    def _reference_logps(self, tokens: TokenBatch) -> torch.Tensor | None:
+        if self.reference is None:
+            return None
+        if self.reference is not self.policy:
+            return self.reference(tokens).logps
+        with lora.switched_off(self.policy.model):
+            return self.engine.forward(tokens).logps
+
+    @contextlib.contextmanager
+    def _reference_at_hand(self) -> Iterator[None]:
+        """A frozen copy is on the device for its forward passes alone: training has that memory."""
+        copy = None if self.reference is self.policy else self.reference
+        if copy is not None:
+            copy.to(self._device)
+        yield
+        if copy is not None:
+            copy.to("cpu")
 
     def _take_step(self, prepared: _Prepared) -> None:
         minibatch = prepared.minibatch
@@ -203,12 +227,20 @@ class LLMLearner(TorchLearner):
         for optimizer, schedule in self._optimizer_lr_schedules.items():
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=timestep))
 
+    def _plain_weights(self) -> dict[str, torch.Tensor] | None:
+        """The policy's weights under the model's own names, adapters merged into them; None but on the first learner.
+
+        Collective.
+        """
+        state, adapters = self.engine.gather(self.policy.model), self.config.lora
+        return lora.merge(state, adapters["alpha"] / adapters["rank"]) if state and adapters else state
+
     def pack_weights(self, *, to_object_store: bool) -> tuple[Any, int]:
         """The policy's weights in wire format (or a reference to them in Ray's object store) and their version.
 
         Collective. Only the first learner's are not None.
         """
-        state = self.engine.gather(self.policy.model)
+        state = self._plain_weights()
         if state is None:
             return None, self._weights_seq_no
         packed = weights.pack(state)
@@ -223,7 +255,7 @@ class LLMLearner(TorchLearner):
             runners: The actors' handles.
             renew: Whether the runners are others than last time, or started anew.
         """
-        config, state = self.config, self.engine.gather(self.policy.model)
+        config, state = self.config, self._plain_weights()
         if state is None:
             return self._weights_seq_no
         if self._sender is not None and renew:
@@ -253,6 +285,7 @@ class LLMLearner(TorchLearner):
             counters = {
                 "num_learners": max(1, self.config.num_learners),
                 "weights_seq_no": self._weights_seq_no,
+                "lora": self.config.lora,
                 "num_skipped_in_a_row": self._num_skipped_in_a_row,
             }
             torch.save(counters, folder / "learner.pt")
@@ -261,23 +294,28 @@ class LLMLearner(TorchLearner):
         """Takes over what `save` wrote. Collective.
 
         Raises:
-            ValueError: If the state is in shards, of another number of learners.
+            ValueError: If the state is in shards of another number of learners, or its adapters are not this learner's.
         """
-        counters = torch.load(folder / "learner.pt", weights_only=True)
-        saved, present = counters["num_learners"], max(1, self.config.num_learners)
-        if self.engine.sharded and saved != present:
+        saved = torch.load(folder / "learner.pt", weights_only=True)
+        there, here = saved["num_learners"], max(1, self.config.num_learners)
+        if self.engine.sharded and there != here:
             raise ValueError(
-                f"the checkpoint {folder} is in shards of {saved} learners, and here are {present}: restore it "
-                f"with num_learners={saved}, or start a new run from its weights by "
+                f"the checkpoint {folder} is in shards of {there} learners, and here are {here}: restore it "
+                f"with num_learners={there}, or start a new run from its weights by "
                 f"--model {folder / POLICY_IN_CHECKPOINT.name}"
             )
+        if (theirs := saved["lora"]) != self.config.lora:
+            raise ValueError(
+                f"{folder} was saved with LoRA {theirs or 'off'}, and this run has it {self.config.lora or 'off'}: "
+                "restore it with the policy settings it was made with, or start from its exported weights"
+            )
         self.engine.load(folder)
-        self._weights_seq_no = counters["weights_seq_no"]
-        self._num_skipped_in_a_row = counters["num_skipped_in_a_row"]
+        self._weights_seq_no = saved["weights_seq_no"]
+        self._num_skipped_in_a_row = saved["num_skipped_in_a_row"]
 
     def export(self, folder: Path) -> None:
         """Writes the policy in Hugging Face format: weights, configurations and tokenizer. Collective."""
-        state = self.engine.gather(self.policy.model)
+        state = self._plain_weights()
         if state is not None:
             self.policy.model.save_pretrained(folder, state_dict=state)
             load_tokenizer(self.config.base_model).save_pretrained(folder)

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
+from llmenv import lora
 from llmenv.batch import TokenBatch
 from llmenv.models import load_causal_lm
 from llmenv.policy import CausalPolicy, PolicyOutput
@@ -14,7 +15,8 @@ from llmenv.policy import CausalPolicy, PolicyOutput
 class LLMModule(TorchRLModule):
     """Holds a `CausalPolicy` as `policy`.
 
-    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature", "gradient_checkpointing".
+    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature", "gradient_checkpointing", and with
+    LoRA "lora", the arguments of `lora.add_adapters`.
     """
 
     policy: CausalPolicy
@@ -26,6 +28,8 @@ class LLMModule(TorchRLModule):
         except AttributeError as error:
             # RLModuleSpec.build() takes an AttributeError for an old-style module and would hide this one.
             raise RuntimeError(f"loading {config['model']!r} failed: {error}") from error
+        if adapters := config.get("lora"):
+            lora.add_adapters(model, **adapters)
         self.policy = CausalPolicy(
             model,
             temperature=config["temperature"],

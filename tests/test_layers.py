@@ -21,6 +21,7 @@ LAYERS = {
             "llmenv.sampler",
             "llmenv.tiny",
             "llmenv.models",
+            "llmenv.lora",
             "llmenv.smollm2",
             "llmenv.weights",
             "algorithms.losses",

@@ -67,6 +67,12 @@ def test_every_preset_builds_its_config(name):
         ("GRPO", {"sampling": {"top_p": 0.9}}, "whole distribution"),
         ("GRPO", {"sampling": {"temperature": 0}}, "temperature must be above 0"),
         ("GRPO", {"training": {"tis_cap": 0}}, "tis_cap must be above 0"),
+        ("GRPO", {"policy": {"lora_rank": 0}}, "lora_rank must be a whole number of at least 1"),
+        ("GRPO", {"policy": {"lora_rank": 2.5}}, "lora_rank must be a whole number of at least 1"),
+        ("GRPO", {"policy": {"lora_rank": 4, "lora_alpha": 0}}, "lora_alpha must be above 0"),
+        ("GRPO", {"policy": {"lora_rank": 4, "lora_targets": "q_proj"}}, "lora_targets must be .* a list"),
+        ("GRPO", {"policy": {"lora_rank": 4, "lora_targets": []}}, "lora_targets must be .* a list"),
+        ("GRPO", {"policy": {"lora_alpha": 8}}, "need a lora_rank"),
         ("GRPO", {"sampling": {"sampler": "nope"}}, "sampler must be one of transformers, vllm"),
         ("GRPO", {"sampling": {"sampler": "vllm", "temperature": 3}}, "temperatures from 0.01 to 2, got 3"),
         ("GRPO", {"sampling": {"sampler_kwargs": {"seed": 1}}}, "sampler_kwargs are vLLM's"),
@@ -102,6 +108,8 @@ def test_actors_share_the_cores(monkeypatch):
         ({"sampling": {"sampler": "vllm"}}, 2.0),
         ({"sampling": {"sampler": "vllm"}, "training": {"tis_cap": None}}, None),
         ({"training": {"tis_cap": 3}}, 3.0),
+        ({"policy": {"lora_rank": 4}}, None),
+        ({"policy": {"lora_rank": 4, "dtype": "bfloat16"}}, 2.0),
     ],
 )
 def test_importance_weights_are_on_where_the_engines_differ(sections, cap):

@@ -1,0 +1,108 @@
+"""Low-rank adapters, Hu et al. (2106.09685): y = W x + (alpha / rank) B A x, with W frozen, by peft.
+
+peft's layers are put into the Hugging Face model in place, so that it stays a model of its own class and a policy
+reads it as any other. What leaves it, for a sampler or a folder, is merged weights under the model's plain names.
+Knows nothing about losses, engines or RLlib.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+# Where peft keeps a layer `q_proj` that it adapts: the weight, and the two matrices [rank, in] and [out, rank].
+_WEIGHT, _A, _B = "base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"
+
+
+def add_adapters(
+    model: PreTrainedModel, *, rank: int, alpha: float, targets: str | Sequence[str], seed: int
+) -> None:
+    """Freezes a model and gives its linear layers adapters, which change nothing yet: B is 0.
+
+    Adapters are float32 whatever the model's dtype: 16 bits would round an optimizer's small steps away. They drop
+    nothing out: the sampler and the learner must be one policy.
+
+    Args:
+        model: Changed in place.
+        rank: Rows of A, columns of B.
+        alpha: The product of B and A counts `alpha / rank`.
+        targets: "all-linear": every linear layer but the output layer, which may be tied to the embeddings. Or last
+            parts of layers' names, such as ["q_proj", "v_proj"].
+        seed: A is drawn with it: the same on every learner.
+
+    Raises:
+        ValueError: If a target is the name of no such layer.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+    from peft.functional import cast_adapter_dtype
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=_target_layers(model, targets)
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    cast_adapter_dtype(model, adapter_name="default")
+
+
+def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
+    """Full names of the layers to adapt."""
+    output = model.get_output_embeddings()
+    linear = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not output
+    ]
+    known = sorted({name.rpartition(".")[2] for name in linear})
+    if not linear:
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer that LoRA could adapt: leave lora_rank out"
+        )
+    if targets == ALL_LINEAR:
+        return linear
+    chosen = {target: [name for name in linear if f".{name}".endswith(f".{target}")] for target in targets}
+    if unknown := [target for target, names in chosen.items() if not names]:
+        raise ValueError(
+            f"lora_targets {unknown} are no layers of {type(model).__name__} that LoRA adapts: "
+            f'give "{ALL_LINEAR}", or some of {", ".join(known)}'
+        )
+    return sorted({name for names in chosen.values() for name in names})
+
+
+def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:
+    """An adapted model's state dict as one of the plain model: W + scale B A in the place of W, B and A.
+
+    The sums are new tensors, in the dtype of W and on the CPU, so that a device holds one of them at a time. What is
+    not adapted is passed on as it is, and what is tied stays tied. Nothing in `state` changes.
+
+    Args:
+        state: Whole tensors: of `state_dict()`, or gathered from shards.
+        scale: `alpha / rank`.
+    """
+    merged = {}
+    for name, tensor in state.items():
+        layer, is_weight, _ = name.partition(_WEIGHT)
+        if is_weight:
+            delta = state[layer + _B].float() @ state[layer + _A].float()
+            merged[f"{layer}weight"] = (tensor.float() + scale * delta).to(tensor.dtype).cpu()
+        elif not name.endswith((_A, _B)):
+            merged[name.replace("base_layer.", "")] = tensor
+    return merged
+
+
+@contextlib.contextmanager
+def switched_off(model: nn.Module) -> Iterator[None]:
+    """Within it, an adapted model computes what it did before it had adapters; any other model what it always does."""
+    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
