@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     quieten()
-    gym.register("TargetLength-v0", entry_point=LengthEnv)
+    gym.register("TargetLength-v0", entry_point=f"{__name__}:LengthEnv")
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     curves = {seed: train(seed, arguments) for seed in arguments.seeds}
     ray.shutdown()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -98,7 +99,7 @@ def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Te
 @contextlib.contextmanager
 def switched_off(model: nn.Module) -> Iterator[None]:
     """Within it, an adapted model computes what it did before it had adapters; any other model what it always does."""
-    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
     for layer in layers:
         layer.enable_adapters(False)
     try:
