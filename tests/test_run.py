@@ -39,7 +39,7 @@ SMALL = [
 ]
 
 
-def run(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
@@ -84,20 +84,18 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_rows(folder: Path, number: int) -> None:
+def wait_for_rows(process: subprocess.Popen, folder: Path, number: int) -> None:
     """Until so many iterations are in `progress.csv`."""
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        file = folder / "progress.csv"
-        if file.exists() and len(file.read_text().splitlines()) > number:
-            return
+    file = folder / "progress.csv"
+    while not file.exists() or len(file.read_text().splitlines()) <= number:
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
 
 def killed_and_resumed(folder: Path, *arguments: str) -> None:
     """Killed after three iterations, at whatever the fourth one is doing; checkpoints are of the even ones."""
     process = start(folder, *arguments)
-    wait_for_rows(folder, 3)
+    wait_for_rows(process, folder, 3)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
@@ -153,7 +151,7 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_pa
 @pytest.mark.parametrize(("number", "tolerance"), [(1, {}), (2, {"rtol": 0, "atol": 1e-5})])
 def test_with_runners_and_learners_in_processes_of_their_own_too(tmp_path, number, tolerance):
     actors = [f"--num-env-runners={number}", f"--num-learners={number}"]
-    whole = run(f"--output={tmp_path / 'whole'}", *SMALL, *actors, timeout=600)
+    whole = run(f"--output={tmp_path / 'whole'}", *SMALL, *actors)
     assert whole.returncode == 0, whole.stdout + whole.stderr
     killed_and_resumed(tmp_path / "killed", *actors)
     assert_same_run(tmp_path / "killed", tmp_path / "whole", **tolerance)
@@ -231,7 +229,7 @@ def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeyp
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     folder = tmp_path / "run"
     process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000")
-    wait_for_rows(folder, 1)
+    wait_for_rows(process, folder, 1)
     os.kill(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
