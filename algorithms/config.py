@@ -341,6 +341,10 @@ class LLMConfig(AlgorithmConfig):
             self.offload_optimizer or self.offload_parameters or self.deepspeed_extra
         ):
             self._value_error("settings of DeepSpeed without DeepSpeed: set zero_stage, or leave them out")
+        if self.deepspeed_config is not None and self.dtype == "float16" and not self.num_gpus_per_learner:
+            self._value_error(
+                "DeepSpeed's float16 needs GPUs: set num_gpus_per_learner, or dtype='bfloat16' or 'float32'"
+            )
         if self.evaluation_parallel_to_training:
             self._value_error("evaluation_parallel_to_training would share the sampler with training")
         if self.lr_warmup_iterations and not isinstance(self.lr, int | float):

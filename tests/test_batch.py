@@ -117,10 +117,11 @@ def test_micro_batches_keep_to_their_budget(budget: int) -> None:
 
 
 def test_idle_rows_make_up_the_number_of_micro_batches() -> None:
-    """Three rows one by one on two learners: two and one."""
-    busy, idle = (share.micro_batches for (share,) in make_plan(make_rows()[:3], 3, tokens=1, learners=2))
-    assert [bool(batch.response_mask.any()) for batch in (*busy, *idle)] == [True, True, True, False]
-    assert idle[1].lengths.tolist() == [2] and not idle[1].advantages.any()
+    """Three rows one by one on two learners: the second gets the two shorter ones."""
+    shares = [share.micro_batches for (share,) in make_plan(make_rows()[:3], 3, tokens=1, learners=2)]
+    assert [[bool(b.response_mask.any()) for b in share] for share in shares] == [[True, False], [True, True]]
+    idle = shares[0][1]
+    assert idle.lengths.tolist() == [2] and not idle.advantages.any()
 
 
 def test_learners_get_about_the_same_number_of_tokens() -> None:

@@ -160,17 +160,18 @@ def test_a_learner_without_rows_takes_part(two: LLMLearnerGroup, model_folder: s
 def test_what_a_stage_partitions_is_held_once(two: LLMLearnerGroup) -> None:
     """Elements that both learners together hold, over those of the model; padding adds a few.
 
-    Of the weights that the forward pass takes, and of those that the optimizer steps on.
+    Of the weights that the forward pass takes, and of a moment of AdamW.
     """
 
     def held(learner: Any) -> tuple[int, int]:
         weights = sum(getattr(p, "ds_tensor", p).numel() for p in learner.policy.parameters())
-        optimizer = sum(p.numel() for group in learner.engine.optimizer.param_groups for p in group["params"])
-        return weights, optimizer
+        moments = sum(state["exp_avg"].numel() for state in learner.engine.optimizer.state.values())
+        return weights, moments
 
     size = two.on_all(flat_weights)[0].numel()
     for stage, copies in (("0", (2, 2)), ("1", (2, 1)), ("2", (2, 1)), ("3", (1, 1))):
-        found = np.sum(rebuild(two, stage).on_all(held), axis=0) / size
+        rebuild(two, stage).update(make_plan(make_rows(), 2))
+        found = np.sum(two.on_all(held), axis=0) / size
         assert found == pytest.approx(copies, rel=0.01)
 
 
@@ -191,10 +192,9 @@ def test_a_checkpoint_brings_back_every_bit(two: LLMLearnerGroup, tmp_path: Path
 
 
 def test_the_sampler_has_the_weights_of_the_learners(algorithm: Any) -> None:
-    rebuild(algorithm.learner_group, "3")
+    rebuild(algorithm.learner_group, "3").update(make_plan(make_rows(), 2))
     before = runner_weights(algorithm.env_runner_group.local_env_runner)
-    result = algorithm.train()["learners"]["default_policy"]
-    assert result["gradient_norm"] > 0
+    algorithm.sync_weights()
     after = runner_weights(algorithm.env_runner_group.local_env_runner)
     learners = algorithm.learner_group.on_all(flat_weights)
     assert not torch.equal(before, after)
@@ -262,18 +262,18 @@ def test_a_gradient_that_is_not_finite_skips_the_step(model_folder: str, stage: 
     assert sound.metrics[0]["num_steps_skipped"] == 0
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
-def test_half_precision_follows_float32(model_folder: str, stage: str, dtype: str) -> None:
-    config = set_stage(small_config(model_folder).policy(dtype=dtype), stage)
-    if dtype == "float16":
-        config.deepspeed(config={**config.deepspeed_extra, "fp16": {"initial_scale_power": 8}})
-    config.validate()
-    group = config.build_learner_group(spaces=SPACES)
-    theirs = Update(make_group(model_folder), make_plan(make_rows(), 1))
-    result = group.update(make_plan(make_rows(), 1))[0][DEFAULT_MODULE_ID]
-    assert result["gradient_norm"].peek() == pytest.approx(float(theirs.gradients[0][0].norm()), rel=0.05)
-    assert relative_gap(flat_weights(group._learner) - theirs.before[0], theirs.change) < 0.5
+def test_bfloat16_equals_plain_bfloat16(model_folder: str, stage: str) -> None:
+    """Gradients to 0.05: a bfloat16 has 8 bits, and the stages add micro-batches up in another order."""
+    plain = small_config(model_folder).policy(dtype="bfloat16")
+    ours, theirs = (
+        Update(config.build_learner_group(spaces=SPACES), make_plan(make_rows(), 1))
+        for config in (set_stage(plain.copy(), stage), plain)
+    )
+    gradients = [update.gradients[0][0].float() for update in (ours, theirs)]
+    assert relative_gap(*gradients) < 0.05
+    assert ours.metrics[0]["gradient_norm"] == pytest.approx(float(gradients[1].norm()), rel=0.01)
+    assert ours.change.any()
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -338,6 +338,8 @@ def test_a_config_refuses_contradictions_before_anything_is_loaded(tmp_path: Pat
         small_config("nowhere").deepspeed(zero_stage=2, offload_parameters=True).validate()
     with pytest.raises(ValueError, match="set zero_stage"):
         small_config("nowhere").deepspeed(offload_optimizer=True).validate()
+    with pytest.raises(ValueError, match="float16 needs GPUs"):
+        small_config("nowhere").policy(dtype="float16").deepspeed(zero_stage=2).validate()
     file = tmp_path / "deepspeed.json"
     with pytest.raises(ValueError, match="cannot read DeepSpeed settings"):
         small_config("nowhere").deepspeed(zero_stage=2, config=str(file))
