@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ _WEIGHT, _A, _B = "base_layer.weight", "lora_A.default.weight", "lora_B.default.
 
 
 def add_adapters(
-    model: PreTrainedModel, *, rank: int, alpha: float, targets: str | Sequence[str], seed: int
+    model: PreTrainedModel, *, rank: int, alpha: int, targets: str | Sequence[str], seed: int
 ) -> None:
     """Freezes a model and gives its linear layers adapters, which change nothing yet: B is 0.
 
@@ -98,7 +99,7 @@ def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Te
 @contextlib.contextmanager
 def switched_off(model: nn.Module) -> Iterator[None]:
     """Within it, an adapted model computes what it did before it had adapters; any other model what it always does."""
-    layers = [module for module in model.modules() if hasattr(module, "lora_A")]
+    layers: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
     for layer in layers:
         layer.enable_adapters(False)
     try:
