@@ -28,7 +28,7 @@ class LLMConfig(AlgorithmConfig):
         self.template = "auto"
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
-        self.lora_alpha: float | None = None
+        self.lora_alpha: int | None = None
         self.lora_targets: str | list[str] = ALL_LINEAR
         # `deepspeed`: how the learners share it.
         self.zero_stage: int | None = None
@@ -87,7 +87,7 @@ class LLMConfig(AlgorithmConfig):
         template: str = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         lora_rank: int | None = NotProvided,
-        lora_alpha: float | None = NotProvided,
+        lora_alpha: int | None = NotProvided,
         lora_targets: str | list[str] = NotProvided,
     ) -> LLMConfig:
         """Sets the model.
@@ -363,8 +363,10 @@ class LLMConfig(AlgorithmConfig):
             self._value_error(
                 f"lora_rank must be a whole number of at least 1, or None to train all weights, got {rank!r}"
             )
-        if alpha is not None and not alpha > 0:
-            self._value_error(f"lora_alpha must be above 0, or None for twice the rank, got {alpha}")
+        if alpha is not None and (type(alpha) is not int or alpha < 1):
+            self._value_error(
+                f"lora_alpha must be a whole number of at least 1, or None for twice the rank, got {alpha!r}"
+            )
         if targets != ALL_LINEAR and (isinstance(targets, str) or not targets):
             self._value_error(
                 f'lora_targets must be "{ALL_LINEAR}" or a list of names such as ["q_proj", "v_proj"], got {targets!r}'

@@ -21,7 +21,7 @@ _WEIGHT, _A, _B = "base_layer.weight", "lora_A.default.weight", "lora_B.default.
 
 
 def add_adapters(
-    model: PreTrainedModel, *, rank: int, alpha: float, targets: str | Sequence[str], seed: int
+    model: PreTrainedModel, *, rank: int, alpha: int, targets: str | Sequence[str], seed: int
 ) -> None:
     """Freezes a model and gives its linear layers adapters, which change nothing yet: B is 0.
 

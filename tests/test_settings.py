@@ -69,7 +69,11 @@ def test_every_preset_builds_its_config(name):
         ("GRPO", {"training": {"tis_cap": 0}}, "tis_cap must be above 0"),
         ("GRPO", {"policy": {"lora_rank": 0}}, "lora_rank must be a whole number of at least 1"),
         ("GRPO", {"policy": {"lora_rank": 2.5}}, "lora_rank must be a whole number of at least 1"),
-        ("GRPO", {"policy": {"lora_rank": 4, "lora_alpha": 0}}, "lora_alpha must be above 0"),
+        (
+            "GRPO",
+            {"policy": {"lora_rank": 4, "lora_alpha": 0}},
+            "lora_alpha must be a whole number of at least 1",
+        ),
         ("GRPO", {"policy": {"lora_rank": 4, "lora_targets": "q_proj"}}, "lora_targets must be .* a list"),
         ("GRPO", {"policy": {"lora_rank": 4, "lora_targets": []}}, "lora_targets must be .* a list"),
         ("GRPO", {"policy": {"lora_alpha": 8}}, "need a lora_rank"),
