@@ -368,7 +368,8 @@ def _progress_row(result: dict[str, Any]) -> dict[str, float]:
     row["seconds_overhead"] = row["seconds"] - sum(row[f"seconds_{phase}"] for phase in PHASES)
     row["tokens_per_second"] = float(rollout["num_response_tokens"]) / row["seconds"]
     row |= {key: float(value) for key, value in rollout.items()}
-    row |= {key: float(value) for key, value in learner.items() if not key.startswith("num_")}
+    # RLlib's order is that of a set: another one in every process.
+    row |= {key: float(value) for key, value in sorted(learner.items()) if not key.startswith("num_")}
     row["num_steps_skipped"] = float(learner["num_steps_skipped"])
     return row
 

@@ -40,7 +40,8 @@ def evaluation(iteration: int, sampled: float, greedy: float) -> dict[str, float
 @pytest.fixture(scope="module")
 def run(ray_cluster, model_folder, tmp_path_factory) -> tuple[Path, torch.Tensor]:
     """A run folder with checkpoints of iterations 1 and 2, and the logits of the policy at the latter."""
-    algorithm = small_config(model_folder).environment("support:NoDigit-v0").build_algo()
+    config = small_config(model_folder).environment("support:NoDigit-v0")
+    algorithm = config.sampling(max_new_tokens=2).build_algo()
     folder = RunFolder(tmp_path_factory.mktemp("run"))
     folder.write_config(CONFIG)
     for row in (evaluation(0, 0.25, 0.375), evaluation(2, 0.5, 0.625), evaluation(4, 0.75, 0.875)):

@@ -104,7 +104,8 @@ def no_large_files() -> Iterator[None]:
 def test_a_full_disk_keeps_the_checkpoint_before(
     ray_cluster: None, model_folder: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    algorithm = small_config(model_folder).environment("support:NoDigit-v0").build_algo()
+    config = small_config(model_folder).environment("support:NoDigit-v0")
+    algorithm = config.sampling(max_new_tokens=2).build_algo()
     folder = RunFolder(tmp_path)
     before = flat_weights(algorithm.learner_group._learner)
     folder.save_checkpoint(0, algorithm.save_to_path, keep=1)
