@@ -393,10 +393,10 @@ def test_a_loss_that_is_not_finite_skips_the_step_on_all_learners(two: LLMLearne
             two.update(plan)
         with pytest.raises(NonFiniteStepsError, match=r"^5 optimizer steps in a row"):
             two.update(plan)
-        assert torch.equal(two.on_all(flat_weights)[0], update.before[0])
-    finally:
         for learner in two._worker_manager.actor_ids():  # RLlib takes one that has raised for lost
             two._worker_manager.set_actor_state(learner, healthy=True)
+        assert torch.equal(two.on_all(flat_weights)[0], update.before[0])
+    finally:
         two.on_all(sound_loss)
 
 
