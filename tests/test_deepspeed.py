@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
 
 from algorithms.grpo import GRPOLearner
 from llmenv import deepspeed_engine
