@@ -8,7 +8,7 @@ import gymnasium as gym
 import ray
 
 from algorithms.config import LLMConfig
-from llmenv.env_runner import make_env
+from llmenv.env import make_env
 from llmenv.models import resolve_model
 from llmenv.vllm_sampler import check_settings
 
