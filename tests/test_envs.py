@@ -24,6 +24,8 @@ from llmenv.env import TaskEnv, TextSpace
 IDS = sorted(id for id, spec in gym.registry.items() if str(spec.entry_point).startswith("envs."))
 RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
     "Countdown-v0": lambda env: env.task.solution,
+    "CountdownTool-v0": lambda env: env.task.solution,
+    "GuessNumber-v0": lambda env: str(env.task.number),
     "Multiplication-v0": lambda env: str(env.task.a * env.task.b),
     "Dataset-v0": lambda env: str(env.task.truth),
     "GSM8K-v0": lambda env: env.task.answer,
@@ -39,16 +41,25 @@ ROW_OPTIONS: list[dict[str, Any]] = [
     {"index": 0, "more": 1},
     {"a": 1},
 ]
+COUNTDOWN_OPTIONS: list[dict[str, Any]] = [
+    {"numbers": [1, 2]},
+    {"target": 3},
+    {"numbers": [1, 2], "target": 3, "more": 4},
+    {"numbers": [], "target": 3},
+    {"numbers": [1, 2.0], "target": 3},
+    {"numbers": [1, "2"], "target": 3},
+    {"numbers": 12, "target": 3},
+    {"numbers": [1, 2], "target": None},
+]
 BAD_OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "Countdown-v0": [
-        {"numbers": [1, 2]},
-        {"target": 3},
-        {"numbers": [1, 2], "target": 3, "more": 4},
-        {"numbers": [], "target": 3},
-        {"numbers": [1, 2.0], "target": 3},
-        {"numbers": [1, "2"], "target": 3},
-        {"numbers": 12, "target": 3},
-        {"numbers": [1, 2], "target": None},
+    **dict.fromkeys(("Countdown-v0", "CountdownTool-v0"), COUNTDOWN_OPTIONS),
+    "GuessNumber-v0": [
+        {"low": 1, "high": 15},
+        {"low": 1, "high": 15, "number": 7, "more": 1},
+        {"low": 1, "high": 15, "number": 16},
+        {"low": 1, "high": 15, "number": 7.0},
+        {"low": "1", "high": 15, "number": 7},
+        {"low": None, "high": 15, "number": 7},
     ],
     "Multiplication-v0": [
         {"a": 1},
