@@ -12,3 +12,4 @@ register(id="Multiplication-v0", entry_point="envs.multiplication:Multiplication
 register(id="GSM8K-v0", entry_point="envs.math_word:GSM8KEnv")
 register(id="MATH-v0", entry_point="envs.math_word:MATHEnv")
 register(id="Dataset-v0", entry_point="envs.dataset:DatasetEnv")
+register(id="ReasoningGym-v0", entry_point="envs.reasoning_gym:ReasoningGymEnv")

@@ -105,6 +105,7 @@ def main(
         "run": {"iterations": iterations, "time_limit": time_limit, "evaluate_every": evaluate_every},
     }
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
+    sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
     try:
         if resume is not None:
             if set_ or preset:

@@ -28,10 +28,15 @@ RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
     "GuessNumber-v0": lambda env: str(env.task.number),
     "Multiplication-v0": lambda env: str(env.task.a * env.task.b),
     "Dataset-v0": lambda env: str(env.task.truth),
+    "ReasoningGym-v0": lambda env: env.task.answer,
     "GSM8K-v0": lambda env: env.task.answer,
     "MATH-v0": lambda env: env.task.answer,
 }
-KWARGS: dict[str, dict[str, Any]] = {"GSM8K-v0": {"data": "sample"}, "MATH-v0": {"data": "sample"}}
+KWARGS: dict[str, dict[str, Any]] = {
+    "GSM8K-v0": {"data": "sample"},
+    "MATH-v0": {"data": "sample"},
+    "ReasoningGym-v0": {"dataset": "chain_sum"},
+}
 
 
 ROW_OPTIONS: list[dict[str, Any]] = [
@@ -69,6 +74,7 @@ BAD_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"a": None, "b": 2},
     ],
     **dict.fromkeys(("Dataset-v0", "GSM8K-v0", "MATH-v0"), ROW_OPTIONS),
+    "ReasoningGym-v0": [options for options in ROW_OPTIONS if options != {"index": 10**6}],
 }
 
 
@@ -99,6 +105,8 @@ def respond(env: TaskEnv, answer: str) -> str:
 
 @pytest.fixture(params=IDS)
 def env_id(request: pytest.FixtureRequest) -> str:
+    if request.param == "ReasoningGym-v0":
+        pytest.importorskip("reasoning_gym")
     return request.param
 
 
