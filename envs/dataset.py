@@ -42,7 +42,9 @@ def _read_score(score: Any) -> float | None:
     if score is None:
         return None
     if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-        raise ValueError(f'its reward_model["score"] is {score!r}, and no finite number: mend or leave it out')
+        raise ValueError(
+            f'its reward_model["score"] is {score!r}, and no finite number: mend or leave it out'
+        )
     return float(score)
 
 

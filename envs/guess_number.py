@@ -53,7 +53,8 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
     number in the last complete `<answer>` block outside the reasoning.
 
     The info of `step` has `correct`; that of the last one also `well_formed`, `answer` (the text of the block, or
-    None) and `failure`: None, "no answer", "not an integer", "wrong value", or "malformed" if correct but not well formed.
+    None) and `failure`: None, "no answer", "not an integer", "wrong value", or "malformed" if correct but not well
+    formed.
 
     ## Episode End
     Terminated by the right guess, the last one, or a message without a guess. Never truncated. Another step before
@@ -107,7 +108,9 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
             high = low + self.size - 1
             if split_of(low, high) == self.split:
                 return GuessNumberTask(low, high, int(self.np_random.integers(low, high + 1)))
-        raise ValueError(f"no {self.split} range of {self.size} numbers in {self.number_range}: widen number_range")
+        raise ValueError(
+            f"no {self.split} range of {self.size} numbers in {self.number_range}: widen number_range"
+        )
 
     def from_options(self, options: dict[str, Any]) -> GuessNumberTask:
         remedy = 'give options={"low": 1, "high": 15, "number": 7}, integers with low <= number <= high'

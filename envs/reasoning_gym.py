@@ -57,7 +57,8 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
     well formed (by `reward="tinyzero"`: any) earns that part of the way up: 0.1 + 0.9 s by default.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
-    "no answer", "wrong answer", "too long", "time limit", "memory limit", or "malformed" if correct but not well formed.
+    "no answer", "wrong answer", "too long", "time limit", "memory limit", or "malformed" if correct but not well
+    formed.
 
     ## Episode End
     Terminated after one step, never truncated. Another step before `reset` raises `gymnasium.error.ResetNeeded`.

@@ -1,14 +1,17 @@
-"""A reward model as a wrapper: a Hugging Face sequence classifier, or any callable. torch is imported when it first scores."""
+"""A reward model as a wrapper: a Hugging Face sequence classifier, or any callable.
+
+Knows no environment. torch is imported when a classifier first scores.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from functools import cache
+from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
 from envs.rewards import AddedReward
@@ -56,15 +59,13 @@ class RewardModel(AddedReward):
         self.label = label
         self.max_tokens = max_tokens
         self.device = device
-        self.model = load_env_creator(model) if isinstance(model, str) and ":" in model else model
+        self.model = resolve_name(model) if isinstance(model, str) and ":" in model else model
 
     def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
         if callable(self.model):
             return self.model(prompt, completion)
         with _LOCK:
-            return _classifier(self.model, self.device).score(
-                prompt, completion, self.label, self.max_tokens
-            )
+            return _classifier(self.model, self.device).score(prompt, completion, self.label, self.max_tokens)
 
 
 class _Classifier:

@@ -18,10 +18,10 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pkgutil import resolve_name
 from typing import Any
 
 import gymnasium as gym
-from gymnasium.envs.registration import load_env_creator
 from gymnasium.utils import RecordConstructorArgs
 
 from llmenv.text import parse_response
@@ -94,7 +94,7 @@ class RewardFunctions(AddedReward):
         RecordConstructorArgs.__init__(self, functions=functions, env_weight=env_weight)
         super().__init__(env, env_weight=env_weight)
         self.functions = [
-            (load_env_creator(function) if isinstance(function, str) else function, weight)
+            (resolve_name(function) if isinstance(function, str) else function, weight)
             for function, weight in functions.items()
         ]
 
@@ -154,8 +154,8 @@ class RepetitionPenalty(AddedReward):
     """Takes away `weight` times the share of n-grams that stood in the completion before.
 
     1 - (distinct n-grams) / (all n-grams), of words and punctuation marks in lower case, as open-r1
-    (https://github.com/huggingface/open-r1) does after Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning in
-    LLMs" (https://arxiv.org/abs/2502.03373). 0 for a text of fewer than n words; linear time.
+    (https://github.com/huggingface/open-r1) does after Yeo et al. 2025, "Demystifying Long Chain-of-Thought Reasoning
+    in LLMs" (https://arxiv.org/abs/2502.03373). 0 for a text of fewer than n words; linear time.
 
     Args:
         env: a text environment.

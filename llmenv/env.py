@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.envs.registration import load_env_creator
 
 from llmenv.text import Response, parse_response
 
@@ -92,8 +92,8 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
 
     Args:
         env_id: "module:Id-v0", so that a Ray worker imports the module that registers it.
-        env_config: arguments of the environment. Its key `wrappers` is not one of them: a list of wrappers, the first of
-            which is the innermost, each a mapping from its "module:Class" to its arguments.
+        env_config: arguments of the environment. Its key `wrappers` is not one of them: a list of wrappers, the
+            innermost first, each a mapping from its "module:Class" to its arguments.
 
     Raises:
         ValueError: an entry of `wrappers` has another form.
@@ -107,7 +107,7 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
                 f'wrappers has {entry!r}: write {{"module:Class": {{argument: value}}}}, with {{}} for no arguments'
             )
         ((name, settings),) = entry.items()
-        env = load_env_creator(name)(env, **settings)
+        env = resolve_name(name)(env, **settings)
     return env
 
 

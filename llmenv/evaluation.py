@@ -29,7 +29,8 @@ def summarize(episodes: Sequence[TextEpisode]) -> dict[str, float]:
     Returns:
         accuracy (share whose last `info["correct"]` is true), accuracy_low and accuracy_high (95 %), format_rate
         (`info["well_formed"]`), episode_return_mean, response_length (tokens), length_cap_rate, over_limit_rate
-        (`info["failure"]` is "time limit" or "memory limit": the verifier's), truncated_rate, num_episodes, num_invalid.
+        (`info["failure"]` is "time limit" or "memory limit": the verifier's), truncated_rate, num_episodes,
+        num_invalid.
     """
     valid = [episode for episode in episodes if episode.valid]
     last = [episode.turns[-1].info for episode in valid]

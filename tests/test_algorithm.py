@@ -383,9 +383,7 @@ def test_groups_are_compared_by_their_valid_samples(
     algorithm = config.build_algo()
     seen: list[tuple[list[TextEpisode], np.ndarray]] = []
     update = algorithm.update
-    monkeypatch.setattr(
-        algorithm, "update", lambda *arguments: (seen.append(arguments), update(*arguments))
-    )
+    monkeypatch.setattr(algorithm, "update", lambda *arguments: (seen.append(arguments), update(*arguments)))
     result = algorithm.train()
     algorithm.stop()
 
@@ -422,7 +420,7 @@ def test_without_a_group_to_compare_in_the_iteration_says_why(
     monkeypatch.setattr("llmenv.rollout.MAX_STEP_THREADS", 1)
     monkeypatch.setattr(support.NoDigitEnv, "step", step)
     algorithm = small_config(model_folder).environment("support:NoDigit-v0").build_algo()
-    with pytest.raises(RuntimeError, match="no group of the iteration has two valid samples.*lost"):
+    with pytest.raises(RuntimeError, match=r"no group of the iteration has two valid samples.*lost"):
         algorithm.train()
     algorithm.stop()
 

@@ -211,9 +211,7 @@ def test_only_tokens_that_the_model_sampled_carry_gradient(tool_user: str, engin
     recorder = Recorder(sampler)
     params = SamplingParams(80, renderer.stop_token_ids)
     request = GroupRequest(0, 1, seed=0, sampling_seed=1, options=TASK)
-    (episode,) = rollout(
-        EnvPool(lambda: gym.make("CountdownTool-v0")), renderer, recorder, [request], params
-    )
+    (episode,) = rollout(EnvPool(lambda: gym.make("CountdownTool-v0")), renderer, recorder, [request], params)
 
     # The sequence is what the sampler produced and what the environment appended, and nothing else.
     tokenizer = renderer.tokenizer

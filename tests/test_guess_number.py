@@ -94,7 +94,7 @@ def test_wrong_arguments_name_the_remedy() -> None:
     for arguments in ({"max_guesses": 0}, {"size": 1}, {"number_range": (1, 14)}, {"question": "{low}"}):
         with pytest.raises(ValueError, match="must"):
             gym.make("GuessNumber-v0", **arguments)
-    with pytest.raises(ValueError, match="no test range of 99 numbers.*widen number_range"):
+    with pytest.raises(ValueError, match=r"no test range of 99 numbers.*widen number_range"):
         for split in ("train", "test"):  # there is but one such range
             gym.make("GuessNumber-v0", size=99, split=split).reset(seed=0)
 
@@ -148,7 +148,9 @@ def test_games_of_different_lengths_in_one_rollout(renderer: Renderer) -> None:
 def test_a_game_that_outgrows_the_limit_is_truncated_and_keeps_its_turns(renderer: Renderer) -> None:
     whole = play(renderer, Player(renderer.tokenizer, [(8, 5, 8), (4, 5), (6,), (7,)]))
     turns = whole[0].turns
-    limit = sum(len(turn.prompt_ids) + len(turn.response_ids) for turn in turns[:2])  # no room for a third prompt
+    limit = sum(
+        len(turn.prompt_ids) + len(turn.response_ids) for turn in turns[:2]
+    )  # no room for a third prompt
     episodes = play(renderer, Player(renderer.tokenizer, [(8, 5, 8), (4, 5)]), limit)
     assert [len(episode.turns) for episode in episodes] == [2, 1, 2]
     assert [(episode.valid, episode.terminated, episode.truncated) for episode in episodes] == [

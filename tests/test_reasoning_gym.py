@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-import envs  # noqa: F401
+import envs
 
 DATASETS = pytest.importorskip("reasoning_gym.factory").DATASETS
 WITHOUT_ORACLE = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
@@ -94,7 +94,7 @@ def test_an_answer_of_any_length_is_bounded() -> None:
 
 
 def test_what_cannot_be_made_says_so() -> None:
-    with pytest.raises(ValueError, match="dataset='nope' cannot be made .*there is no data set 'nope'"):
+    with pytest.raises(ValueError, match=r"dataset='nope' cannot be made .*there is no data set 'nope'"):
         make("nope")
-    with pytest.raises(ValueError, match="cannot be made with config=.*min_termz"):
+    with pytest.raises(ValueError, match=r"cannot be made with config=.*min_termz"):
         gym.make("ReasoningGym-v0", dataset="chain_sum", config={"min_termz": 1})

@@ -12,7 +12,6 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
 
-import envs  # noqa: F401
 import envs.reward_model
 from algorithms import GRPOConfig
 from envs.reward_model import RewardModel

@@ -109,7 +109,11 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
     [
         ({"policy": {"model": "smollm2-135m"}}, True, "vllm"),
         ({"policy": {"model": "smollm2-135m"}}, False, None),
-        ({"policy": {"model": "smollm2-135m"}, "sampling": {"sampler": "transformers"}}, True, "transformers"),
+        (
+            {"policy": {"model": "smollm2-135m"}, "sampling": {"sampler": "transformers"}},
+            True,
+            "transformers",
+        ),
         ({"policy": {"model": "tiny-zero"}}, True, None),
         ({"policy": {}}, True, None),
     ],
@@ -124,7 +128,9 @@ def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeyp
 def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
     """The module and the command, as CONTRIBUTING has them."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?register\(id=\"Reverse-v0\", entry_point=\"my_module.*?)```", text, re.DOTALL)
+    (block,) = re.findall(
+        r"```python\n(.*?register\(id=\"Reverse-v0\", entry_point=\"my_module.*?)```", text, re.DOTALL
+    )
     code = textwrap.dedent(block)
     assert len(code.splitlines()) < 40
     (tmp_path / "my_module.py").write_text(code)
