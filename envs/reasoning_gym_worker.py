@@ -21,7 +21,10 @@ from reasoning_gym.games import countdown, n_queens, puzzle24
 
 _FORMULA = re.compile(r"[\w\s+\-*/^(),.]*")
 _NAME = re.compile(r"[^\W\d]\w*")
-_FUNCTIONS = set("sin cos tan sec csc cot asin acos atan sinh cosh tanh exp log ln sqrt Abs pi".split())
+_FUNCTIONS = {
+    *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
+    *("exp", "log", "ln", "sqrt", "Abs", "pi"),
+}
 _parse_expr = sympy.parse_expr
 
 
