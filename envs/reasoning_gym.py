@@ -37,7 +37,7 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
 
     Every data set of version 0.1.25 works with its own defaults, and pays its oracle answer in full, but for these:
 
-    - composite needs `config={"datasets": [...]}`.
+    - composite needs its parts: `config={"datasets": [{"name": "chain_sum", "weight": 2}, {"name": "leg_counting"}]}`.
     - boxnet, graph_color, propositional_logic, rubiks_cube and rush_hour give no oracle answer.
     - game_of_life_halting takes any answer but "True" for "False".
     - Of acre, gsm_symbolic, list_functions and word_ladder there are as many tasks as `config={"size": ...}` says, 500

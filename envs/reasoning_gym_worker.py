@@ -16,6 +16,7 @@ from typing import Any
 import reasoning_gym
 import sympy
 from reasoning_gym.algorithmic import binary_matrix, spiral_matrix, string_insertion
+from reasoning_gym.composite import DatasetSpec
 from reasoning_gym.factory import DATASETS
 from reasoning_gym.games import countdown, n_queens, puzzle24
 
@@ -45,7 +46,11 @@ sympy.parse_expr = countdown.parse_expr = puzzle24.parse_expr = _parse_formula
 def _dataset(name: str, config: str) -> Any:
     if name not in DATASETS:
         raise ValueError(f"there is no data set {name!r}")
-    return reasoning_gym.create_dataset(name, **json.loads(config))
+    arguments = json.loads(config)
+    if name == "composite":
+        specs = arguments.get("datasets", [])
+        arguments["datasets"] = [DatasetSpec(**{"weight": 1.0, "config": {}, **spec}) for spec in specs]
+    return reasoning_gym.create_dataset(name, **arguments)
 
 
 def _entry(name: str, config: str, index: str) -> dict[str, Any]:

@@ -13,11 +13,7 @@ import envs
 
 DATASETS = pytest.importorskip("reasoning_gym.factory").DATASETS
 WITHOUT_ORACLE = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
-CONFIGS = {
-    "composite": {
-        "datasets": [{"name": "chain_sum", "weight": 1, "config": {}}, {"name": "leg_counting", "weight": 1}]
-    }
-}
+CONFIGS = {"composite": {"datasets": [{"name": "chain_sum", "weight": 2}, {"name": "leg_counting"}]}}
 
 
 def make(name: str, **arguments: Any) -> Any:
