@@ -28,7 +28,7 @@ install: .venv/installed
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("llmenv needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + ": make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --no-compile --retries 0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
-	$(BIN)/python -m pip install -q --no-compile -e '.[dev,deepspeed]'
+	$(BIN)/python -m pip install -q --no-compile -e '.[dev,deepspeed,reasoning-gym]'
 	@touch $@
 
 install-vllm: .venv/installed-vllm

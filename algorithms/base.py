@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ class LLMAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, "sampling"), reduce="mean", window=1):
             episodes = self.last_episodes = self.collect()
         self._log_episodes(episodes)
-        valid = [episode for episode in episodes if episode.valid]
+        valid = comparable(episodes, self.config.group_size)
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self._call_runners("sleep")
@@ -89,8 +90,12 @@ class LLMAlgorithm(Algorithm):
             raise ValueError(
                 f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'"
             )
-        if not any(episode.valid for episode in episodes):
-            raise RuntimeError(f"every sample of the iteration is invalid; the first: {episodes[0].error}")
+        if not comparable(episodes, config.group_size):
+            first = next(episode.error for episode in episodes if not episode.valid)
+            every = "no group of the iteration has two valid samples"
+            if not any(episode.valid for episode in episodes):
+                every = "every sample of the iteration is invalid"
+            raise RuntimeError(f"{every}; the first: {first}")
         return episodes
 
     def _sample(self, requests: Sequence[GroupRequest], **kwargs: Any) -> list[TextEpisode]:
@@ -262,13 +267,13 @@ class LLMAlgorithm(Algorithm):
 
     def _log_episodes(self, episodes: Sequence[TextEpisode]) -> None:
         rewards: dict[int, list[float]] = {}
-        for episode in episodes:
-            if episode.valid:
-                rewards.setdefault(episode.group, []).append(episode.total_reward)
+        for episode in comparable(episodes, self.config.group_size):
+            rewards.setdefault(episode.group, []).append(episode.total_reward)
         flat = [len(set(values)) < 2 for values in rewards.values()]
         lag = [self.weights_version - episode.weights_version for episode in episodes]
         values = {
             **summarize(episodes),
+            "num_dropped_groups": len({episode.group for episode in episodes} - rewards.keys()),
             "num_overlong": sum(_is_overlong(episode) for episode in episodes),
             "num_tokens": sum(len(episode.token_ids) for episode in episodes),
             "num_response_tokens": sum(episode.response_length for episode in episodes),
@@ -297,6 +302,16 @@ class LLMAlgorithm(Algorithm):
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self.sync_weights()
+
+
+def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpisode]:
+    """The valid episodes, but for those that are alone in their group, where it was to have more.
+
+    They have nothing to be compared with: with an advantage of 0 they would only dilute the others' gradient.
+    """
+    valid = [episode for episode in episodes if episode.valid]
+    sizes = Counter(episode.group for episode in valid)
+    return [episode for episode in valid if sizes[episode.group] >= min(2, group_size)]
 
 
 def _is_overlong(episode: TextEpisode) -> bool:

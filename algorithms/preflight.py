@@ -9,7 +9,7 @@ import ray
 
 from algorithms.config import LLMConfig
 from llmenv import deepspeed_engine
-from llmenv.env_runner import make_env
+from llmenv.env import make_env
 from llmenv.models import resolve_model
 from llmenv.vllm_sampler import check_settings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from operator import index
 from typing import Any, NamedTuple
@@ -37,6 +38,16 @@ def _read_countdown(truth: Any) -> tuple[tuple[int, ...], int]:
     return tuple(index(number) for number in truth["numbers"]), index(truth["target"])
 
 
+def _read_score(score: Any) -> float | None:
+    if score is None:
+        return None
+    if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        raise ValueError(
+            f'its reward_model["score"] is {score!r}, and no finite number: mend or leave it out'
+        )
+    return float(score)
+
+
 def _read_text(truth: Any) -> str:
     if not isinstance(truth, str | int | float):
         raise TypeError
@@ -47,13 +58,15 @@ _VERIFIERS = {
     "arithmetic": _Verifier(_read_countdown, lambda answer, truth: verify_arithmetic(answer, *truth)),
     "integer": _Verifier(index, verify_integer),
     "math": _Verifier(_read_text, verify_math),
+    "none": _Verifier(lambda truth: None, lambda answer, truth: "not judged"),  # of rows with a score alone
 }
 
 
 class DatasetTask(NamedTuple):
     """A row: its question, the verifier that judges answers and what it judges by, and the row's own prompt.
 
-    `system` and `assistant_prefix` are None where the row leaves them to the environment.
+    `system` and `assistant_prefix` are None where the row leaves them to the environment, and `score` where answers are
+    to be judged.
     """
 
     question: str
@@ -62,6 +75,7 @@ class DatasetTask(NamedTuple):
     system: str | None
     assistant_prefix: str | None
     row: int
+    score: float | None = None
 
 
 class DatasetEnv(RowEnv[DatasetTask]):
@@ -76,6 +90,9 @@ class DatasetEnv(RowEnv[DatasetTask]):
     | countdown | "arithmetic": an expression of the numbers that makes the target | {target, numbers} |
     | multiply, multiplication, arithmetic | "integer": that one integer | an integer |
     | gsm8k, math, aime, amc, numina | "math": the same in mathematics | a text or a number |
+
+    A row that already holds a score, as `score` in its `reward_model`, needs neither: it pays that, whatever is
+    answered, as verl passes `rm_scores` through.
 
     A task is a row of the split, drawn uniformly, or row `i` by `reset(options={"index": i})`.
 
@@ -95,10 +112,11 @@ class DatasetEnv(RowEnv[DatasetTask]):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is right by the row's verifier
     (`llmenv.text` and `envs.verifiers` have the fine print).
-    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`; a row's own score is paid as it stands.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
-    "no answer", "malformed" if correct but not well formed, or what the verifier says, such as "wrong value".
+    "no answer", "malformed" if correct but not well formed, or what the verifier says, such as "wrong value". Where the
+    row holds a score and nothing to judge by, an answer is never correct, but "not judged".
 
     ## Episode End
     Terminated after one step, never truncated. Another step before `reset` raises `gymnasium.error.ResetNeeded`.
@@ -132,8 +150,9 @@ class DatasetEnv(RowEnv[DatasetTask]):
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
     ) -> None:
         super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
-        if verifier is not None and verifier not in _VERIFIERS:
-            raise ValueError(f"verifier must be one of {', '.join(_VERIFIERS)}, not {verifier!r}")
+        known = [name for name in _VERIFIERS if name != "none"]
+        if verifier is not None and verifier not in known:
+            raise ValueError(f"verifier must be one of {', '.join(known)}, not {verifier!r}")
         self.verifier = verifier
         self.set_rows(self._load(data, test_data))
 
@@ -149,9 +168,13 @@ class DatasetEnv(RowEnv[DatasetTask]):
             raise ValueError(f"{error}; or say by test_data= where the held-out rows are") from error
 
     def from_row(self, row: dict[str, Any], number: int) -> DatasetTask:
-        verifier = self.verifier or _verifier_of(row.get("data_source"))
         judged_by = row.get("reward_model")
-        truth = judged_by.get("ground_truth") if isinstance(judged_by, Mapping) else None
+        judged_by = judged_by if isinstance(judged_by, Mapping) else {}
+        truth, score = judged_by.get("ground_truth"), _read_score(judged_by.get("score"))
+        if score is not None and truth is None:
+            verifier = "none"
+        else:
+            verifier = self.verifier or _verifier_of(row.get("data_source"))
         try:
             truth = _VERIFIERS[verifier].read(truth)
         except (TypeError, KeyError) as error:
@@ -163,7 +186,7 @@ class DatasetEnv(RowEnv[DatasetTask]):
         question = prompt.question
         if "<answer>" not in f"{prompt.system}{question}":
             question = f"{question}\n{ANSWER_IN_TAGS}"
-        return DatasetTask(question, verifier, truth, prompt.system, prompt.assistant_prefix, number)
+        return DatasetTask(question, verifier, truth, prompt.system, prompt.assistant_prefix, number, score)
 
     def question(self, task: DatasetTask) -> str:
         return task.question
@@ -174,6 +197,11 @@ class DatasetEnv(RowEnv[DatasetTask]):
 
     def verify(self, task: DatasetTask, answer: str) -> str | None:
         return _VERIFIERS[task.verifier].verify(answer, task.truth)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        score = self.task.score if self.task is not None else None
+        observation, reward, terminated, truncated, info = super().step(action)
+        return observation, reward if score is None else score, terminated, truncated, info
 
 
 def _verifier_of(data_source: Any) -> str:

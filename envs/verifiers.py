@@ -31,6 +31,7 @@ from operator import add, mul, sub
 from envs.workers import MemoryLimit, TimeLimit, WorkerPool
 
 _MAX_LENGTH = 10_000  # characters of an expression, white space apart
+_MAX_CALCULATION = 200  # characters; a value has no more digits
 _TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
 _INTEGER = re.compile(r"0|-?[1-9](?:[0-9]{0,2}(?:,[0-9]{3})++|[0-9]*+)")
 _MAX_MATH_LENGTH = 2_000  # characters
@@ -82,6 +83,28 @@ def verify_integer(answer: str, target: int) -> str | None:
     if not _INTEGER.fullmatch(text):
         return "not an integer"
     return None if text.replace(",", "") == decimal_text(target) else "wrong value"
+
+
+def read_integer(answer: str) -> int | None:
+    """The integer that a bare answer is, as `verify_integer` reads it; of one with over 18 digits the first 18."""
+    text = _strip_dollars(answer).replace("−", "-")
+    return int(text.replace(",", "")[:19]) if _INTEGER.fullmatch(text) else None
+
+
+def calculate(expression: str) -> str:
+    """Compute an expression in the grammar above exactly, as a calculator for models.
+
+    Returns:
+        The value, such as "63", "-5" or "7/3"; or "not an expression", "too long", "division by zero".
+    """
+    if len(expression) > _MAX_CALCULATION:
+        return "too long"
+    try:
+        return str(_evaluate(_parse(_symbols(_strip_dollars(expression)))))
+    except SyntaxError:
+        return "not an expression"
+    except ZeroDivisionError:
+        return "division by zero"
 
 
 def verify_math(answer: str, gold: str) -> str | None:

@@ -109,6 +109,7 @@ def main(
         "run": {"iterations": iterations, "time_limit": time_limit, "evaluate_every": evaluate_every},
     }
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
+    sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
     try:
         if deepspeed is not None:
             from llmenv.deepspeed_engine import read_config

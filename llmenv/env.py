@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pkgutil import resolve_name
 from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
@@ -60,23 +61,54 @@ _SAMPLE_CHARACTERS = "".join(map(chr, range(32, 127))) + "\n\té×−あ🙂"
 class TextEnv(gym.Env[str, str]):
     """An environment whose observations and actions are texts.
 
-    The observation of `reset` is the first user message. Its info has what else a prompt template places:
+    The observation of `reset` is the first user message, that of a `step` which does not end the episode the next
+    one. The info beside it has what else a prompt template places:
 
-    - `system`: the system message,
-    - `assistant_prefix`: the beginning of the assistant's turn, to be put into the prompt.
+    - `system`: the system message, from `reset` alone;
+    - `assistant_prefix`: the beginning of the assistant's turn, to be put into the prompt;
+    - `continues`: true where the observation of a `step` is no user message, but goes on with the assistant's own,
+      as the result of a tool does: it is appended as it stands, and the model writes on from there.
 
-    An action is the assistant's whole message: `assistant_prefix` followed by what the model wrote.
+    An action is the assistant's whole message: `assistant_prefix` followed by what the model wrote. Where the
+    observation continued a message, it is what the model wrote since.
 
     Attributes:
+        stop_strings: texts that end the model's writing beside its own end of a message, such as `</tool>`. The action
+            has them, and may have a few characters more: those that came with the last token.
         num_tasks: where the tasks are the rows of a data set, how many there are: `reset(options={"index": i})`
             sets row i, so that a trainer can go through all of them. None where tasks are drawn without end.
     """
 
     num_tasks: int | None = None
+    stop_strings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.observation_space = TextSpace()
         self.action_space = TextSpace()
+
+
+def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
+    """`gymnasium.make` without the wrappers that check a text environment's spaces at every step.
+
+    Args:
+        env_id: "module:Id-v0", so that a Ray worker imports the module that registers it.
+        env_config: arguments of the environment. Its key `wrappers` is not one of them: a list of wrappers, the
+            innermost first, each a mapping from its "module:Class" to its arguments.
+
+    Raises:
+        ValueError: an entry of `wrappers` has another form.
+    """
+    arguments = dict(env_config)
+    wrappers = arguments.pop("wrappers", ())
+    env = gym.make(env_id, disable_env_checker=True, **arguments)
+    for entry in wrappers:
+        if not (isinstance(entry, dict) and len(entry) == 1 and all(":" in name for name in entry)):
+            raise ValueError(
+                f'wrappers has {entry!r}: write {{"module:Class": {{argument: value}}}}, with {{}} for no arguments'
+            )
+        ((name, settings),) = entry.items()
+        env = resolve_name(name)(env, **settings)
+    return env
 
 
 class TaskEnv(TextEnv, ABC, Generic[Task]):

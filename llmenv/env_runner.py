@@ -22,6 +22,7 @@ from ray.rllib.utils.metrics import (
     WEIGHTS_SEQ_NO,
 )
 
+from llmenv.env import make_env
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.models import load_causal_lm, resolve_model
 from llmenv.renderer import Renderer
@@ -183,11 +184,3 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
     def stop(self) -> None:
         for pool in self._pools.values():
             pool.close()
-
-
-def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env:
-    """`gymnasium.make` without the wrappers that check a text environment's spaces at every step.
-
-    `env_id` is "module:Id-v0", so that a Ray worker imports the module that registers it.
-    """
-    return gym.make(env_id, disable_env_checker=True, **env_config)

@@ -29,7 +29,8 @@ def summarize(episodes: Sequence[TextEpisode]) -> dict[str, float]:
     Returns:
         accuracy (share whose last `info["correct"]` is true), accuracy_low and accuracy_high (95 %), format_rate
         (`info["well_formed"]`), episode_return_mean, response_length (tokens), length_cap_rate, over_limit_rate
-        (`info["failure"]` is "time limit" or "memory limit": the verifier's), num_episodes, num_invalid.
+        (`info["failure"]` is "time limit" or "memory limit": the verifier's), truncated_rate, num_episodes,
+        num_invalid.
     """
     valid = [episode for episode in episodes if episode.valid]
     last = [episode.turns[-1].info for episode in valid]
@@ -48,6 +49,7 @@ def summarize(episodes: Sequence[TextEpisode]) -> dict[str, float]:
         "response_length": mean([episode.response_length for episode in valid]),
         "length_cap_rate": mean([episode.hit_length_cap for episode in valid]),
         "over_limit_rate": mean([info.get("failure") in ("time limit", "memory limit") for info in last]),
+        "truncated_rate": mean([episode.truncated for episode in valid]),
         "num_episodes": len(valid),
         "num_invalid": len(episodes) - len(valid),
     }

@@ -82,27 +82,33 @@ class Renderer:
         ids = self.tokenizer.encode(text, add_special_tokens=self.template != "chat")
         return RenderedPrompt(list(ids), assistant_prefix)
 
-    def next_turn(self, observation: str) -> list[int]:
+    def next_turn(
+        self, response_ids: list[int], observation: str, assistant_prefix: str = "", continues: bool = False
+    ) -> list[int]:
         """The tokens to append after a response so that the model answers `observation`.
 
         Sequences only grow: what the model sampled is never tokenised again.
 
         Args:
+            response_ids: What the model sampled last.
             observation: The environment's next message.
+            assistant_prefix: The beginning of the assistant's next turn.
+            continues: Whether the observation goes on with the assistant's message, instead of answering it.
         """
-        if self.template == "raw":
+        if continues or self.template == "raw":
             text = observation
         elif self.template == "r1":
             text = f"\nUser: {observation}\nAssistant: "
         else:
             # What the template puts between one assistant message and the next: a sentinel marks where the
-            # message ends, and the stop token that the model itself sampled is cut off again.
+            # message ends, and the stop token is cut off again where the model itself sampled it.
             sentinel = "\x00"
             dialogue = [{"role": "user", "content": ""}, {"role": "assistant", "content": sentinel}]
             text = self._chat([*dialogue, {"role": "user", "content": observation}]).split(sentinel, 1)[1]
-            stop = next((s for s in self._stop_texts() if text.startswith(s)), "")
-            text = text[len(stop) :]
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+            if response_ids and response_ids[-1] in self.stop_token_ids:
+                stop = next((s for s in self._stop_texts() if text.startswith(s)), "")
+                text = text[len(stop) :]
+        return list(self.tokenizer.encode(text + assistant_prefix, add_special_tokens=False))
 
     def decode(self, token_ids: list[int]) -> str:
         """A response's text without the stop token that ended it. Other special tokens stay visible."""

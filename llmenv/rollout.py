@@ -6,11 +6,12 @@ other waiting. All else, rendering included, is done in the calling thread.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -101,8 +102,17 @@ def rollout(
 ) -> list[TextEpisode]:
     """Samples every group, turn by turn, all episodes at once.
 
-    An environment that raises, or a prompt longer than `max_prompt_tokens`, makes its own sample invalid
-    (`episode.error` says why) and nobody else's.
+    An environment that raises, pays what is no finite number, or whose first prompt is longer than `max_prompt_tokens`,
+    makes its own sample invalid (`episode.error` says why) and nobody else's. An episode that outgrows the limit
+    in a later turn is truncated there.
+
+    Args:
+        envs: The environments; their own `stop_strings` join those of `params`.
+        renderer: Of the model's prompts.
+        sampler: Of the model's responses.
+        requests: The groups.
+        params: How to sample each response.
+        max_prompt_tokens: The longest sequence that is sampled from; None for no limit.
 
     Returns:
         The episodes, group by group, in the order of the requests.
@@ -114,6 +124,9 @@ def rollout(
             slots.append(_Slot(episode, derive_seed(request.sampling_seed, sample)))
             _guard(envs, len(slots) - 1, slots, _reset, request, renderer, max_prompt_tokens)
 
+    if first := next((envs[i] for i, slot in enumerate(slots) if slot.active), None):
+        own = getattr(first.unwrapped, "stop_strings", ())
+        params = replace(params, stop_strings=(*params.stop_strings, *own))
     with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
         while active := [i for i, slot in enumerate(slots) if slot.active]:
             completions = sampler.generate(
@@ -169,20 +182,29 @@ def _take_step(
     turn = slot.episode.turns[-1]
     observation, reward, terminated, truncated, turn.info = step.result()
     turn.reward = float(reward)
+    if not math.isfinite(turn.reward):
+        raise ValueError(f"the environment's reward is {turn.reward}")
     slot.episode.terminated, slot.episode.truncated = bool(terminated), bool(truncated)
     slot.active = False
     # A response cut at the length cap ends the episode: the model never got to say what it would have said.
     if not (terminated or truncated or turn.finish_reason == "length"):
-        slot.response_prefix = ""
-        _ask(slot, renderer.next_turn(observation), max_prompt_tokens)
+        slot.response_prefix = turn.info.get("assistant_prefix", "")
+        continues = bool(turn.info.get("continues"))
+        prompt_ids = renderer.next_turn(turn.response_ids, observation, slot.response_prefix, continues)
+        _ask(slot, prompt_ids, max_prompt_tokens)
 
 
 def _ask(slot: _Slot, prompt_ids: list[int], max_prompt_tokens: int | None) -> None:
     """Opens a turn, unless the sequence so far and its question are over the limit."""
     length = len(slot.episode.token_ids) + len(prompt_ids)
     if max_prompt_tokens is not None and length > max_prompt_tokens:
-        slot.episode.error = f"{PROMPT_TOO_LONG}: {length} tokens, over max_prompt_tokens={max_prompt_tokens}"
         slot.active = False
+        if slot.episode.turns:  # what was sampled so far was paid, and can be learned from
+            slot.episode.truncated = True
+        else:
+            slot.episode.error = (
+                f"{PROMPT_TOO_LONG}: {length} tokens, over max_prompt_tokens={max_prompt_tokens}"
+            )
         return
     slot.episode.turns.append(Turn(prompt_ids=prompt_ids))
     slot.active = True

@@ -8,7 +8,8 @@ A response is free text with two kinds of blocks, `<think>...</think>` and `<ans
 - An answer block runs from the last `<answer>` before an `</answer>` to it, both outside the reasoning.
 - The answer is the last such block. A later `<answer>` that is never closed does not take it back.
 
-An answer in LaTeX may stand in a box instead, which `extract_boxed` opens.
+An answer in LaTeX may stand in a box instead, which `extract_boxed` opens. A message that calls a tool ends with a
+`<tool>...</tool>` block, which `pending_tool_call` finds.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _MAX_TAGS = 25_000  # a response with more has no answer; bounds the time to some 15 ms
 _BOX_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])[ \t]*|\\.|[{}]", re.DOTALL)
+_AFTER_CALL = re.compile(r"[^\w<>]*")
 _BARE_BOX = re.compile(r"(?:\\[A-Za-z]+(?:\{[^{}]*\})*|[^\s${}\\])+")  # what `\boxed 5` boxes
 
 
@@ -72,6 +74,18 @@ def parse_response(text: str) -> Response:
             answer_start = None
 
     return Response(think, None if answer is None else text[slice(*answer)].strip(), _well_formed(text, tags))
+
+
+def pending_tool_call(text: str) -> str | None:
+    """What stands in the `<tool>...</tool>` block that a message ends with, stripped; None where it ends otherwise.
+
+    Generation stops with the token that completes `</tool>`, which may bring white space or punctuation along.
+    """
+    end = text.rfind("</tool>")
+    start = text.rfind("<tool>", 0, max(end, 0))
+    if start < 0 or not _AFTER_CALL.fullmatch(text, end + len("</tool>")):
+        return None
+    return text[start + len("<tool>") : end].strip()
 
 
 def _find_tags(text: str) -> Iterator[tuple[int, str]]:

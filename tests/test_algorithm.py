@@ -380,6 +380,75 @@ def test_advantages_that_are_not_numbers_cost_their_step_alone(
     algorithm.stop()
 
 
+def test_groups_are_compared_by_their_valid_samples(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step in ten raises, and of the last group all but one: it is dropped, and the step goes on."""
+    import support
+
+    class Failing(support.NoDigitEnv):
+        steps = 0
+
+        def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+            Failing.steps += 1
+            if Failing.steps % 10 == 0 or Failing.steps in (38, 39):
+                raise RuntimeError("lost")
+            return "", Failing.steps / 7, True, False, {}
+
+    monkeypatch.setattr("llmenv.rollout.MAX_STEP_THREADS", 1)  # steps in the order of the samples
+    monkeypatch.setattr(support.gym.registry["NoDigit-v0"], "entry_point", Failing)
+    config = small_config(model_folder, prompts_per_iteration=10).environment("support:NoDigit-v0")
+    algorithm = config.build_algo()
+    seen: list[tuple[list[TextEpisode], np.ndarray]] = []
+    update = algorithm.update
+    monkeypatch.setattr(algorithm, "update", lambda *arguments: (seen.append(arguments), update(*arguments)))
+    result = algorithm.train()
+    algorithm.stop()
+
+    # Steps 1 to 40 are samples of groups 0 to 9 in fours; 10, 20, 30, 38, 39 and 40 are lost. Of group 9 (37 to 40)
+    # one is left.
+    kept = [n for n in range(1, 37) if n % 10]
+    ((episodes, advantages),) = seen
+    assert [(e.group, e.sample) for e in episodes] == [divmod(n - 1, 4) for n in kept]
+    for group in range(9):
+        rewards = [n / 7 for n in kept if (n - 1) // 4 == group]
+        mean = sum(rewards) / len(rewards)
+        deviation = (sum((r - mean) ** 2 for r in rewards) / (len(rewards) - 1)) ** 0.5
+        expected = [(r - mean) / (deviation + 1e-6) for r in rewards]
+        got = [a for e, a in zip(episodes, advantages, strict=True) if e.group == group]
+        assert got == pytest.approx(expected)
+    assert result["rollout"]["num_invalid"] == 6
+    assert result["rollout"]["num_episodes"] == 34
+    assert result["rollout"]["num_dropped_groups"] == 1
+    assert np.isfinite(result["learners"][DEFAULT_MODULE_ID]["total_loss"])
+
+
+def test_without_a_group_to_compare_in_the_iteration_says_why(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import support
+
+    steps = iter(range(10**6))
+
+    def step(self: Any, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if next(steps) % 4:
+            raise RuntimeError("lost")
+        return "", 1.0, True, False, {}
+
+    monkeypatch.setattr("llmenv.rollout.MAX_STEP_THREADS", 1)
+    monkeypatch.setattr(support.NoDigitEnv, "step", step)
+    algorithm = small_config(model_folder).environment("support:NoDigit-v0").build_algo()
+    with pytest.raises(RuntimeError, match=r"no group of the iteration has two valid samples.*lost"):
+        algorithm.train()
+    algorithm.stop()
+
+
+def test_a_group_of_one_is_no_group_too_small() -> None:
+    episodes = [TextEpisode(0, 0), TextEpisode(1, 0), TextEpisode(1, 1), TextEpisode(2, 0, error="lost")]
+    assert algorithms.base.comparable(episodes, group_size=1) == episodes[:3]
+    assert algorithms.base.comparable(episodes, group_size=2) == episodes[1:3]
+
+
 def test_runners_that_keep_dying_fail_the_iteration(
     distributed_algorithm: GRPO, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,6 +167,31 @@ def test_the_verifier_is_that_of_the_source(tmp_path: Path, data_source: str, ve
     assert failure(env, 0, "2 + 2" if verifier == "arithmetic" else "4") is not None
 
 
+def test_a_rows_own_score_is_passed_through(tmp_path: Path) -> None:
+    scored = row("unknown", None, "a") | {"reward_model": {"score": 0.75}}
+    both = row("gsm8k", "3", "a") | {"reward_model": {"ground_truth": "3", "score": -2}}
+    env = DatasetEnv(write(tmp_path / "train.jsonl", [scored, both, row("gsm8k", "3", "a")]))
+    response = "<think> a </think>\n<answer> 3 </answer>"
+    expected = [
+        (0.75, False, "not judged"),  # nothing to judge by
+        (-2.0, True, None),  # judged, and paid what it says
+        (1.0, True, None),
+    ]
+    for index, (reward, correct, failure) in enumerate(expected):
+        env.reset(options={"index": index})
+        _, paid, terminated, _, info = env.step(response)
+        assert (paid, terminated, info["correct"], info["failure"]) == (reward, True, correct, failure)
+    env.reset(options={"index": 0})
+    assert env.step("anything")[1] == 0.75
+
+
+@pytest.mark.parametrize("score", ["0.5", True, [1]])
+def test_a_score_that_is_no_number_names_the_row(tmp_path: Path, score: object) -> None:
+    scored = row("gsm8k", "3", "a") | {"reward_model": {"ground_truth": "3", "score": score}}
+    with pytest.raises(ValueError, match=r'row 0 of .*reward_model\["score"\] is .* no finite number'):
+        DatasetEnv(write(tmp_path / "train.jsonl", [scored]))
+
+
 def test_an_unknown_source(tmp_path: Path) -> None:
     file = write(tmp_path / "train.jsonl", [row("codeforces", "3", "a")])
     with pytest.raises(

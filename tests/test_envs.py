@@ -24,12 +24,19 @@ from llmenv.env import TaskEnv, TextSpace
 IDS = sorted(id for id, spec in gym.registry.items() if str(spec.entry_point).startswith("envs."))
 RIGHT_ANSWER: dict[str, Callable[[TaskEnv], str]] = {  # of the current task
     "Countdown-v0": lambda env: env.task.solution,
+    "CountdownTool-v0": lambda env: env.task.solution,
+    "GuessNumber-v0": lambda env: str(env.task.number),
     "Multiplication-v0": lambda env: str(env.task.a * env.task.b),
     "Dataset-v0": lambda env: str(env.task.truth),
+    "ReasoningGym-v0": lambda env: env.task.answer,
     "GSM8K-v0": lambda env: env.task.answer,
     "MATH-v0": lambda env: env.task.answer,
 }
-KWARGS: dict[str, dict[str, Any]] = {"GSM8K-v0": {"data": "sample"}, "MATH-v0": {"data": "sample"}}
+KWARGS: dict[str, dict[str, Any]] = {
+    "GSM8K-v0": {"data": "sample"},
+    "MATH-v0": {"data": "sample"},
+    "ReasoningGym-v0": {"dataset": "chain_sum"},
+}
 
 
 ROW_OPTIONS: list[dict[str, Any]] = [
@@ -39,16 +46,25 @@ ROW_OPTIONS: list[dict[str, Any]] = [
     {"index": 0, "more": 1},
     {"a": 1},
 ]
+COUNTDOWN_OPTIONS: list[dict[str, Any]] = [
+    {"numbers": [1, 2]},
+    {"target": 3},
+    {"numbers": [1, 2], "target": 3, "more": 4},
+    {"numbers": [], "target": 3},
+    {"numbers": [1, 2.0], "target": 3},
+    {"numbers": [1, "2"], "target": 3},
+    {"numbers": 12, "target": 3},
+    {"numbers": [1, 2], "target": None},
+]
 BAD_OPTIONS: dict[str, list[dict[str, Any]]] = {
-    "Countdown-v0": [
-        {"numbers": [1, 2]},
-        {"target": 3},
-        {"numbers": [1, 2], "target": 3, "more": 4},
-        {"numbers": [], "target": 3},
-        {"numbers": [1, 2.0], "target": 3},
-        {"numbers": [1, "2"], "target": 3},
-        {"numbers": 12, "target": 3},
-        {"numbers": [1, 2], "target": None},
+    **dict.fromkeys(("Countdown-v0", "CountdownTool-v0"), COUNTDOWN_OPTIONS),
+    "GuessNumber-v0": [
+        {"low": 1, "high": 15},
+        {"low": 1, "high": 15, "number": 7, "more": 1},
+        {"low": 1, "high": 15, "number": 16},
+        {"low": 1, "high": 15, "number": 7.0},
+        {"low": "1", "high": 15, "number": 7},
+        {"low": None, "high": 15, "number": 7},
     ],
     "Multiplication-v0": [
         {"a": 1},
@@ -58,6 +74,7 @@ BAD_OPTIONS: dict[str, list[dict[str, Any]]] = {
         {"a": None, "b": 2},
     ],
     **dict.fromkeys(("Dataset-v0", "GSM8K-v0", "MATH-v0"), ROW_OPTIONS),
+    "ReasoningGym-v0": [options for options in ROW_OPTIONS if options != {"index": 10**6}],
 }
 
 
@@ -88,6 +105,8 @@ def respond(env: TaskEnv, answer: str) -> str:
 
 @pytest.fixture(params=IDS)
 def env_id(request: pytest.FixtureRequest) -> str:
+    if request.param == "ReasoningGym-v0":
+        pytest.importorskip("reasoning_gym")
     return request.param
 
 

@@ -51,6 +51,7 @@ def test_summary_is_over_valid_episodes() -> None:
         make_episode(9.0, 100, error="lost", correct=True, failure="memory limit"),
         TextEpisode(0, 0, error="PromptTooLong"),
     ]
+    episodes[1].truncated = episodes[4].truncated = True
     summary = summarize(episodes)
     low, high = wilson_interval(2, 4)
     assert summary == {
@@ -62,6 +63,7 @@ def test_summary_is_over_valid_episodes() -> None:
         "response_length": 5.0,
         "length_cap_rate": 0.25,
         "over_limit_rate": 0.25,
+        "truncated_rate": 0.25,
         "num_episodes": 4,
         "num_invalid": 2,
     }

@@ -42,7 +42,8 @@ LAYERS = {
     ),
     **dict.fromkeys(("llmenv.rl_module", "llmenv.env_runner", "llmenv.learner", "llmenv.learner_group"), 3),
 }
-IN_WORKERS = "envs.math_answer"  # these modules import sympy, and run in processes of their own
+# These modules import what judges answers, and run in processes of their own.
+IN_WORKERS = ("envs.math_answer", "envs.reasoning_gym_worker")
 LIGHT = {*sys.stdlib_module_names, "numpy", "gymnasium", *PACKAGES}
 
 
@@ -122,7 +123,7 @@ def test_only_the_seams_of_llmenv_import_ray(module: str) -> None:
 
 @pytest.mark.parametrize("module", [name for name in MODULES if layer_of(name) == 0])
 def test_the_lowest_layer_is_light_at_import(module: str) -> None:
-    light = LIGHT | {"sympy"} if module.startswith(IN_WORKERS) else LIGHT
+    light = LIGHT | {"sympy", "reasoning_gym"} if module.startswith(IN_WORKERS) else LIGHT
     names = imports(MODULES[module], top_level_only=True)
     assert not {name for name in names if name.split(".")[0] not in light}
 

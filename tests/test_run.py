@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -39,9 +41,9 @@ SMALL = [
 ]
 
 
-def run(*arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, timeout: float = 600, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "experiments" / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
@@ -224,6 +226,25 @@ def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeyp
     """None: the config's own default, transformers."""
     monkeypatch.setattr("experiments.run.find_spec", lambda name: installed or None)
     assert _sections("Countdown-v0", None, [], options)["sampling"].get("sampler") == sampler
+
+
+@pytest.mark.slow
+def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
+    """The module and the command, as CONTRIBUTING has them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(
+        r"```python\n(.*?register\(id=\"Reverse-v0\", entry_point=\"my_module.*?)```", text, re.DOTALL
+    )
+    code = textwrap.dedent(block)
+    assert len(code.splitlines()) < 40
+    (tmp_path / "my_module.py").write_text(code)
+    (command,) = re.findall(r"python experiments/run.py (--env my_module.*)", text)
+    done = run(*command.split(), f"--output={tmp_path / 'run'}", *SMALL, cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    progress = pd.read_csv(tmp_path / "run" / "progress.csv")
+    assert progress["iteration"].tolist() == [1, 2]
+    samples = pd.read_parquet(tmp_path / "run" / "samples" / "train_000002.parquet")
+    assert len(samples) == 4 and samples["prompt"].str.contains("backwards").all()
 
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
