@@ -14,8 +14,9 @@ from envs.workers import MemoryLimit, TimeLimit, WorkerPool
 from llmenv.env import TaskEnv
 from llmenv.text import Response
 
-_TASKS = WorkerPool("envs.reasoning_gym_worker:ask")  # starts none yet
-_SCORES = WorkerPool("envs.reasoning_gym_worker:score")
+# Some of the library's puzzles take seconds to make; a worker that scores an answer makes its puzzle first.
+_TASKS = WorkerPool("envs.reasoning_gym_worker:ask", cpu_seconds=60)  # starts none yet
+_SCORES = WorkerPool("envs.reasoning_gym_worker:score", cpu_seconds=8)
 _MAX_LENGTH = 20_000  # characters of an answer
 _MAX_ATTEMPTS = 1_000
 
@@ -23,7 +24,7 @@ _MAX_ATTEMPTS = 1_000
 class ReasoningGymTask(NamedTuple):
     """The number of a task in its data set, its question, and an answer that is right ("" if none is known)."""
 
-    index: int
+    number: int
     question: str
     answer: str
 
@@ -39,7 +40,7 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
 
     - composite needs its parts: `config={"datasets": [{"name": "chain_sum", "weight": 2}, {"name": "leg_counting"}]}`.
     - boxnet, graph_color, propositional_logic, rubiks_cube and rush_hour give no oracle answer.
-    - game_of_life_halting takes any answer but "True" for "False".
+    - game_of_life_halting is judged by comparing texts: the library's scorer takes any answer for right.
     - Of acre, gsm_symbolic, list_functions and word_ladder there are as many tasks as `config={"size": ...}` says, 500
       by default; of the others there is no end.
 
@@ -131,7 +132,7 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
         if answer and answer == task.answer.strip():  # the parser strips answers, and some scorers mind
             return None
         try:
-            score = _SCORES.call(self.dataset, self.config, str(task.index), answer)
+            score = _SCORES.call(self.dataset, self.config, str(task.number), answer)
         except TimeLimit:
             return "time limit"
         except MemoryLimit:

@@ -20,6 +20,7 @@ from reasoning_gym.composite import DatasetSpec
 from reasoning_gym.factory import DATASETS
 from reasoning_gym.games import countdown, n_queens, puzzle24
 
+_COMPARED = {"game_of_life_halting"}  # its own scorer takes any text for right
 _FORMULA = re.compile(r"[\w\s+\-*/^(),.]*")
 _NAME = re.compile(r"[^\W\d]\w*")
 _FUNCTIONS = {
@@ -53,6 +54,7 @@ def _dataset(name: str, config: str) -> Any:
     return reasoning_gym.create_dataset(name, **arguments)
 
 
+@lru_cache(maxsize=64)  # the samples of a group are scored one after the other
 def _entry(name: str, config: str, index: str) -> dict[str, Any]:
     """Any index is a task; of the few data sets that hold no more than their size, in a circle."""
     dataset = _dataset(name, config)
@@ -71,6 +73,8 @@ def ask(name: str, config: str, index: str) -> dict[str, str | None]:
 def score(name: str, config: str, index: str, answer: str) -> float:
     """What the data set's own scorer says of an answer; 0 where it fails on such a text."""
     entry = _entry(name, config, index)
+    if name in _COMPARED:
+        return float(answer == entry["answer"])
     try:
         return float(_dataset(name, config).score_answer(answer, entry))
     except (MemoryError, RecursionError):

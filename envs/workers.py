@@ -23,7 +23,7 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
-CPU_SECONDS = 2  # a call may take; the kernel counts whole seconds, so that one may take up to a second more
+CPU_SECONDS = 2  # that a call may take
 WALL_SECONDS = 60.0  # after which a worker counts as stuck, whatever else the machine is doing
 START_SECONDS = 120.0  # for a worker's imports, which are not the call's fault
 MEMORY_BYTES = 2 << 30  # of address space
@@ -44,10 +44,12 @@ class WorkerPool:
     Args:
         function: "module:function", of texts to something that JSON knows.
         max_workers: processes at once; by default one a core, at most 8. They start when they are first needed.
+        cpu_seconds: that a call may take; up to a second more, since the kernel counts whole ones.
     """
 
-    def __init__(self, function: str, max_workers: int | None = None):
+    def __init__(self, function: str, max_workers: int | None = None, cpu_seconds: int = CPU_SECONDS):
         self.function = function
+        self.cpu_seconds = cpu_seconds
         self.max_workers = max_workers or min(MAX_WORKERS, os.cpu_count() or 1)
         self._reset()
         os.register_at_fork(after_in_child=self._reset)  # pipes are not to be shared with a child
@@ -70,7 +72,7 @@ class WorkerPool:
             if worker is not None and not worker.alive:
                 worker.kill()  # closes its pipes
                 worker = None
-            worker = worker or _Worker(self.function)
+            worker = worker or _Worker(self.function, self.cpu_seconds)
             try:
                 reply = worker.call(arguments)
             except BaseException:
@@ -86,9 +88,9 @@ class WorkerPool:
 class _Worker:
     """One process, as its parent sees it."""
 
-    def __init__(self, function: str):
+    def __init__(self, function: str, cpu_seconds: int):
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "envs.workers", function],
+            [sys.executable, "-m", "envs.workers", function, str(cpu_seconds)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -103,7 +105,7 @@ class _Worker:
         if self.read(START_SECONDS) != {"ready": True}:
             self.kill()
             raise RuntimeError(
-                f"a worker for {function} does not start: try `python -m envs.workers {function}`"
+                f"a worker for {function} does not start: try `python -m envs.workers {function} {cpu_seconds}`"
             )
 
     @property
@@ -156,7 +158,7 @@ class _Worker:
                 pipe.close()
 
 
-def _serve(function: Callable[..., Any], requests: Any, replies: Any) -> None:
+def _serve(function: Callable[..., Any], cpu_seconds: int, requests: Any, replies: Any) -> None:
     """The worker's own loop, until its parent closes the pipe or is gone."""
 
     def reply(**content: Any) -> None:
@@ -167,7 +169,7 @@ def _serve(function: Callable[..., Any], requests: Any, replies: Any) -> None:
     for line in requests:
         # SIGXCPU, at this many seconds of the process's life, kills: it has no handler, and nothing can hold it up.
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + CPU_SECONDS + 1)
+        _set_limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + cpu_seconds + 1)
         try:
             reply(result=function(*json.loads(line)))
         except (MemoryError, RecursionError):
@@ -192,7 +194,7 @@ def _main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
     _set_limit(resource.RLIMIT_AS, MEMORY_BYTES)
     _set_limit(resource.RLIMIT_CORE, 0)
-    _serve(function, sys.stdin.buffer, replies)
+    _serve(function, int(sys.argv[2]), sys.stdin.buffer, replies)
 
 
 if __name__ == "__main__":

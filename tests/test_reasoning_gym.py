@@ -32,12 +32,12 @@ def test_every_data_set(name: str) -> None:
     for seed in range(3):
         question, _ = env.reset(seed=seed)
         assert question in env.observation_space and question.endswith("in <answer> </answer> tags.")
-        number, right = env.task.index, env.task.answer
+        number, right = env.task.number, env.task.answer
         assert bool(right) == (name not in WITHOUT_ORACLE)
         if right:
             assert pay(env, number, right) == (1.0, None)
-        wrong = "True" if name == "game_of_life_halting" and right == "False" else "no such thing"
-        assert pay(env, number, wrong)[0] < 1.0
+        for wrong in ("no such thing", "False" if right == "True" else "True"):
+            assert pay(env, number, wrong)[0] < 1.0
 
 
 def test_the_docstring_lists_the_exceptions() -> None:
