@@ -146,7 +146,7 @@ def test_gradient_checkpointing_computes_the_layers_twice_and_the_same(
     gradients = []
     for thrifty in (False, True):
         policy = CausalPolicy(load_causal_lm(model_folder), gradient_checkpointing=thrifty)
-        policy.model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(thrifty))  # noqa: B023
+        policy.model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(thrifty))  # noqa: B023
         policy(batch).logps.sum().backward()
         gradients.append(torch.cat([p.grad.flatten() for p in policy.parameters()]))
     assert calls == [False, True, True]
