@@ -144,7 +144,8 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
     if not layers:
         raise ValueError(f"{type(model).__name__} marks no layers for it: leave out gradient_checkpointing")
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+        # Only as far as needed: at the layer's end DeepSpeed's stage 3 drops what the backward pass starts from.
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, early_stop=True)
 
 
 def _scatter(values: torch.Tensor, batch: TokenBatch) -> torch.Tensor:

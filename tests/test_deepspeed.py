@@ -223,6 +223,13 @@ def test_a_learner_in_the_driver_needs_no_others(model_folder: str, theirs: Upda
     )  # what is loaded later is whole
 
 
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_gradient_checkpointing_takes_the_same_steps(model_folder: str, theirs: Update, stage: str) -> None:
+    config = small_config(model_folder, kl_coeff=0.05).policy(gradient_checkpointing=True)
+    group = set_stage(config, stage).build_learner_group(spaces=SPACES)
+    assert_same_steps(Update(group, uneven_plan(1)), theirs)
+
+
 class SGDLearner(GRPOLearner):
     """A step is minus the learning rate, 1e-3, times the clipped gradient."""
 
