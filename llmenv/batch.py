@@ -8,12 +8,14 @@ gets which rows. A loss therefore does not depend on the micro-batch budget or o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from llmenv.episode import TextEpisode
+from llmenv.packed import PackedRow
 
 
 @dataclass
@@ -59,6 +61,22 @@ class TokenRow:
         return int(self.response_mask.sum())
 
 
+def shared_prefix(rows: Sequence[TokenRow]) -> int:
+    """How many leading tokens rows have in common, before the first response token of any of them."""
+    # The last token of a row predicts nothing, and counts for none.
+    limit = min(int(row.response_mask.argmax()) or len(row) - 1 for row in rows)
+    starts = np.stack([row.token_ids[:limit] for row in rows])
+    same = (starts == starts[0]).all(axis=0)
+    return limit if same.all() else int(same.argmin())
+
+
+def _by_group(rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
+    groups: dict[int, list[TokenRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.values())
+
+
 @dataclass
 class TokenBatch:
     """Rows of whole sequences, padded on the right to the longest.
@@ -70,6 +88,7 @@ class TokenBatch:
         sampling_logps: float32 [B, T].
         advantages: float32 [B, T].
         groups: int64 [B]; rows with equal numbers share their first prompt.
+        prefix_lengths: int64 [B], `shared_prefix` of the rows of each one's group that are in this batch.
     """
 
     input_ids: torch.Tensor
@@ -78,10 +97,12 @@ class TokenBatch:
     sampling_logps: torch.Tensor
     advantages: torch.Tensor
     groups: torch.Tensor
+    prefix_lengths: torch.Tensor
 
     @classmethod
     def from_rows(cls, rows: Sequence[TokenRow]) -> TokenBatch:
         width = max(len(row) for row in rows)
+        prefixes = {group[0].group: shared_prefix(group) for group in _by_group(rows)}
 
         def pad(column: str) -> torch.Tensor:
             first = getattr(rows[0], column)
@@ -97,13 +118,21 @@ class TokenBatch:
             sampling_logps=pad("sampling_logps"),
             advantages=pad("advantages"),
             groups=torch.tensor([row.group for row in rows]),
+            prefix_lengths=torch.tensor([prefixes[row.group] for row in rows]),
         )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def to(self, device: torch.device) -> TokenBatch:
-        return TokenBatch(**{name: column.to(device) for name, column in vars(self).items()})
+        return TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    @cached_property
+    def packed(self) -> PackedRow:
+        """The same rows as one, made when first asked for and kept for further passes."""
+        return PackedRow.from_columns(
+            self.input_ids, self.lengths, self.response_mask, self.groups, self.prefix_lengths
+        )
 
 
 @dataclass
