@@ -182,8 +182,9 @@ def plan_update(
     num_learners: int,
     rng: np.random.Generator,
     has_gradient: Callable[[TokenRow], bool] = lambda row: True,
+    shared_prompts: bool = True,
 ) -> list[list[Minibatch]]:
-    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens.
+    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens computed.
 
     Groups are shuffled, not rows, so that a group stays together where the sizes let it. Every row keeps its
     minibatch, learner and micro-batch through all epochs (only the order of the minibatches changes), so that
@@ -192,28 +193,30 @@ def plan_update(
     Args:
         rows: The whole batch.
         minibatch_size: Sequences of one optimizer step, over all learners. The last one takes what is left.
-        micro_batch_tokens: Upper bound of padded tokens of one forward; a longer row goes alone.
+        micro_batch_tokens: Upper bound of the tokens that one forward computes; a longer row goes alone.
         num_learners: At least 1.
         rng: Draws the order of the groups.
         has_gradient: False for rows whose gradient is known to be zero: they count, but are not computed.
+        shared_prompts: Whether a forward computes what rows of a group begin with once, and no padding. A group is
+            then torn between learners only where that takes tokens off the busiest of them, and between
+            micro-batches only where it is larger than the budget.
 
     Returns:
         For each learner, its minibatches; every learner has the same number of them.
     """
-    by_group: dict[int, list[TokenRow]] = {}
-    for row in rows:
-        by_group.setdefault(row.group, []).append(row)
-    groups = list(by_group.values())
+    groups = _by_group(rows)
     shuffled = [row for i in rng.permutation(len(groups)) for row in groups[i]]
 
     plan: list[list[Minibatch]] = [[] for _ in range(num_learners)]
     for start in range(0, len(shuffled), minibatch_size):
         minibatch = shuffled[start : start + minibatch_size]
         learned = [row for row in minibatch if has_gradient(row)]
-        for learner, share in enumerate(_deal(learned, num_learners)):
+        pieces = _by_group(learned) if shared_prompts else [[row] for row in learned]
+        cut = _packed_chunks if shared_prompts else _padded_chunks
+        for learner, share in enumerate(_deal(pieces, num_learners)):
             plan[learner].append(
                 Minibatch(
-                    micro_batches=[TokenBatch.from_rows(c) for c in _chunks(share, micro_batch_tokens)],
+                    micro_batches=[TokenBatch.from_rows(chunk) for chunk in cut(share, micro_batch_tokens)],
                     num_tokens=sum(row.num_response_tokens for row in minibatch),
                     num_sequences=len(minibatch),
                     num_learned_tokens=sum(row.num_response_tokens for row in learned),
@@ -222,21 +225,72 @@ def plan_update(
     return plan
 
 
-def _deal(rows: Sequence[TokenRow], num_learners: int) -> list[list[TokenRow]]:
-    """Longest first, each row to the learner with the fewest tokens so far."""
-    shares: list[list[TokenRow]] = [[] for _ in range(num_learners)]
-    load = [0] * num_learners
-    for row in sorted(rows, key=len, reverse=True):
-        learner = load.index(min(load))
-        shares[learner].append(row)
-        load[learner] += len(row)
-    return shares
+def _num_tokens(piece: Sequence[TokenRow]) -> int:
+    """What a forward computes of rows of one group: what they begin with, and the rest of each."""
+    prefix = shared_prefix(piece)
+    return prefix + sum(len(row) - prefix for row in piece)
 
 
-def _chunks(rows: Sequence[TokenRow], micro_batch_tokens: int) -> list[list[TokenRow]]:
+def _deal(pieces: Sequence[list[TokenRow]], num_learners: int) -> list[list[list[TokenRow]]]:
+    """Largest first, each piece to the learner with the fewest tokens so far; then tears where that balances them."""
+    shares: list[list[list[TokenRow]]] = [[] for _ in range(num_learners)]
+    loads = [0] * num_learners
+    for piece in sorted(pieces, key=_num_tokens, reverse=True):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(piece)
+        loads[lightest] += _num_tokens(piece)
+    while True:
+        heaviest, lightest = loads.index(max(loads)), loads.index(min(loads))
+        torn = _tear(shares[heaviest], loads[heaviest], loads[lightest])
+        if torn is None:
+            return shares
+        shares[heaviest], moved = torn
+        shares[lightest].append(moved)
+        for learner in (heaviest, lightest):
+            loads[learner] = sum(map(_num_tokens, shares[learner]))
+
+
+def _tear(
+    share: list[list[TokenRow]], load: int, other_load: int
+) -> tuple[list[list[TokenRow]], list[TokenRow]] | None:
+    """The best part of a share to give to a learner with less, and what is left; None if none is worth its prompt."""
+    best, least = None, load
+    for i, piece in enumerate(share):
+        without = load - _num_tokens(piece)
+        for cut in range(1, len(piece)):
+            kept, moved = piece[:cut], piece[cut:]
+            greater = max(without + _num_tokens(kept), other_load + _num_tokens(moved))
+            if greater < least:
+                best, least = ([*share[:i], kept, *share[i + 1 :]], moved), greater
+    return best
+
+
+def _packed_chunks(pieces: Sequence[list[TokenRow]], micro_batch_tokens: int) -> list[list[TokenRow]]:
+    """Pieces put together within the budget, the largest first, each where there is room; one beyond it is cut."""
+    fitting: list[list[TokenRow]] = []
+    for piece in pieces:
+        fitting.append([])
+        for row in sorted(piece, key=len, reverse=True):
+            if fitting[-1] and _num_tokens([*fitting[-1], row]) > micro_batch_tokens:
+                fitting.append([])
+            fitting[-1].append(row)
+    chunks: list[list[TokenRow]] = []
+    room: list[int] = []
+    for piece in sorted(fitting, key=_num_tokens, reverse=True):
+        size = _num_tokens(piece)
+        i = next((i for i, left in enumerate(room) if left >= size), len(room))
+        if i == len(room):
+            chunks.append([])
+            room.append(micro_batch_tokens)
+        chunks[i] += piece
+        room[i] -= size
+    return chunks
+
+
+def _padded_chunks(pieces: Sequence[list[TokenRow]], micro_batch_tokens: int) -> list[list[TokenRow]]:
     """Rows sorted by length (longest first), cut where the padded size would pass the budget."""
     chunks: list[list[TokenRow]] = []
-    for row in sorted(rows, key=len, reverse=True):
+    for row in sorted((row for piece in pieces for row in piece), key=len, reverse=True):
         if chunks and (len(chunks[-1]) + 1) * len(chunks[-1][0]) <= micro_batch_tokens:
             chunks[-1].append(row)
         else:

@@ -48,7 +48,9 @@ class LLMLearner(TorchLearner):
         self.reference: CausalPolicy | None = None
         if self.config.kl_coeff > 0:
             model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
-            self.reference = CausalPolicy(model.eval().requires_grad_(False), self.config.temperature)
+            self.reference = CausalPolicy(
+                model.requires_grad_(False), self.config.temperature, self.config.shared_prompts
+            )
         self._shares: dict[str, float] = defaultdict(float)
         self._sender: WeightSender | None = None
 

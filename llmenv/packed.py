@@ -206,8 +206,10 @@ def why_not(model: PreTrainedModel) -> str | None:
     """What in a model keeps it from running on packed rows; None if nothing does."""
     config = model.config
     layers = set(getattr(config, "layer_types", None) or getattr(config, "layers_block_type", None) or ())
-    if model._is_stateful or layers - {"full_attention"}:
-        return f"layers that are not full attention: {', '.join(sorted(layers)) or 'recurrent'}"
+    if other := sorted(layers - {"full_attention"}):
+        return f"layers of {', '.join(other)}"
+    if model._is_stateful:
+        return "recurrent layers"
     if not layers and getattr(config, "sliding_window", None) is not None:
         return f"a sliding window of {config.sliding_window} tokens"
     if getattr(config, "attn_logit_softcapping", None) is not None:

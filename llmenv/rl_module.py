@@ -14,7 +14,7 @@ from llmenv.policy import CausalPolicy, PolicyOutput
 class LLMModule(TorchRLModule):
     """Holds a `CausalPolicy` as `policy`.
 
-    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature".
+    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature", "shared_prompts".
     """
 
     policy: CausalPolicy
@@ -26,7 +26,7 @@ class LLMModule(TorchRLModule):
         except AttributeError as error:
             # RLModuleSpec.build() takes an AttributeError for an old-style module and would hide this one.
             raise RuntimeError(f"loading {config['model']!r} failed: {error}") from error
-        self.policy = CausalPolicy(model, temperature=config["temperature"])
+        self.policy = CausalPolicy(model, config["temperature"], shared_prompts=config["shared_prompts"])
 
     def _forward(self, batch: TokenBatch, **kwargs: Any) -> PolicyOutput:
         return self.policy(batch)

@@ -159,7 +159,7 @@ def test_temperature_must_be_positive(model: Any, temperature: float) -> None:
 def test_the_module_drops_nothing_out(tmp_path: Any) -> None:
     """Dropout would make the learner's policy another one than the sampler's and the reference's."""
     dropout_model().save_pretrained(tmp_path)
-    config = {"model": str(tmp_path), "dtype": "float32", "temperature": 1.0}
+    config = {"model": str(tmp_path), "dtype": "float32", "temperature": 1.0, "shared_prompts": True}
     module = LLMModule(observation_space=TextSpace(), action_space=TextSpace(), model_config=config)
     rows = [TokenRow.from_episode(e, 1.0) for e in random_episodes(1, 3, vocab_size=50)]
     batch = TokenBatch.from_rows(rows)
