@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_backward_flop, sdpa_flop
 
 from algorithms.losses import aggregate, clipped_surrogate
 from llmenv.batch import TokenBatch, TokenRow, plan_update
@@ -34,10 +34,6 @@ from llmenv.policy import CausalPolicy
 LOOP, PLAIN, FAST = "Hugging Face loop", "plain path", "shared prompts"
 GROUP_SIZE = 8
 SEQUENCES = 8  # of a micro-batch of the loop
-ON_CPU = {  # what the counter does not know by itself
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop,
-}
 LENGTHS = {"uneven": 0.25, "equal": 1.0}  # of the shortest response, as a share of the longest
 
 
@@ -99,11 +95,15 @@ def report(arguments: argparse.Namespace, lengths: str, turns: dict[str, list[di
 
 def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: str) -> None:
     """A process's life: the whole batch at every "go"."""
+    aten = torch.ops.aten  # the counter knows attention on GPUs alone
+    register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(sdpa_flop)
+    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
+    register_flop_formula(backward, get_raw=True)(sdpa_backward_flop)
     model = load_causal_lm(arguments.model)
     rows = make_rows(arguments, model.config.vocab_size, LENGTHS[lengths])
     run = contender(name, model, rows)
     parameters = list(model.parameters())
-    with FlopCounterMode(display=False, custom_mapping=ON_CPU) as counter:  # warms up, too
+    with FlopCounterMode(display=False) as counter:  # warms up, too
         run()
     while line.recv() == "go":
         for p in parameters:

@@ -33,7 +33,7 @@ class Block:
     Attributes:
         queries: int64 [R, S], where in the row they stand: of each of R sequences, S tokens in a row.
         keys: int64 [R, K], where the sequences stand, from their first token on.
-        starts: int64 [R], the position in its sequence of each first query.
+        starts: int64 [R], the position in its sequence of each first query; [1] if it is the same in all.
     """
 
     queries: torch.Tensor
@@ -41,7 +41,7 @@ class Block:
     starts: torch.Tensor
 
     def mask(self) -> torch.Tensor:
-        """What a query may see: bool [R, 1, S, K], True for what is not after it.
+        """What a query may see: bool [R or 1, 1, S, K], True for what is not after it.
 
         A sequence's padding is after all its queries, and needs no mask of its own.
         """
@@ -129,7 +129,8 @@ def _blocks(
         rows, starts, stops = torch.tensor(members).T
         keys = paths[rows, : int(stops.max())]
         columns = (starts[:, None] + torch.arange(width)).clamp(max=keys.shape[1] - 1)
-        blocks.append(Block(keys.gather(1, columns), keys, starts))
+        distinct = starts.unique()
+        blocks.append(Block(keys.gather(1, columns), keys, distinct if len(distinct) == 1 else starts))
         for i, (sequence, start, stop) in enumerate(members):
             places[paths[sequence, start:stop]] = torch.arange(stop - start) + offset + i * width
     return blocks, places
