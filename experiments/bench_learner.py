@@ -103,6 +103,7 @@ def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: st
     rows = make_rows(arguments, model.config.vocab_size, LENGTHS[lengths])
     run = contender(name, model, rows)
     parameters = list(model.parameters())
+    idle = resident("VmRSS")
     with FlopCounterMode(display=False) as counter:  # warms up, too
         run()
     while line.recv() == "go":
@@ -110,7 +111,6 @@ def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: st
             p.grad = None
         matrix_rate = measure_matrix_products()
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-        idle = resident("VmRSS")
         start, start_cpu = time.perf_counter(), time.process_time()
         run()
         seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu

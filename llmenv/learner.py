@@ -49,7 +49,9 @@ class LLMLearner(TorchLearner):
         if self.config.kl_coeff > 0:
             model = load_causal_lm(self.config.base_model, dtype=self.config.dtype).to(self._device)
             self.reference = CausalPolicy(
-                model.requires_grad_(False), self.config.temperature, self.config.shared_prompts
+                model.requires_grad_(False),
+                self.config.temperature,
+                shared_prompts=self.config.shared_prompts,
             )
         self._shares: dict[str, float] = defaultdict(float)
         self._sender: WeightSender | None = None

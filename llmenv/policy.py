@@ -115,7 +115,7 @@ class CausalPolicy(nn.Module):
             log-probabilities this class would get wrong.
     """
 
-    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, shared_prompts: bool = True):
+    def __init__(self, model: PreTrainedModel, temperature: float = 1.0, *, shared_prompts: bool = True):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
