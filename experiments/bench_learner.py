@@ -2,9 +2,9 @@
 
 The same model, samples, loss and gradient (which is compared): a plain Hugging Face loop over micro-batches of 8 padded
 sequences with full logits, this project's plain path (`--no-shared-prompts`), and its fast one, which computes the
-prompt of a group once. All may use as many tokens a forward as the loop does. Measured are forward and backward passes
-of a whole batch, without the optimizer's step. Each way has a process of its own, so that its peak memory is its own; they take turns,
-so that a machine that slows down meanwhile slows all of them; reported is the median of the rounds.
+prompt of a group once. All may take as many tokens a forward as the loop does. Measured are forward and backward passes
+of a whole batch, without the optimizer's step. Each way has a process of its own, and so a peak memory of its own; they
+take turns, so that a machine that slows down meanwhile slows all of them; reported is the median of the rounds.
 
 The share of the peak is that of the operations that were carried out, counted by PyTorch, in what the process reaches
 in plain float32 matrix products just before. Look at the cores too: a run that had fewer of them says nothing.
@@ -184,7 +184,9 @@ def contender(name: str, model: Any, rows: Sequence[TokenRow]) -> Callable[[], N
 def full_logits(model: Any) -> Callable[[TokenBatch], torch.Tensor]:
     def logps(batch: TokenBatch) -> torch.Tensor:
         attention_mask = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
-        logits = model(input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False).logits
+        logits = model(
+            input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
+        ).logits
         log_probs = logits[:, :-1].log_softmax(-1)
         chosen = log_probs.gather(-1, batch.input_ids[:, 1:, None]).squeeze(-1)
         return torch.nn.functional.pad(chosen, (1, 0))

@@ -90,7 +90,9 @@ class PackedRow:
         stops = [length - 1 for length in lengths.tolist()]
         paths = torch.zeros(len(stops), width, dtype=torch.long)  # [b, t]: where token t of sequence b stands
         sources: list[torch.Tensor] = []  # where in [B, T] the row's tokens come from
-        spans: list[tuple[int, int, int]] = []  # sequence, start, stop: each token of the row is in one of them
+        spans: list[
+            tuple[int, int, int]
+        ] = []  # sequence, start, stop: each token of the row is in one of them
         heads: dict[int, int] = {}  # group: its first sequence, which holds the tokens that the others share
         size = 0
         for i, (group, prefix) in enumerate(zip(groups.tolist(), prefix_lengths.tolist(), strict=True)):

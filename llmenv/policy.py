@@ -149,10 +149,7 @@ class CausalPolicy(nn.Module):
     def forward(self, batch: TokenBatch) -> PolicyOutput:
         """Log-probability and entropy of every response token of `batch` ([B, T] each)."""
         backbone = self.model.get_decoder()
-        if self.shared_prompts:
-            hidden = run_packed(backbone, batch.packed)
-        else:
-            hidden = _run_padded(backbone, batch)
+        hidden = run_packed(backbone, batch.packed) if self.shared_prompts else _run_padded(backbone, batch)
         logps, entropy = self.head(hidden, batch.input_ids[batch.response_mask], self.temperature)
         return PolicyOutput(logps=_scatter(logps, batch), entropy=_scatter(entropy, batch))
 

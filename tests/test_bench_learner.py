@@ -7,7 +7,15 @@ from typing import Any
 
 import torch
 
-from experiments.bench_learner import FAST, LENGTHS, LOOP, PLAIN, contender, make_rows, measure_matrix_products
+from experiments.bench_learner import (
+    FAST,
+    LENGTHS,
+    LOOP,
+    PLAIN,
+    contender,
+    make_rows,
+    measure_matrix_products,
+)
 from llmenv.models import load_causal_lm
 from support import relative_gap
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from algorithms.grpo import GRPOLearner
@@ -47,7 +46,9 @@ def make_model(kind: str, settings: dict[str, Any], dtype: torch.dtype = torch.f
         return AutoModelForCausalLM.from_config(config).to(dtype)
 
 
-def make_row(prompt: Sequence[int], response: Sequence[int], group: int = 0, *more: Sequence[int]) -> TokenRow:
+def make_row(
+    prompt: Sequence[int], response: Sequence[int], group: int = 0, *more: Sequence[int]
+) -> TokenRow:
     """A row of one turn, or of several: `more` are a prompt, a response, a prompt, ..."""
     parts = [prompt, response, *more]
     ids = np.array([token for part in parts for token in part])
@@ -150,9 +151,7 @@ def grpo_update(
     ("budget", "sizes"),
     [(1, [1] * 12), (40, [1, 2, 3, 1, 3, 1, 1]), (90, [4, 4, 4]), (130, [4, 8]), (1000, [12])],
 )
-def test_grpo_loss_for_any_budget(
-    budget: int, sizes: list[int], with_kl: bool, dtype: torch.dtype
-) -> None:
+def test_grpo_loss_for_any_budget(budget: int, sizes: list[int], with_kl: bool, dtype: torch.dtype) -> None:
     rows = random_rows()
     ((minibatch,),) = plan_update(
         rows, minibatch_size=12, micro_batch_tokens=budget, num_learners=1, rng=np.random.default_rng(0)
@@ -170,7 +169,11 @@ def test_grpo_loss_for_any_budget(
 
 
 def test_a_packed_row_worked_out_by_hand() -> None:
-    rows = [make_row([5, 6, 7], [8, 9]), make_row([5, 6, 7], [4], 0, [3], [2]), make_row([1, 2], [3], group=1)]
+    rows = [
+        make_row([5, 6, 7], [8, 9]),
+        make_row([5, 6, 7], [4], 0, [3], [2]),
+        make_row([1, 2], [3], group=1),
+    ]
     packed = TokenBatch.from_rows(rows).packed
     # The last token of each sequence predicts nothing, and is left out.
     assert packed.input_ids.tolist() == [[5, 6, 7, 8, 4, 3, 1, 2]]
@@ -235,10 +238,11 @@ def test_the_comparison_notices_completions_that_see_each_other(monkeypatch: pyt
 
 @pytest.mark.parametrize("architecture", ["grouped queries, tied", "learned positions, Conv1D"])
 def test_adapters_learn_the_same(architecture: str) -> None:
+    peft = pytest.importorskip("peft")
     torch.manual_seed(0)
     model = make_model(*ARCHITECTURES[architecture])
-    settings = LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
-    inject_adapter_in_model(settings, model)
+    settings = peft.LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)
+    peft.inject_adapter_in_model(settings, model)
     batch = TokenBatch.from_rows(random_rows())
     plain, packed = make_policies(model.double())
     for policy in (plain, packed):
@@ -250,9 +254,10 @@ def test_adapters_learn_the_same(architecture: str) -> None:
 
 
 def test_an_adapted_output_layer_is_refused() -> None:
+    peft = pytest.importorskip("peft")
     model = make_model(*ARCHITECTURES["untied"])
-    inject_adapter_in_model(LoraConfig(r=2, target_modules=["lm_head"]), model)
-    with pytest.raises(ValueError, match="transforms its logits .*as its output layer"):
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["lm_head"]), model)
+    with pytest.raises(ValueError, match=r"transforms its logits .*as its output layer"):
         CausalPolicy(model)
 
 
@@ -327,7 +332,7 @@ def test_attention_that_is_not_told_of_the_packed_row_fails(policy: CausalPolicy
     attention = policy.model.model.layers[1].self_attn
     forward = attention.forward
     attention.forward = lambda *args, packed, **kwargs: forward(*args, **kwargs)
-    with pytest.raises(RuntimeError, match="LlamaAttention is not given .*shared_prompts=False"):
+    with pytest.raises(RuntimeError, match=r"LlamaAttention is not given .*shared_prompts=False"):
         policy(TokenBatch.from_rows(random_rows()))
 
 
