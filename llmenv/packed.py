@@ -13,8 +13,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -24,6 +23,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "llmenv_packed"
+# Arguments by which models of transformers make another thing of attention.
+_UNKNOWN_TO_US = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
 @dataclass
@@ -90,21 +91,19 @@ class PackedRow:
         stops = [length - 1 for length in lengths.tolist()]
         paths = torch.zeros(len(stops), width, dtype=torch.long)  # [b, t]: where token t of sequence b stands
         sources: list[torch.Tensor] = []  # where in [B, T] the row's tokens come from
-        spans: list[
-            tuple[int, int, int]
-        ] = []  # sequence, start, stop: each token of the row is in one of them
+        spans: list[_Span] = []  # each token of the row is in one of them
         heads: dict[int, int] = {}  # group: its first sequence, which holds the tokens that the others share
         size = 0
         for i, (group, prefix) in enumerate(zip(groups.tolist(), prefix_lengths.tolist(), strict=True)):
             head = heads.setdefault(group, i)
-            parts = [(prefix, stops[i])] if head != i else [(0, prefix), (prefix, stops[i])]
             paths[i, :prefix] = paths[head, :prefix]
-            for start, stop in parts:
-                if stop > start:
-                    paths[i, start:stop] = torch.arange(size, size + stop - start)
-                    sources.append(torch.arange(start, stop) + i * width)
-                    spans.append((i, start, stop))
-                    size += stop - start
+            for start, stop in ((0, prefix), (prefix, stops[i])):
+                if start == stop or (stop == prefix and head != i):
+                    continue
+                paths[i, start:stop] = torch.arange(size, size + stop - start)
+                sources.append(torch.arange(start, stop) + i * width)
+                spans.append(_Span(i, start, stop))
+                size += stop - start
         source = torch.cat(sources)
         blocks, places = _blocks(spans, paths, size)
         paths = paths.to(device)
@@ -117,24 +116,32 @@ class PackedRow:
         )
 
 
-def _blocks(
-    spans: Sequence[tuple[int, int, int]], paths: torch.Tensor, size: int
-) -> tuple[list[Block], torch.Tensor]:
+class _Span(NamedTuple):
+    """Tokens of a sequence that stand side by side in the row."""
+
+    sequence: int
+    start: int
+    stop: int
+
+
+def _blocks(spans: Sequence[_Span], paths: torch.Tensor, size: int) -> tuple[list[Block], torch.Tensor]:
     """Spans in blocks of like lengths, within a factor of two, so that little of a block is padding."""
-    bins: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
-    for sequence, start, stop in spans:
-        bins.setdefault((start.bit_length(), (stop - start).bit_length()), []).append((sequence, start, stop))
-    widths = [max(stop - start for _, start, stop in block) for block in bins.values()]
-    offsets = accumulate((len(b) * width for b, width in zip(bins.values(), widths, strict=True)), initial=0)
+    bins: dict[tuple[int, int], list[_Span]] = {}
+    for span in spans:
+        like = span.start.bit_length(), (span.stop - span.start).bit_length()
+        bins.setdefault(like, []).append(span)
     blocks, places = [], torch.empty(size, dtype=torch.long)
-    for members, width, offset in zip(bins.values(), widths, offsets, strict=False):
+    offset = 0  # of the block's queries among all
+    for members in bins.values():
         rows, starts, stops = torch.tensor(members).T
+        width = int((stops - starts).max())
         keys = paths[rows, : int(stops.max())]
         columns = (starts[:, None] + torch.arange(width)).clamp(max=keys.shape[1] - 1)
         distinct = starts.unique()
         blocks.append(Block(keys.gather(1, columns), keys, distinct if len(distinct) == 1 else starts))
         for i, (sequence, start, stop) in enumerate(members):
             places[paths[sequence, start:stop]] = torch.arange(stop - start) + offset + i * width
+        offset += len(members) * width
     return blocks, places
 
 
@@ -183,19 +190,15 @@ def _packed_attention(
     return _take(torch.cat([output.flatten(0, 1) for output in outputs]), packed.places)[None], None
 
 
-# Arguments by which models of transformers change what attention is.
-_UNKNOWN_TO_US = ("sliding_window", "softcap", "s_aux", "position_bias")
-
-
 def _attend(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     """[R, S, H, D] over [R, K, H or fewer, D] to [R, S, H, D]."""
     repeats = query.shape[2] // key.shape[2]
     if repeats > 1:
-        key, value = (states.repeat_interleave(repeats, dim=2) for states in (key, value))
+        key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
     output = functional.scaled_dot_product_attention(
-        *(states.transpose(1, 2) for states in (query, key, value)), attn_mask=mask, scale=scaling
+        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=scaling
     )
     return output.transpose(1, 2)
 
