@@ -7,6 +7,7 @@ gets which rows. A loss therefore does not depend on the micro-batch budget or o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -256,24 +257,29 @@ def _tear(
     """The best part of a share to give to a learner with less, and what is left; None if none is worth its prompt."""
     best, least = None, load
     for i, piece in enumerate(share):
-        without = load - _num_tokens(piece)
-        for cut in range(1, len(piece)):
-            kept, moved = piece[:cut], piece[cut:]
-            greater = max(without + _num_tokens(kept), other_load + _num_tokens(moved))
+        prefix = moved = shared_prefix(piece)
+        for cut in range(len(piece) - 1, 0, -1):
+            moved += len(piece[cut]) - prefix
+            greater = max(load - (moved - prefix), other_load + moved)
             if greater < least:
-                best, least = ([*share[:i], kept, *share[i + 1 :]], moved), greater
-    return best
+                best, least = (i, cut), greater
+    if best is None:
+        return None
+    i, cut = best
+    return [*share[:i], share[i][:cut], *share[i + 1 :]], share[i][cut:]
 
 
 def _packed_chunks(pieces: Sequence[list[TokenRow]], micro_batch_tokens: int) -> list[list[TokenRow]]:
     """Pieces put together within the budget, the largest first, each where there is room; one beyond it is cut."""
     fitting: list[list[TokenRow]] = []
     for piece in pieces:
-        fitting.append([])
+        prefix, size = shared_prefix(piece), math.inf
         for row in sorted(piece, key=len, reverse=True):
-            if fitting[-1] and _num_tokens([*fitting[-1], row]) > micro_batch_tokens:
+            if size + len(row) - prefix > micro_batch_tokens:
                 fitting.append([])
+                size = prefix
             fitting[-1].append(row)
+            size += len(row) - prefix
     chunks: list[list[TokenRow]] = []
     room: list[int] = []
     for piece in sorted(fitting, key=_num_tokens, reverse=True):
