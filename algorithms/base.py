@@ -53,6 +53,8 @@ class LLMAlgorithm(Algorithm):
         self._receivers: list[Any] = []  # the runners that the last weight transfer went to
         self._num_tasks = preflight(self.config)
         super().setup(config)
+        # A model that cannot says so where it is loaded; what a micro-batch costs is then counted otherwise.
+        self._shared_prompts = all(self.learner_group.on_all(lambda learner: learner.policy.shared_prompts))
         self.sync_weights()
 
     def training_step(self) -> None:
@@ -176,6 +178,7 @@ class LLMAlgorithm(Algorithm):
             rng=np.random.default_rng(seed),
             # Without a KL in the loss, a sample that is no better or worse than its group teaches nothing.
             has_gradient=lambda row: config.kl_coeff > 0 or bool(row.advantages.any()),
+            shared_prompts=self._shared_prompts,
         )
         # The learning rate's clock counts planned samples, so that a dropped one does not shift the schedule.
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.iteration + 1) * config.samples_per_iteration}

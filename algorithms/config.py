@@ -51,6 +51,7 @@ class LLMConfig(AlgorithmConfig):
         self.minibatch_size: int | None = None
         self.num_epochs = 1
         self.micro_batch_tokens = 8192
+        self.shared_prompts = True
         self.lr = 1e-6
         self.lr_warmup_iterations = 0
         self.adam_betas = (0.9, 0.999)
@@ -196,6 +197,7 @@ class LLMConfig(AlgorithmConfig):
         group_size: int = NotProvided,
         minibatch_size: int | None = NotProvided,
         micro_batch_tokens: int = NotProvided,
+        shared_prompts: bool = NotProvided,
         lr_warmup_iterations: int = NotProvided,
         adam_betas: tuple[float, float] = NotProvided,
         weight_decay: float = NotProvided,
@@ -214,7 +216,9 @@ class LLMConfig(AlgorithmConfig):
             group_size: Samples a group.
             minibatch_size: Sequences an optimizer step; must divide `prompts_per_iteration * group_size`. None:
                 the whole batch is one step.
-            micro_batch_tokens: Padded tokens of one forward pass. Changes memory and speed, not the result.
+            micro_batch_tokens: Tokens that one forward pass computes. Changes memory and speed, not the result.
+            shared_prompts: Compute the prompt of a group once a forward pass, and no padding. Changes memory and speed,
+                not the result. A model whose attention cannot do it goes without, and says so.
             lr_warmup_iterations: The learning rate rises linearly over so many iterations. Only for a plain
                 number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
             adam_betas: Of AdamW.
@@ -235,6 +239,7 @@ class LLMConfig(AlgorithmConfig):
             group_size=group_size,
             minibatch_size=minibatch_size,
             micro_batch_tokens=micro_batch_tokens,
+            shared_prompts=shared_prompts,
             lr_warmup_iterations=lr_warmup_iterations,
             adam_betas=adam_betas,
             weight_decay=weight_decay,
@@ -317,6 +322,7 @@ class LLMConfig(AlgorithmConfig):
             "temperature": self.temperature,
             "gradient_checkpointing": self.gradient_checkpointing,
             "lora": self.lora and {**self.lora, "seed": self.run_seed},
+            "shared_prompts": self.shared_prompts,
         }
         return RLModuleSpec(module_class=LLMModule, model_config=config)
 

@@ -53,6 +53,9 @@ def main(
     group_size: Annotated[int | None, Option(help="Samples a group.")] = None,
     minibatch_size: Annotated[int | None, Option(help="Sequences an optimizer step.")] = None,
     num_epochs: Annotated[int | None, Option(help="Passes over each batch.")] = None,
+    shared_prompts: Annotated[
+        bool | None, Option(help="Compute a group's prompt once. [default: --shared-prompts]")
+    ] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     kl_coeff: Annotated[
         float | None, Option(help="Weight of the KL to the initial policy; 0: no reference.")
@@ -96,6 +99,7 @@ def main(
             "group_size": group_size,
             "minibatch_size": minibatch_size,
             "num_epochs": num_epochs,
+            "shared_prompts": shared_prompts,
             "lr": lr,
             "kl_coeff": kl_coeff,
         },

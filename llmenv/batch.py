@@ -7,13 +7,16 @@ gets which rows. A loss therefore does not depend on the micro-batch budget or o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import torch
 
 from llmenv.episode import TextEpisode
+from llmenv.packed import PackedRow
 
 
 @dataclass
@@ -59,6 +62,22 @@ class TokenRow:
         return int(self.response_mask.sum())
 
 
+def shared_prefix(rows: Sequence[TokenRow]) -> int:
+    """How many leading tokens rows have in common, before the first response token of any of them."""
+    # The last token of a row predicts nothing, and counts for none.
+    limit = min(int(row.response_mask.argmax()) or len(row) - 1 for row in rows)
+    starts = np.stack([row.token_ids[:limit] for row in rows])
+    same = (starts == starts[0]).all(axis=0)
+    return limit if same.all() else int(same.argmin())
+
+
+def _by_group(rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
+    groups: dict[int, list[TokenRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.values())
+
+
 @dataclass
 class TokenBatch:
     """Rows of whole sequences, padded on the right to the longest.
@@ -70,6 +89,7 @@ class TokenBatch:
         sampling_logps: float32 [B, T].
         advantages: float32 [B, T].
         groups: int64 [B]; rows with equal numbers share their first prompt.
+        prefix_lengths: int64 [B], `shared_prefix` of the rows of each one's group that are in this batch.
     """
 
     input_ids: torch.Tensor
@@ -78,10 +98,12 @@ class TokenBatch:
     sampling_logps: torch.Tensor
     advantages: torch.Tensor
     groups: torch.Tensor
+    prefix_lengths: torch.Tensor
 
     @classmethod
     def from_rows(cls, rows: Sequence[TokenRow]) -> TokenBatch:
         width = max(len(row) for row in rows)
+        prefixes = {group[0].group: shared_prefix(group) for group in _by_group(rows)}
 
         def pad(column: str) -> torch.Tensor:
             first = getattr(rows[0], column)
@@ -97,13 +119,21 @@ class TokenBatch:
             sampling_logps=pad("sampling_logps"),
             advantages=pad("advantages"),
             groups=torch.tensor([row.group for row in rows]),
+            prefix_lengths=torch.tensor([prefixes[row.group] for row in rows]),
         )
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def to(self, device: torch.device) -> TokenBatch:
-        return TokenBatch(**{name: column.to(device) for name, column in vars(self).items()})
+        return TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    @cached_property
+    def packed(self) -> PackedRow:
+        """The same rows as one, made when first asked for and kept for further passes."""
+        return PackedRow.from_columns(
+            self.input_ids, self.lengths, self.response_mask, self.groups, self.prefix_lengths
+        )
 
 
 @dataclass
@@ -153,8 +183,9 @@ def plan_update(
     num_learners: int,
     rng: np.random.Generator,
     has_gradient: Callable[[TokenRow], bool] = lambda row: True,
+    shared_prompts: bool = True,
 ) -> list[list[Minibatch]]:
-    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens.
+    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens computed.
 
     Groups are shuffled, not rows, so that a group stays together where the sizes let it. Every row keeps its
     minibatch, learner and micro-batch through all epochs (only the order of the minibatches changes), so that
@@ -163,26 +194,28 @@ def plan_update(
     Args:
         rows: The whole batch.
         minibatch_size: Sequences of one optimizer step, over all learners. The last one takes what is left.
-        micro_batch_tokens: Upper bound of padded tokens of one forward; a longer row goes alone.
+        micro_batch_tokens: Upper bound of the tokens that one forward computes; a longer row goes alone.
         num_learners: At least 1.
         rng: Draws the order of the groups.
         has_gradient: False for rows whose gradient is known to be zero: they count, but are not computed.
+        shared_prompts: Whether a forward computes what rows of a group begin with once, and no padding. A group is
+            then torn between learners only where that takes tokens off the busiest of them, and between
+            micro-batches only where it is larger than the budget.
 
     Returns:
         For each learner, its minibatches; every learner has the same number of them, and in each the same number of
         micro-batches: a forward pass is a collective where parameters are sharded. Idle rows make up the number.
     """
-    by_group: dict[int, list[TokenRow]] = {}
-    for row in rows:
-        by_group.setdefault(row.group, []).append(row)
-    groups = list(by_group.values())
+    groups = _by_group(rows)
     shuffled = [row for i in rng.permutation(len(groups)) for row in groups[i]]
 
     plan: list[list[Minibatch]] = [[] for _ in range(num_learners)]
     for start in range(0, len(shuffled), minibatch_size):
         minibatch = shuffled[start : start + minibatch_size]
         learned = [row for row in minibatch if has_gradient(row)]
-        shares = [_chunks(share, micro_batch_tokens) for share in _deal(learned, num_learners)]
+        pieces = _by_group(learned) if shared_prompts else [[row] for row in learned]
+        cut = _packed_chunks if shared_prompts else _padded_chunks
+        shares = [cut(share, micro_batch_tokens) for share in _deal(pieces, num_learners)]
         most = max(map(len, shares))
         for learner, chunks in enumerate(shares):
             chunks += [[_idle_row()]] * (most - len(chunks))
@@ -208,21 +241,77 @@ def _idle_row() -> TokenRow:
     )
 
 
-def _deal(rows: Sequence[TokenRow], num_learners: int) -> list[list[TokenRow]]:
-    """Longest first, each row to the learner with the fewest tokens so far."""
-    shares: list[list[TokenRow]] = [[] for _ in range(num_learners)]
-    load = [0] * num_learners
-    for row in sorted(rows, key=len, reverse=True):
-        learner = load.index(min(load))
-        shares[learner].append(row)
-        load[learner] += len(row)
-    return shares
+def _num_tokens(piece: Sequence[TokenRow]) -> int:
+    """What a forward computes of rows of one group: what they begin with, and the rest of each."""
+    prefix = shared_prefix(piece)
+    return prefix + sum(len(row) - prefix for row in piece)
 
 
-def _chunks(rows: Sequence[TokenRow], micro_batch_tokens: int) -> list[list[TokenRow]]:
+def _deal(pieces: Sequence[list[TokenRow]], num_learners: int) -> list[list[list[TokenRow]]]:
+    """Largest first, each piece to the learner with the fewest tokens so far; then tears where that balances them."""
+    shares: list[list[list[TokenRow]]] = [[] for _ in range(num_learners)]
+    loads = [0] * num_learners
+    for piece in sorted(pieces, key=_num_tokens, reverse=True):
+        lightest = loads.index(min(loads))
+        shares[lightest].append(piece)
+        loads[lightest] += _num_tokens(piece)
+    while True:
+        heaviest, lightest = loads.index(max(loads)), loads.index(min(loads))
+        torn = _tear(shares[heaviest], loads[heaviest], loads[lightest])
+        if torn is None:
+            return shares
+        shares[heaviest], moved = torn
+        shares[lightest].append(moved)
+        for learner in (heaviest, lightest):
+            loads[learner] = sum(map(_num_tokens, shares[learner]))
+
+
+def _tear(
+    share: list[list[TokenRow]], load: int, other_load: int
+) -> tuple[list[list[TokenRow]], list[TokenRow]] | None:
+    """The best part of a share to give to a learner with less, and what is left; None if none is worth its prompt."""
+    best, least = None, load
+    for i, piece in enumerate(share):
+        prefix = moved = shared_prefix(piece)
+        for cut in range(len(piece) - 1, 0, -1):
+            moved += len(piece[cut]) - prefix
+            greater = max(load - (moved - prefix), other_load + moved)
+            if greater < least:
+                best, least = (i, cut), greater
+    if best is None:
+        return None
+    i, cut = best
+    return [*share[:i], share[i][:cut], *share[i + 1 :]], share[i][cut:]
+
+
+def _packed_chunks(pieces: Sequence[list[TokenRow]], micro_batch_tokens: int) -> list[list[TokenRow]]:
+    """Pieces put together within the budget, the largest first, each where there is room; one beyond it is cut."""
+    fitting: list[list[TokenRow]] = []
+    for piece in pieces:
+        prefix, size = shared_prefix(piece), math.inf
+        for row in sorted(piece, key=len, reverse=True):
+            if size + len(row) - prefix > micro_batch_tokens:
+                fitting.append([])
+                size = prefix
+            fitting[-1].append(row)
+            size += len(row) - prefix
+    chunks: list[list[TokenRow]] = []
+    room: list[int] = []
+    for piece in sorted(fitting, key=_num_tokens, reverse=True):
+        size = _num_tokens(piece)
+        i = next((i for i, left in enumerate(room) if left >= size), len(room))
+        if i == len(room):
+            chunks.append([])
+            room.append(micro_batch_tokens)
+        chunks[i] += piece
+        room[i] -= size
+    return chunks
+
+
+def _padded_chunks(pieces: Sequence[list[TokenRow]], micro_batch_tokens: int) -> list[list[TokenRow]]:
     """Rows sorted by length (longest first), cut where the padded size would pass the budget."""
     chunks: list[list[TokenRow]] = []
-    for row in sorted(rows, key=len, reverse=True):
+    for row in sorted((row for piece in pieces for row in piece), key=len, reverse=True):
         if chunks and (len(chunks[-1]) + 1) * len(chunks[-1][0]) <= micro_batch_tokens:
             chunks[-1].append(row)
         else:

@@ -70,7 +70,9 @@ class LLMLearner(TorchLearner):
 
     def _frozen_copy(self) -> CausalPolicy:
         model = load_causal_lm(self.config.base_model, dtype=self.config.dtype)
-        return CausalPolicy(model.requires_grad_(False), self.config.temperature)
+        return CausalPolicy(
+            model.requires_grad_(False), self.config.temperature, shared_prompts=self.config.shared_prompts
+        )
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         parameters = [p for p in self.module[module_id].parameters() if p.requires_grad]

@@ -6,6 +6,7 @@ of the size [B, T, V] ever exists, neither forward nor backward.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmenv.batch import TokenBatch
+from llmenv.packed import ATTENTION, run_packed, why_not
+
+logger = logging.getLogger(__name__)
 
 # Positions whose logits exist at the same time: 1,024 x 50,000 float32 are 200 MB.
 CHUNK_POSITIONS = 1024
@@ -45,12 +49,13 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         num_positions = hidden.shape[0]
-        logps = hidden.new_empty(num_positions, dtype=torch.float32)
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        logps = hidden.new_empty(num_positions, dtype=wide)
         entropy = torch.empty_like(logps)
         normaliser = torch.empty_like(logps)
         for start in range(0, num_positions, CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
-            logits = (hidden[chunk] @ weight.T).float().div_(temperature)
+            logits = (hidden[chunk] @ weight.T).to(wide).div_(temperature)
             normaliser[chunk] = logits.logsumexp(-1)
             logps[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - normaliser[chunk]
             probs = (logits - normaliser[chunk, None]).exp_()
@@ -69,7 +74,7 @@ class _TokenLogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden.shape[0], CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
-            logits = (hidden[chunk] @ weight.T).float().div_(ctx.temperature)
+            logits = (hidden[chunk] @ weight.T).to(normaliser.dtype).div_(ctx.temperature)
             grad_logits = (logits - normaliser[chunk, None]).exp_().neg_()
             grad_logits.scatter_add_(-1, targets[chunk, None], grad_logits.new_ones(len(grad_logits), 1))
             grad_logits = grad_logits.mul_(grad_logps[chunk, None] / ctx.temperature).to(hidden.dtype)
@@ -77,6 +82,23 @@ class _TokenLogProbs(torch.autograd.Function):
             if grad_weight is not None:
                 grad_weight.addmm_(grad_logits.T, hidden[chunk])
         return grad_hidden, grad_weight, None, None
+
+
+class TokenHead(nn.Module):
+    """A model's output layer, giving log-probabilities and entropies [M] instead of logits.
+
+    It holds the layer's own weight, which stays tied where it is. As a module that is called once a forward pass it is
+    what DeepSpeed's ZeRO-3 gathers parameters around; every call is a collective there.
+    """
+
+    def __init__(self, weight: nn.Parameter):
+        super().__init__()
+        self.weight = weight
+
+    def forward(
+        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return _TokenLogProbs.apply(hidden, self.weight, targets, temperature)
 
 
 class CausalPolicy(nn.Module):
@@ -88,28 +110,45 @@ class CausalPolicy(nn.Module):
             softmax(logits / temperature): the one the surrogate's ratio and the KL speak of.
         gradient_checkpointing: Keep no activations inside the model's layers, and compute them again in the
             backward pass.
+        shared_prompts: Compute what sequences of a group begin with once, and no padding. A model that cannot do
+            it (see `llmenv.packed.why_not`) computes every sequence by itself, padded, as it does without.
 
     Raises:
-        ValueError: For a model that transforms its logits (soft-capping, scaling, a bias), whose
+        ValueError: For a model that transforms its logits (soft-capping, scaling, a bias, adapters), whose
             log-probabilities this class would get wrong.
     """
 
     def __init__(
-        self, model: PreTrainedModel, temperature: float = 1.0, gradient_checkpointing: bool = False
+        self,
+        model: PreTrainedModel,
+        temperature: float = 1.0,
+        *,
+        gradient_checkpointing: bool = False,
+        shared_prompts: bool = True,
     ):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
         transforms = ("final_logit_softcapping", "logit_scale", "logits_scaling")
         found = [name for name in transforms if getattr(model.config, name, None) not in (None, 1, 1.0)]
-        if getattr(model.get_output_embeddings(), "bias", None) is not None:
+        output_layer = model.get_output_embeddings()
+        if getattr(output_layer, "bias", None) is not None:
             found.append("a bias in its output layer")
+        if type(output_layer) is not nn.Linear:
+            found.append(f"{type(output_layer).__name__} as its output layer")
         if found:
             raise ValueError(
                 f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported"
             )
         self.model = model.eval()
+        self.head = TokenHead(output_layer.weight)
         self.temperature = temperature
+        reason = why_not(model) if shared_prompts else None
+        if reason is not None:
+            logger.warning("%s has %s: prompts are not shared", type(model).__name__, reason)
+        self.shared_prompts = shared_prompts and reason is None
+        if self.shared_prompts:
+            model.set_attn_implementation(ATTENTION)
         if gradient_checkpointing:
             _checkpoint_layers(model)
 
@@ -121,20 +160,9 @@ class CausalPolicy(nn.Module):
 
     def forward(self, batch: TokenBatch) -> PolicyOutput:
         """Log-probability and entropy of every response token of `batch` ([B, T] each)."""
-        positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        attention_mask = positions[None, :] < batch.lengths[:, None]
         backbone = self.model.get_decoder()
-        hidden = backbone(
-            input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
-        ).last_hidden_state
-        # The hidden state at t - 1 predicts the token at t; a response never starts at position 0.
-        predicts_response = batch.response_mask[:, 1:]
-        logps, entropy = _TokenLogProbs.apply(
-            hidden[:, :-1][predicts_response],
-            self.model.get_output_embeddings().weight,
-            batch.input_ids[:, 1:][predicts_response],
-            self.temperature,
-        )
+        hidden = run_packed(backbone, batch.packed) if self.shared_prompts else _run_padded(backbone, batch)
+        logps, entropy = self.head(hidden, batch.input_ids[batch.response_mask], self.temperature)
         return PolicyOutput(logps=_scatter(logps, batch), entropy=_scatter(entropy, batch))
 
 
@@ -146,6 +174,17 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
     for layer in layers:
         # Only as far as needed: at the layer's end DeepSpeed's stage 3 drops what the backward pass starts from.
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, early_stop=True)
+
+
+def _run_padded(backbone: nn.Module, batch: TokenBatch) -> torch.Tensor:
+    """The model's last hidden state [M, D] at the positions that predict response tokens."""
+    positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+    attention_mask = positions[None, :] < batch.lengths[:, None]
+    hidden = backbone(
+        input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
+    ).last_hidden_state
+    # The hidden state at t - 1 predicts the token at t; a response never starts at position 0.
+    return hidden[:, :-1][batch.response_mask[:, 1:]]
 
 
 def _scatter(values: torch.Tensor, batch: TokenBatch) -> torch.Tensor:

@@ -15,8 +15,8 @@ from llmenv.policy import CausalPolicy, PolicyOutput
 class LLMModule(TorchRLModule):
     """Holds a `CausalPolicy` as `policy`.
 
-    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature", "gradient_checkpointing", and with
-    LoRA "lora", the arguments of `lora.add_adapters`.
+    `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature", "gradient_checkpointing",
+    "shared_prompts", and with LoRA "lora", the arguments of `lora.add_adapters`.
     """
 
     policy: CausalPolicy
@@ -34,6 +34,7 @@ class LLMModule(TorchRLModule):
             model,
             temperature=config["temperature"],
             gradient_checkpointing=config["gradient_checkpointing"],
+            shared_prompts=config["shared_prompts"],
         )
 
     def _forward(self, batch: TokenBatch, **kwargs: Any) -> PolicyOutput:

@@ -18,6 +18,7 @@ from ray import tune
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 import algorithms.base
+import llmenv.policy
 import llmenv.vllm_sampler
 from algorithms import GRPO, GRPOConfig
 from llmenv.episode import TextEpisode
@@ -228,6 +229,26 @@ def test_iterations_and_groups_have_tasks_of_their_own() -> None:
     assert not {e.observation for e in other.last_episodes} & set(observations)
     algorithm.stop()
     other.stop()
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_micro_batches_are_cut_for_what_the_learners_compute(
+    able: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not able:
+        monkeypatch.setattr(llmenv.policy, "why_not", lambda model: "layers of its own")
+    planned = []
+
+    def plan_update(*args: Any, **kwargs: Any) -> Any:
+        planned.append(kwargs["shared_prompts"])
+        return original(*args, **kwargs)
+
+    original = algorithms.base.plan_update
+    monkeypatch.setattr(algorithms.base, "plan_update", plan_update)
+    algorithm = small_config("tiny").build_algo()
+    algorithm.train()
+    algorithm.stop()
+    assert planned == [able]
 
 
 def test_over_long_prompts_are_dropped_and_counted_or_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmenv.batch import Minibatch, TokenBatch, TokenRow, plan_update
+from llmenv.batch import Minibatch, TokenBatch, TokenRow, plan_update, shared_prefix
 from llmenv.episode import TextEpisode, Turn, derive_seed
 from support import random_episodes
 
@@ -18,7 +18,13 @@ def make_rows(num_groups: int = 5, group_size: int = 3, seed: int = 0) -> list[T
 
 
 def make_plan(
-    rows: list[TokenRow], minibatch_size: int, *, tokens: int = 120, learners: int = 1, seed: int = 0
+    rows: list[TokenRow],
+    minibatch_size: int,
+    *,
+    tokens: int = 120,
+    learners: int = 1,
+    seed: int = 0,
+    shared: bool = True,
 ) -> list[list[Minibatch]]:
     return plan_update(
         rows,
@@ -26,7 +32,31 @@ def make_plan(
         micro_batch_tokens=tokens,
         num_learners=learners,
         rng=np.random.default_rng(seed),
+        shared_prompts=shared,
     )
+
+
+def computed(batch: TokenBatch, *, shared: bool) -> int:
+    """Tokens that one forward pass takes, whether they are worth something or not."""
+    if not shared:
+        return batch.input_ids.numel()
+    groups = [batch.groups == group for group in batch.groups.unique()]
+    prompts = sum(int(batch.prefix_lengths[group][0]) for group in groups)
+    return prompts + int((batch.lengths - batch.prefix_lengths).sum())
+
+
+def equal_rows(num_groups: int, group_size: int) -> list[TokenRow]:
+    """Prompts of 10 tokens, responses of 5."""
+    episodes = [
+        TextEpisode(g, s, [Turn(prompt_ids=[g] * 10, response_ids=[s] * 5, logps=[-1.0] * 5)])
+        for g in range(num_groups)
+        for s in range(group_size)
+    ]
+    return [TokenRow.from_episode(episode, i + 1.0) for i, episode in enumerate(episodes)]
+
+
+def groups_of(minibatch: Minibatch) -> list[list[int]]:
+    return [batch.groups.tolist() for batch in minibatch.micro_batches]
 
 
 def names(minibatch: Minibatch) -> list[int]:
@@ -66,11 +96,14 @@ def test_padding_is_on_the_right_and_known_by_position() -> None:
     assert len(batch) == 2
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("learners", [1, 2, 3, 20])
 @pytest.mark.parametrize("minibatch_size", [4, 15])
-def test_every_row_is_dealt_once_with_global_denominators(minibatch_size: int, learners: int) -> None:
+def test_every_row_is_dealt_once_with_global_denominators(
+    minibatch_size: int, learners: int, shared: bool
+) -> None:
     rows = make_rows()
-    plan = make_plan(rows, minibatch_size, learners=learners)
+    plan = make_plan(rows, minibatch_size, learners=learners, shared=shared)
     assert len(plan) == learners
     assert {len(minibatches) for minibatches in plan} == {
         -(-15 // minibatch_size)
@@ -105,12 +138,13 @@ def test_columns_survive_the_dealing() -> None:
                     assert not column[i, length:].any()
 
 
+@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("budget", [1, 60, 10_000])
-def test_micro_batches_keep_to_their_budget(budget: int) -> None:
+def test_micro_batches_keep_to_their_budget(budget: int, shared: bool) -> None:
     rows = make_rows()
-    ((minibatch,),) = make_plan(rows, 15, tokens=budget)
+    ((minibatch,),) = make_plan(rows, 15, tokens=budget, shared=shared)
     for batch in minibatch.micro_batches:
-        assert batch.input_ids.numel() <= budget or len(batch) == 1
+        assert computed(batch, shared=shared) <= budget or len(batch) == 1
         assert batch.input_ids.shape[1] == batch.lengths.max()  # no column of padding alone
     expected = {1: 15, 10_000: 1}
     assert len(minibatch.micro_batches) == expected.get(budget, len(minibatch.micro_batches))
@@ -124,14 +158,69 @@ def test_idle_rows_make_up_the_number_of_micro_batches() -> None:
     assert idle.lengths.tolist() == [2] and not idle.advantages.any()
 
 
-def test_learners_get_about_the_same_number_of_tokens() -> None:
+def test_a_shared_prompt_counts_once_against_the_budget() -> None:
+    # A group of 4 takes 10 + 4 x 5 = 30 tokens, or 4 x 15 = 60 without sharing.
+    rows = equal_rows(2, 4)
+    assert len(groups_of(make_plan(rows, 8, tokens=60)[0][0])) == 1
+    assert sorted(groups_of(make_plan(rows, 8, tokens=59)[0][0])) == [[0] * 4, [1] * 4]
+    assert len(groups_of(make_plan(rows, 8, tokens=60, shared=False)[0][0])) == 2
+
+
+def test_a_group_is_cut_only_where_it_is_larger_than_the_budget() -> None:
+    # 10 + 5 n tokens: 3 rows are within 25, and the fourth has the prompt to itself.
+    sizes = [len(groups) for groups in groups_of(make_plan(equal_rows(2, 4), 8, tokens=25)[0][0])]
+    assert sizes == [3, 3, 1, 1]
+
+
+def test_what_rows_begin_with_in_common() -> None:
+    def row(prompt: list[int], response: list[int]) -> TokenRow:
+        turns = [Turn(prompt_ids=prompt, response_ids=response, logps=[-1.0] * len(response))]
+        return TokenRow.from_episode(TextEpisode(0, 0, turns), 1.0)
+
+    assert shared_prefix([row([1, 2, 3], [4])]) == 3
+    assert shared_prefix([row([1, 2, 3], [4]), row([1, 2, 3], [4, 5])]) == 3  # responses are never shared
+    assert shared_prefix([row([1, 2, 3], [4]), row([1, 2], [3])]) == 2
+    assert shared_prefix([row([1, 2, 3], [4]), row([1, 5, 3], [4])]) == 1
+    assert shared_prefix([row([1, 2], [4]), row([3, 2], [4])]) == 0
+    batch = TokenBatch.from_rows([*make_rows(2, 3)])
+    assert batch.prefix_lengths.tolist() == [int(row.response_mask.argmax()) for row in make_rows(2, 3)]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_learners_get_about_the_same_number_of_tokens(shared: bool) -> None:
     rows = make_rows(num_groups=8, group_size=8)
     loads = [
-        sum(int(batch.lengths.sum()) for batch in share.micro_batches)
-        for (share,) in make_plan(rows, 64, learners=2)
+        sum(
+            computed(batch, shared=True) if shared else int(batch.lengths.sum())
+            for batch in share.micro_batches
+        )
+        for (share,) in make_plan(rows, 64, tokens=10_000, learners=2, shared=shared)
     ]
-    # Longest first, each to the lighter one: the difference is at most the length of one row.
+    # Else a row, with its prompt at most, would have gone to the other.
     assert abs(loads[0] - loads[1]) <= max(map(len, rows))
+
+
+def test_a_group_is_torn_between_learners_only_where_that_balances_them() -> None:
+    def dealt(num_groups: int) -> list[list[int]]:
+        """For each learner, how many rows of each group it has."""
+        plan = make_plan(equal_rows(num_groups, 4), 4 * num_groups, tokens=1000, learners=2)
+        groups = [[group for batch in groups_of(share) for group in batch] for (share,) in plan]
+        return sorted(sorted(map(one.count, range(num_groups))) for one in groups)
+
+    assert dealt(4) == [[0, 0, 4, 4], [0, 0, 4, 4]]
+    # 30 tokens a group. 60 and 30 become 50 (30 + 20) and 50 (30 + 20): the third group's prompt is computed twice.
+    assert dealt(3) == [[0, 2, 4], [0, 2, 4]]
+    assert dealt(1) == [[2], [2]]
+
+
+def test_a_group_is_not_torn_where_its_prompt_costs_more_than_it_saves() -> None:
+    # 14 + 10 and 10 + 10 tokens: one response of 5 moved would bring a prompt of 10 along, 35 in all.
+    rows = equal_rows(2, 2)
+    rows[1] = TokenRow.from_episode(
+        TextEpisode(0, 1, [Turn(prompt_ids=[0] * 10, response_ids=[1] * 9, logps=[-1.0] * 9)]), 2.0
+    )
+    for (share,) in make_plan(rows, 4, learners=2):
+        assert len({group for batch in groups_of(share) for group in batch}) == 1
 
 
 def test_a_group_stays_in_its_minibatch_where_the_sizes_let_it() -> None:

@@ -17,6 +17,7 @@ LAYERS = {
         (
             "llmenv.renderer",
             "llmenv.policy",
+            "llmenv.packed",
             "llmenv.batch",
             "llmenv.sampler",
             "llmenv.tiny",

@@ -184,6 +184,25 @@ def test_any_micro_batch_budget_gives_the_same_update(model_folder: str, normali
         assert_same_update(ours, theirs)
 
 
+@pytest.mark.parametrize("tokens", [1, 100, 100_000])
+def test_shared_prompts_make_the_update_of_padded_rows(model_folder: str, tokens: int) -> None:
+    """In several steps, with a reference and with the log-probabilities from before the first."""
+    rows = make_rows()
+    ours, theirs = (
+        Update(
+            make_group(model_folder, kl_coeff=0.05, shared_prompts=shared),
+            make_plan(rows, 1, tokens=tokens, minibatch_size=9, shared_prompts=shared),
+            seed=2,
+        )
+        for shared in (True, False)
+    )
+    assert len(ours.gradients[0]) == 2
+    assert_same_update(ours, theirs)
+    assert theirs.summed("kl_reference") > 1e-6
+    for key in ("entropy", "kl_behaviour", "kl_reference", "sampler_logp_gap_mean"):
+        assert ours.summed(key) == pytest.approx(theirs.summed(key), rel=1e-3)
+
+
 def test_the_comparison_notices_a_denominator_per_micro_batch(model_folder: str) -> None:
     rows = make_rows()
     theirs = Update(make_group(model_folder), make_plan(rows, 1, tokens=100_000))

@@ -186,6 +186,7 @@ def test_the_module_drops_nothing_out(tmp_path: Any) -> None:
         "dtype": "float32",
         "temperature": 1.0,
         "gradient_checkpointing": True,
+        "shared_prompts": True,
     }
     module = LLMModule(observation_space=TextSpace(), action_space=TextSpace(), model_config=config)
     rows = [TokenRow.from_episode(e, 1.0) for e in random_episodes(1, 3, vocab_size=50)]
