@@ -51,7 +51,7 @@ class LLMConfig(AlgorithmConfig):
         self.minibatch_size: int | None = None
         self.num_epochs = 1
         self.micro_batch_tokens = 8192
-        self.shared_prompts = True
+        self.shared_prompts = False
         self.lr = 1e-6
         self.lr_warmup_iterations = 0
         self.adam_betas = (0.9, 0.999)
@@ -218,7 +218,8 @@ class LLMConfig(AlgorithmConfig):
                 the whole batch is one step.
             micro_batch_tokens: Tokens that one forward pass computes. Changes memory and speed, not the result.
             shared_prompts: Compute the prompt of a group once a forward pass, and no padding. Changes memory and speed,
-                not the result. A model whose attention cannot do it goes without, and says so.
+                not the result. A model whose attention cannot do it goes without, and says so. Off until its speed and a
+                run's results with it have been measured.
             lr_warmup_iterations: The learning rate rises linearly over so many iterations. Only for a plain
                 number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
             adam_betas: Of AdamW.
