@@ -239,12 +239,12 @@ def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
     assert len(code.splitlines()) < 40
     (tmp_path / "my_module.py").write_text(code)
     (command,) = re.findall(r"python experiments/run.py (--env my_module.*)", text)
-    done = run(*command.split(), f"--output={tmp_path / 'run'}", *SMALL, cwd=tmp_path, timeout=600)
+    done = run(*SMALL, *command.split(), f"--output={tmp_path / 'run'}", cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     progress = pd.read_csv(tmp_path / "run" / "progress.csv")
     assert progress["iteration"].tolist() == [1, 2]
     samples = pd.read_parquet(tmp_path / "run" / "samples" / "train_000002.parquet")
-    assert len(samples) == 4 and samples["prompt"].str.contains("backwards").all()
+    assert len(samples) == 16 and samples["prompt"].str.contains("backwards").all()
 
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
