@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,27 @@ class NoDigitEnv(TextEnv):
         return "", float(correct), True, False, {"correct": correct}
 
 
+class FatalEnv(NoDigitEnv):
+    """Sends its own process a signal in the middle of a step, once.
+
+    Args:
+        order: File that holds the number of the signal. Whoever takes it away obeys.
+    """
+
+    def __init__(self, order: str):
+        super().__init__()
+        self.order = Path(order)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        with suppress(FileNotFoundError):
+            number = int(self.order.read_text())
+            self.order.unlink()
+            os.kill(os.getpid(), number)
+        return super().step(action)
+
+
 gym.register("NoDigit-v0", entry_point=NoDigitEnv)
+gym.register("Fatal-v0", entry_point=FatalEnv)
 
 
 def dropout_model() -> Any:

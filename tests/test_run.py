@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -220,12 +221,17 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
         ),
         ({"policy": {"model": "tiny-zero"}}, True, None),
         ({"policy": {}}, True, None),
+        ({"policy": {}, "preset": {"policy": {"model": "smollm2-135m"}}}, True, "vllm"),
     ],
 )
-def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeypatch):
+def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeypatch, tmp_path):
     """None: the config's own default, transformers."""
     monkeypatch.setattr("experiments.run.find_spec", lambda name: installed or None)
-    assert _sections("Countdown-v0", None, [], options)["sampling"].get("sampler") == sampler
+    preset = None
+    if written := options.pop("preset", None):
+        preset = str(tmp_path / "preset.yaml")
+        Path(preset).write_text(yaml.safe_dump(written))
+    assert _sections("Countdown-v0", preset, [], options).get("sampling", {}).get("sampler") == sampler
 
 
 @pytest.mark.slow
