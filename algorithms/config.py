@@ -224,7 +224,8 @@ class LLMConfig(AlgorithmConfig):
                 number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
             adam_betas: Of AdamW.
             weight_decay: Of AdamW.
-            max_skipped_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run.
+            max_skipped_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run. (In
+                float16 the first ones may be skipped until the loss's scale is found.)
             clip_param: The surrogate's epsilon.
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from operator import index
 from typing import Any, NamedTuple
 
 from envs.math_word import ANSWER_IN_TAGS
+from envs.rows import index_from
 from envs.splits import split_of_text
 from envs.workers import MemoryLimit, TimeLimit, WorkerPool
 from llmenv.env import TaskEnv
@@ -108,12 +108,7 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
 
     def from_options(self, options: dict[str, Any]) -> ReasoningGymTask:
         remedy = 'give options={"index": i}, with i an integer of at least 0'
-        if set(options) != {"index"}:
-            raise ValueError(f"options has the keys {sorted(map(str, options))}: {remedy}")
-        try:
-            number = index(options["index"])
-        except TypeError as error:
-            raise ValueError(f"{error}: {remedy}") from None
+        number = index_from(options, remedy)
         if number < 0:
             raise ValueError(f"there is no task {number}: {remedy}")
         return self._task(number)

@@ -32,12 +32,7 @@ class RowEnv(TaskEnv[Task]):
 
     def from_options(self, options: dict[str, Any]) -> Task:
         remedy = f'give options={{"index": i}}, with i from 0 to {len(self.rows) - 1}'
-        if set(options) != {"index"}:
-            raise ValueError(f"options has the keys {sorted(map(str, options))}: {remedy}")
-        try:
-            number = index(options["index"])
-        except TypeError as error:
-            raise ValueError(f"{error}: {remedy}") from None
+        number = index_from(options, remedy)
         if not 0 <= number < len(self.rows):
             raise ValueError(f"there is no row {number}: {remedy}")
         return self._task(number)
@@ -47,3 +42,13 @@ class RowEnv(TaskEnv[Task]):
             return self.from_row(self.rows[number], number)
         except ValueError as error:
             raise ValueError(f"row {number} of {self.rows.origin}: {error}") from error
+
+
+def index_from(options: dict[str, Any], remedy: str) -> int:
+    """The i of `reset(options={"index": i})`; `ValueError`, which ends with the remedy, for any other options."""
+    if set(options) != {"index"}:
+        raise ValueError(f"options has the keys {sorted(map(str, options))}: {remedy}")
+    try:
+        return index(options["index"])
+    except TypeError as error:
+        raise ValueError(f"{error}: {remedy}") from None

@@ -149,14 +149,12 @@ def _sections(env: str, preset: str | None, assignments: list[str], options: Sec
 
     assigned = settings.from_assignments(assignments)
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
-    embedded = model in (None, *EMBEDDED)
     if preset is None:
-        preset = "tiny" if embedded else "pretrained"
+        preset = "tiny" if model in (None, *EMBEDDED) else "pretrained"
     sections = settings.merge(settings.load_preset(preset), assigned, options)
-    if not embedded and find_spec("vllm"):
-        sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
     sections.setdefault("environment", {})["env"] = _env_id(env)
-    sections["policy"].setdefault("model", "tiny")
+    if sections["policy"].setdefault("model", "tiny") not in EMBEDDED and find_spec("vllm"):
+        sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
     return sections
 
 
@@ -241,7 +239,7 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
 def _train(
     algorithm: LLMAlgorithm, run: RunSettings, folder: RunFolder, display: Display, logger: Any
 ) -> None:
-    """Trains, leaves a checkpoint however that ends, and puts it all together."""
+    """Trains, and puts it all together. Ctrl-C and the loss of all runners leave a checkpoint too."""
     from algorithms.base import RunnersLostError
 
     stop = _StopOnInterrupt()

@@ -101,8 +101,8 @@ class RunFolder:
     def save_checkpoint(self, iteration: int, save: Callable[[str], Any], keep: int) -> Path:
         """Writes a checkpoint, unless there is one of this iteration, and keeps the newest `keep`.
 
-        A folder named `iteration_*` is whole, whatever is killed, or loses its power, and when: what is being written
-        or deleted bears another name. (What a kill leaves under that name, the next call deletes.)
+        A folder named `iteration_*` is whole, whatever is killed, and when: what is being written or deleted bears
+        another name. (What a kill leaves under that name, the next call deletes.)
 
         Raises:
             CheckpointError: If it cannot be written, as when the disk is full. Nothing of it stays behind.

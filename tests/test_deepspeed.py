@@ -253,6 +253,29 @@ def test_the_gradient_is_clipped_and_its_norm_is_that_before(model_folder: str, 
     assert float(update.change.norm()) == pytest.approx(0.5e-3, rel=1e-2)
 
 
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
+def test_adapters_are_trained_as_by_the_plain_engine(model_folder: str, stage: str) -> None:
+    """In two updates: in the second the reference, which is the model without them, is another policy."""
+    plain = small_config(model_folder, kl_coeff=0.05).policy(lora_rank=3)
+    sharded = set_stage(small_config(model_folder, kl_coeff=0.05).policy(lora_rank=3), stage)
+    weights, metrics = [], []
+    for config in (plain, sharded):
+        config.learners(learner_class=GRPOLearner)
+        learner = config.build_learner_group(spaces=SPACES)._learner
+        start = learner._plain_weights()
+        ((minibatch,),) = make_plan(make_rows(), 1)
+        learner.update([minibatch])
+        metrics.append(learner.update([minibatch])["default_policy"])
+        end = learner._plain_weights()
+        assert start.keys() == end.keys()
+        weights.append(torch.cat([(end[name] - start[name]).flatten() for name in start]))
+    assert weights[0].norm() > 1e-3
+    assert relative_gap(weights[1], weights[0]) < 1e-3
+    theirs, ours = (float(one["kl_reference"].peek()) for one in metrics)
+    assert ours == pytest.approx(theirs, rel=1e-3)
+    assert theirs > 1e-9
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @each_stage
 def test_a_gradient_that_is_not_finite_skips_the_step(model_folder: str, stage: str, bad: float) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -220,12 +221,17 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
         ),
         ({"policy": {"model": "tiny-zero"}}, True, None),
         ({"policy": {}}, True, None),
+        ({"policy": {}, "preset": {"policy": {"model": "smollm2-135m"}}}, True, "vllm"),
     ],
 )
-def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeypatch):
+def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeypatch, tmp_path):
     """None: the config's own default, transformers."""
     monkeypatch.setattr("experiments.run.find_spec", lambda name: installed or None)
-    assert _sections("Countdown-v0", None, [], options)["sampling"].get("sampler") == sampler
+    preset = None
+    if written := options.pop("preset", None):
+        preset = str(tmp_path / "preset.yaml")
+        Path(preset).write_text(yaml.safe_dump(written))
+    assert _sections("Countdown-v0", preset, [], options).get("sampling", {}).get("sampler") == sampler
 
 
 @pytest.mark.slow
@@ -239,12 +245,12 @@ def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
     assert len(code.splitlines()) < 40
     (tmp_path / "my_module.py").write_text(code)
     (command,) = re.findall(r"python experiments/run.py (--env my_module.*)", text)
-    done = run(*command.split(), f"--output={tmp_path / 'run'}", *SMALL, cwd=tmp_path, timeout=600)
+    done = run(*SMALL, *command.split(), f"--output={tmp_path / 'run'}", cwd=tmp_path, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     progress = pd.read_csv(tmp_path / "run" / "progress.csv")
     assert progress["iteration"].tolist() == [1, 2]
     samples = pd.read_parquet(tmp_path / "run" / "samples" / "train_000002.parquet")
-    assert len(samples) == 4 and samples["prompt"].str.contains("backwards").all()
+    assert len(samples) == 16 and samples["prompt"].str.contains("backwards").all()
 
 
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):

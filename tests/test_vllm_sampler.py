@@ -357,7 +357,7 @@ def test_runners_that_die_or_hang_are_replaced(
         sampler="vllm",
         sampler_kwargs={"kv_cache_memory_bytes": 2**27},
         max_new_tokens=8,
-        max_prompt_tokens=100,
+        max_prompt_tokens=150,
         max_rows_per_sampler=32,
     )
     algorithm = config.build_algo()
