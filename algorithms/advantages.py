@@ -1,22 +1,35 @@
-"""Advantages: arrays in, array out. Computed on the driver, over the whole batch, before rows are dealt out."""
+"""Advantages: arrays in, array out.
+
+Those of critic-free methods compare whole samples, on the driver, before rows are dealt out. Those by token need the
+critic's values, and are computed where these are: in the learners.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 EPSILON = 1e-6
+BASELINES = ("group_mean", "leave_one_out")
+SCALES = ("group", "batch", "none")
 
 
-def group_relative_advantages(rewards: np.ndarray, groups: np.ndarray, *, scale: bool = True) -> np.ndarray:
+def group_relative_advantages(
+    rewards: np.ndarray, groups: np.ndarray, *, baseline: str = "group_mean", scale: str = "group"
+) -> np.ndarray:
     """How much better each sample is than the others of its group.
 
-    A_i = (r_i - mean(r)) / (std(r) + 1e-6), DeepSeekMath (2402.03300), equation in section 4.1.2, with the
-    unbiased standard deviation of the group. Without `scale`: A_i = r_i - mean(r), Dr. GRPO (2503.20783).
+    Baseline "group_mean": A_i = r_i - mean(r), DeepSeekMath (2402.03300), section 4.1.2. "leave_one_out":
+    A_i = r_i - mean of the *others* = (r_i - mean(r)) n / (n - 1), RLOO (2402.14740), equation 6.
+
+    Scale "group": divided by std(r) + 1e-6 of the group, unbiased, DeepSeekMath. "batch": by the root mean square of
+    all A_i, REINFORCE++ with baseline (2501.03262). "none": as it is, Dr. GRPO (2503.20783).
 
     Args:
         rewards: float [N], of valid samples only.
         groups: int [N], the group of each sample. A group of one has no baseline and gets advantage 0.
-        scale: Whether to divide by the group's standard deviation.
+        baseline: One of BASELINES.
+        scale: One of SCALES.
 
     Returns:
         float64 [N].
@@ -33,7 +46,64 @@ def group_relative_advantages(rewards: np.ndarray, groups: np.ndarray, *, scale:
     rewards = rewards - rewards[first][index]
     mean = np.bincount(index, rewards) / counts
     advantages = rewards - mean[index]
-    if scale:
-        variance = np.bincount(index, advantages**2) / np.maximum(counts - 1, 1)
+    others = np.maximum(counts - 1, 1)
+    if scale == "group":
+        variance = np.bincount(index, advantages**2) / others
         advantages = advantages / (np.sqrt(variance)[index] + EPSILON)
+    if baseline == "leave_one_out":
+        advantages = advantages * (counts / others)[index]
+    if scale == "batch" and len(advantages):
+        advantages = advantages / (np.sqrt(np.mean(advantages**2)) + EPSILON)
+    return advantages
+
+
+def overlong_penalties(lengths: np.ndarray, max_tokens: int, buffer: float) -> np.ndarray:
+    """What DAPO takes off the reward of a response that comes near the cap (2503.14476, equation 13).
+
+    0 up to (1 - buffer) max_tokens, from there linearly to 1 at max_tokens.
+
+    Args:
+        lengths: int [N], response tokens.
+        max_tokens: The cap.
+        buffer: The share of the cap over which the penalty rises, above 0.
+
+    Returns:
+        float64 [N].
+    """
+    start = (1 - buffer) * max_tokens
+    return np.clip((np.asarray(lengths, dtype=np.float64) - start) / (max_tokens - start), 0.0, 1.0)
+
+
+def generalized_advantages(
+    rewards: torch.Tensor,
+    values: torch.Tensor,
+    mask: torch.Tensor,
+    last_values: torch.Tensor,
+    gamma: float,
+    lambda_: float,
+) -> torch.Tensor:
+    """GAE over the tokens that the model sampled, across the turns of an episode (1506.02438, equation 16).
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lambda A_{t+1}, where t + 1 is the *next response
+    token*, in the next turn if need be: what the environment says in between is no step of the policy's.
+
+    Args:
+        rewards: [B, T], at the token that earned it; those outside the mask do not count.
+        values: [B, T], of the state in which a token was sampled.
+        mask: bool [B, T], response tokens.
+        last_values: [B], of the state after the last response token: 0 where the episode is over.
+        gamma: Discount a token.
+        lambda_: 1: the whole return, 0: one step and then the critic's word.
+
+    Returns:
+        [B, T]; 0 outside the mask.
+    """
+    advantages = torch.zeros_like(values)
+    next_value, next_advantage = last_values, torch.zeros_like(last_values)
+    for t in range(values.shape[1] - 1, -1, -1):
+        here = mask[:, t]
+        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lambda_ * next_advantage
+        advantages[:, t] = advantage.where(here, advantages[:, t])
+        next_value = values[:, t].where(here, next_value)
+        next_advantage = advantage.where(here, next_advantage)
     return advantages

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
 from collections import Counter
@@ -30,8 +31,11 @@ from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
 from llmenv.rollout import PROMPT_TOO_LONG, GroupRequest, row_at
 
+logger = logging.getLogger(__name__)
+
 # First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
 TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, EVALUATION_ROWS_STREAM = 1, 2, 3, 4, 5
+REFILL_ROWS_STREAM = 6
 MAX_COLLECT_ATTEMPTS = 5
 
 
@@ -62,11 +66,11 @@ class LLMAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, "sampling"), reduce="mean", window=1):
             episodes = self.last_episodes = self.collect()
         self._log_episodes(episodes)
-        valid = comparable(episodes, self.config.group_size)
+        usable = self.usable(episodes)
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self._call_runners("sleep")
-            self.update(valid, self.assign_credit(valid))
+            self.update(usable, self.assign_credit(usable))
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.sync_weights()
 
@@ -74,31 +78,73 @@ class LLMAlgorithm(Algorithm):
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
         """The advantage [N] of each valid episode."""
 
+    def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
+        """Those of the iteration's episodes that take part in the update."""
+        return comparable(episodes, self.config.group_size)
+
+    def has_gradient(self, row: TokenRow) -> bool:
+        """Whether a row has any in the loss; it is left out of the forward passes otherwise."""
+        # A sample that is no better or worse than its group teaches nothing by itself.
+        return self.config.kl_coeff > 0 or self.config.entropy_coeff > 0 or bool(row.advantages.any())
+
+    def row(self, episode: TextEpisode, advantage: float) -> TokenRow:
+        """What the learners see of an episode."""
+        return TokenRow.from_episode(episode, advantage)
+
     def collect(self) -> list[TextEpisode]:
-        """The iteration's groups, sampled by all runners together."""
-        config = self.config
-        first = self.iteration * config.prompts_per_iteration
-        positions = range(first, first + config.prompts_per_iteration)
-        rows = _rows(self._num_tasks, positions, TRAIN_ROWS_STREAM, config.run_seed)
-        requests = [
+        """The iteration's groups, sampled by all runners together; with dynamic sampling, more of them until enough
+        have signal.
+        """
+        config, wanted = self.config, self.config.prompts_per_iteration
+        episodes: list[TextEpisode] = []
+        num_groups, missing = 0, wanted
+        for _ in range(config.max_sampling_rounds if config.dynamic_sampling else 1):
+            episodes += self._sample(self._requests(num_groups, missing))
+            num_groups += missing
+            missing = wanted - len({episode.group for episode in self.usable(episodes)})
+            if not missing:
+                break
+        if config.dynamic_sampling and missing:
+            logger.warning(
+                "only %d of %d groups have signal after %d rounds of sampling (%d groups): most tasks are too easy or too "
+                "hard for the policy; the iteration learns from those it has",
+                wanted - missing,
+                wanted,
+                config.max_sampling_rounds,
+                num_groups,
+            )
+        self._refuse_unusable(episodes)
+        return episodes
+
+    def _requests(self, first_group: int, count: int) -> list[GroupRequest]:
+        """The iteration's groups from a number on; those beyond the first `prompts_per_iteration` are refills."""
+        config, size = self.config, self.config.prompts_per_iteration
+        groups = range(first_group, first_group + count)
+        stream, first, each = TRAIN_ROWS_STREAM, first_group, size
+        if first_group >= size:  # rows of their own, so that refills do not move an epoch's walk
+            stream, first = REFILL_ROWS_STREAM, first_group - size
+            each = size * (config.max_sampling_rounds - 1)
+        start = self.iteration * each + first
+        rows = _rows(self._num_tasks, range(start, start + count), stream, config.run_seed)
+        return [
             GroupRequest.derive(
                 group, config.group_size, TRAIN_STREAM, config.run_seed, self.iteration, options=row
             )
-            for group, row in enumerate(rows)
+            for group, row in zip(groups, rows, strict=True)
         ]
-        episodes = self._sample(requests)
+
+    def _refuse_unusable(self, episodes: Sequence[TextEpisode]) -> None:
         overlong = [episode for episode in episodes if _is_overlong(episode)]
-        if overlong and config.overlong_prompts == "error":
+        if overlong and self.config.overlong_prompts == "error":
             raise ValueError(
                 f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'"
             )
-        if not comparable(episodes, config.group_size):
+        if not comparable(episodes, self.config.group_size):
             first = next(episode.error for episode in episodes if not episode.valid)
             every = "no group of the iteration has two valid samples"
             if not any(episode.valid for episode in episodes):
                 every = "every sample of the iteration is invalid"
             raise RuntimeError(f"{every}; the first: {first}")
-        return episodes
 
     def _sample(self, requests: Sequence[GroupRequest], **kwargs: Any) -> list[TextEpisode]:
         """Deals groups to the healthy runners; those of a runner that died or hangs are sampled by the others.
@@ -166,20 +212,22 @@ class LLMAlgorithm(Algorithm):
         """Takes the iteration's optimizer steps."""
         config = self.config
         rows = [
-            TokenRow.from_episode(episode, advantage)
+            self.row(episode, advantage)
             for episode, advantage in zip(episodes, advantages, strict=True)
+            if not (config.mask_truncated and episode.hit_length_cap)
         ]
         seed = derive_seed(UPDATE_STREAM, config.run_seed, self.iteration)
         plan = plan_update(
             rows,
-            minibatch_size=config.minibatch_size or len(rows),
+            minibatch_size=config.minibatch_size or max(1, len(rows)),
             micro_batch_tokens=config.micro_batch_tokens,
             num_learners=max(1, config.num_learners),
             rng=np.random.default_rng(seed),
-            # Without a KL in the loss, a sample that is no better or worse than its group teaches nothing.
-            has_gradient=lambda row: config.kl_coeff > 0 or bool(row.advantages.any()),
+            has_gradient=self.has_gradient,
             shared_prompts=self._shared_prompts,
         )
+        effective = sum(map(self.has_gradient, rows))
+        self.metrics.log_value(("rollout", "effective_batch"), effective, reduce="mean", window=1)
         # The learning rate's clock counts planned samples, so that a dropped one does not shift the schedule.
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.iteration + 1) * config.samples_per_iteration}
         results = self.learner_group.update(
@@ -315,6 +363,14 @@ def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpi
     valid = [episode for episode in episodes if episode.valid]
     sizes = Counter(episode.group for episode in valid)
     return [episode for episode in valid if sizes[episode.group] >= min(2, group_size)]
+
+
+def groups_with_signal(episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
+    """The episodes of those groups in which rewards differ."""
+    rewards: dict[int, set[float]] = {}
+    for episode in episodes:
+        rewards.setdefault(episode.group, set()).add(episode.total_reward)
+    return [episode for episode in episodes if len(rewards[episode.group]) > 1]
 
 
 def _is_overlong(episode: TextEpisode) -> bool:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from algorithms.losses import KL_ESTIMATORS, NORMALISERS
+from algorithms.losses import KL_ESTIMATORS, NORMALISERS, SURROGATES
 from llmenv.deepspeed_engine import build_config, read_config
 from llmenv.env_runner import LLMEnvRunner
 from llmenv.learner_group import LLMLearnerGroup
@@ -52,17 +53,34 @@ class LLMConfig(AlgorithmConfig):
         self.num_epochs = 1
         self.micro_batch_tokens = 8192
         self.shared_prompts = False
+        self.method = ""  # its name among `algorithms.methods`
         self.lr = 1e-6
         self.lr_warmup_iterations = 0
         self.adam_betas = (0.9, 0.999)
         self.weight_decay = 0.0
         self.grad_clip = 1.0
         self.max_skipped_steps = 5
+        self.surrogate = "clip"
+        self.ratio_level = "token"
         self.clip_param = 0.2
+        self.clip_param_high: float | None = None
+        self.dual_clip: float | None = None
         self.tis_cap: float | str | None = "auto"
+        self.entropy_coeff = 0.0
         self.kl_coeff = 0.0
         self.kl_estimator = "k3"
+        self.kl_in = "loss"
+        self.kl_target: float | None = None
+        self.kl_horizon = 10_000
+        self.kl_stop: float | None = None
         self.loss_normaliser = "token"
+        self.mask_truncated = False
+        # What only some methods have, and the skeleton asks for.
+        self.max_sampling_rounds = 10
+        self.dynamic_sampling = False
+        self.critic: str | None = None
+        self.critic_learning_rate: float | None = None
+        self.value_warmup_iterations = 0
         # `evaluation`: RLlib's own names; the environment's other split, an episode a task.
         self.evaluation_config = {"env_config": {"split": "test"}}
         self.evaluation_duration = 512
@@ -202,11 +220,21 @@ class LLMConfig(AlgorithmConfig):
         adam_betas: tuple[float, float] = NotProvided,
         weight_decay: float = NotProvided,
         max_skipped_steps: int = NotProvided,
+        surrogate: str = NotProvided,
+        ratio_level: str = NotProvided,
         clip_param: float = NotProvided,
+        clip_param_high: float | None = NotProvided,
+        dual_clip: float | None = NotProvided,
         tis_cap: float | str | None = NotProvided,
+        entropy_coeff: float = NotProvided,
         kl_coeff: float = NotProvided,
         kl_estimator: str = NotProvided,
+        kl_in: str = NotProvided,
+        kl_target: float | None = NotProvided,
+        kl_horizon: int = NotProvided,
+        kl_stop: float | None = NotProvided,
         loss_normaliser: str = NotProvided,
+        mask_truncated: bool = NotProvided,
         **kwargs: Any,
     ) -> LLMConfig:
         """Sets the batch, the optimizer and the loss; `lr`, `num_epochs`, `grad_clip` are RLlib's own.
@@ -226,13 +254,24 @@ class LLMConfig(AlgorithmConfig):
             weight_decay: Of AdamW.
             max_skipped_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run. (In
                 float16 the first ones may be skipped until the loss's scale is found.)
+            surrogate: "clip", PPO's, or "cispo" (see `algorithms.losses`).
+            ratio_level: "token", or "sequence" as in GSPO (see `algorithms.losses.sequence_logps`).
             clip_param: The surrogate's epsilon.
+            clip_param_high: Another epsilon above 1; None: the same.
+            dual_clip: Bound of the ratio where the advantage is negative (see `algorithms.losses.dual_clip`); None: none.
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
                 for LoRA in 16 bits.
-            kl_coeff: Weight of the KL to the initial policy in the loss; 0 loads no reference.
+            entropy_coeff: Weight of a bonus for the policy's entropy.
+            kl_coeff: Weight of the KL to the initial policy; 0 loads no reference.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`).
-            loss_normaliser: "token" or "sequence" (see `algorithms.losses.aggregate`).
+            kl_in: Where that KL counts: in the "loss", or, without a gradient of its own, in each token's "reward".
+            kl_target: Move `kl_coeff` so that the KL a token moves to this; None: leave it.
+            kl_horizon: In how many samples `kl_coeff` moves by a fifth at most.
+            kl_stop: End an iteration's steps when they have taken the policy so far (`kl_behaviour`); None: never.
+            loss_normaliser: "token", "sequence" or "constant" (see `algorithms.losses.aggregate`).
+            mask_truncated: Leave responses that were cut at `max_new_tokens` out of the update. They still count in
+                their group's statistics.
             **kwargs: RLlib's own arguments.
         """
         super().training(**kwargs)
@@ -246,11 +285,21 @@ class LLMConfig(AlgorithmConfig):
             adam_betas=adam_betas,
             weight_decay=weight_decay,
             max_skipped_steps=max_skipped_steps,
+            surrogate=surrogate,
+            ratio_level=ratio_level,
             clip_param=clip_param,
+            clip_param_high=clip_param_high,
+            dual_clip=dual_clip,
             tis_cap=tis_cap,
+            entropy_coeff=entropy_coeff,
             kl_coeff=kl_coeff,
             kl_estimator=kl_estimator,
+            kl_in=kl_in,
+            kl_target=kl_target,
+            kl_horizon=kl_horizon,
+            kl_stop=kl_stop,
             loss_normaliser=loss_normaliser,
+            mask_truncated=mask_truncated,
         )
 
     def _set(self, **values: Any) -> LLMConfig:
@@ -311,11 +360,25 @@ class LLMConfig(AlgorithmConfig):
         )
 
     @property
-    def learning_rate_schedule(self) -> Any:
-        """`lr`, with the warm-up as a schedule over samples."""
+    def clip_range(self) -> tuple[float, float]:
+        """How far the ratio may go below 1 and above."""
+        high = self.clip_param if self.clip_param_high is None else self.clip_param_high
+        return self.clip_param, high
+
+    @property
+    def critic_lr(self) -> Any:
+        """The learning rate of a separate critic."""
+        if self.critic_learning_rate is not None:
+            return self.critic_learning_rate
+        if isinstance(self.lr, int | float):
+            return 10 * self.lr
+        return [[timestep, 10 * lr] for timestep, lr in self.lr]
+
+    def learning_rate_schedule(self, lr: Any) -> Any:
+        """A learning rate, with the warm-up as a schedule over samples."""
         if not self.lr_warmup_iterations:
-            return self.lr
-        return [[0, 0.0], [self.lr_warmup_iterations * self.samples_per_iteration, self.lr]]
+            return lr
+        return [[0, 0.0], [self.lr_warmup_iterations * self.samples_per_iteration, lr]]
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         config = {
@@ -325,8 +388,14 @@ class LLMConfig(AlgorithmConfig):
             "gradient_checkpointing": self.gradient_checkpointing,
             "lora": self.lora and {**self.lora, "seed": self.run_seed},
             "shared_prompts": self.shared_prompts,
+            "critic": self.critic,
         }
         return RLModuleSpec(module_class=LLMModule, model_config=config)
+
+    def get_default_learner_class(self) -> type[LLMLearner]:
+        from algorithms.learner import PolicyLearner
+
+        return PolicyLearner
 
     def build_learner_group(self, *, rl_module_spec: Any = None, **kwargs: Any) -> LLMLearnerGroup:
         spec = rl_module_spec or self.get_multi_rl_module_spec(**kwargs)
@@ -389,6 +458,7 @@ class LLMConfig(AlgorithmConfig):
             "micro_batch_tokens",
             "max_skipped_steps",
             "max_rows_per_sampler",
+            "max_sampling_rounds",
             "evaluation_duration",
         ):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
@@ -398,12 +468,14 @@ class LLMConfig(AlgorithmConfig):
             "dtype": ("float32", "bfloat16", "float16"),
             "overlong_prompts": ("drop", "error"),
             "sampler": ("transformers", "vllm"),
+            "surrogate": tuple(SURROGATES),
+            "ratio_level": ("token", "sequence"),
             "kl_estimator": tuple(KL_ESTIMATORS),
-            "loss_normaliser": tuple(NORMALISERS),
+            "kl_in": ("loss", "reward"),
+            "loss_normaliser": NORMALISERS,
         }
         for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                self._value_error(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+            self._check_choice(name, allowed)
         if not self.temperature > 0:
             self._value_error(f"temperature must be above 0 in training, got {self.temperature}")
         if self.sampler == "vllm" and not 0.01 <= self.temperature <= 2:
@@ -419,8 +491,22 @@ class LLMConfig(AlgorithmConfig):
             self._value_error(
                 f"tis_cap must be above 0, or None for no importance weights, got {self.tis_cap}"
             )
-        if self.kl_coeff < 0:
-            self._value_error(f"kl_coeff must not be negative, got {self.kl_coeff}")
+        for name in ("kl_coeff", "entropy_coeff", "value_warmup_iterations"):
+            if getattr(self, name) < 0:
+                self._value_error(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("clip_param", "clip_param_high", "kl_target", "kl_horizon", "kl_stop"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                self._value_error(f"{name} must be above 0, got {value!r}")
+        if self.kl_target is not None and not self.kl_coeff:
+            self._value_error("kl_target needs a kl_coeff above 0 to start from")
+        if self.dual_clip is not None and not (self.dual_clip > 1 and self.surrogate == "clip"):
+            self._value_error(f"dual_clip must be above 1, and is of surrogate='clip', got {self.dual_clip!r}")
+
+    def _check_choice(self, name: str, allowed: Sequence[str | None]) -> None:
+        if getattr(self, name) not in allowed:
+            self._value_error(
+                f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}"
+            )
 
     def _check_weight_transfer(self) -> None:
         if self.weight_transfer is None:

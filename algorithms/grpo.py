@@ -1,78 +1,98 @@
-"""Group Relative Policy Optimization, DeepSeekMath (2402.03300): PPO's surrogate with a group's mean as baseline."""
+"""Critic-free methods that compare a group's samples: GRPO, DeepSeekMath (2402.03300), and its relatives."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
+from ray.rllib.algorithms.algorithm_config import NotProvided
 
-from algorithms.advantages import group_relative_advantages
-from algorithms.base import LLMAlgorithm
+from algorithms.advantages import BASELINES, SCALES, group_relative_advantages, overlong_penalties
+from algorithms.base import LLMAlgorithm, groups_with_signal
 from algorithms.config import LLMConfig
-from algorithms.losses import (
-    KL_ESTIMATORS,
-    aggregate,
-    clipped_surrogate,
-    clipped_tokens,
-    importance_weights,
-)
-from llmenv.batch import LossBatch
 from llmenv.episode import TextEpisode
-from llmenv.learner import LLMLearner
-from llmenv.policy import PolicyOutput
 
 
 class GRPOConfig(LLMConfig):
-    """Settings of GRPO; see `LLMConfig` for what they mean."""
+    """Settings of GRPO; `algorithms.methods` has those of its relatives."""
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or GRPO)
+        self.method = "GRPO"
+        self.baseline = "group_mean"
+        self.advantage_scale = "group"
+        self.overlong_buffer = 0.0
+        self.dynamic_sampling = False
+
+    def training(
+        self,
+        *,
+        baseline: str = NotProvided,
+        advantage_scale: str = NotProvided,
+        overlong_buffer: float = NotProvided,
+        dynamic_sampling: bool = NotProvided,
+        max_sampling_rounds: int = NotProvided,
+        **kwargs: Any,
+    ) -> GRPOConfig:
+        """Sets what a sample is worth, beside all that `LLMConfig.training` sets.
+
+        Args:
+            baseline: "group_mean" or "leave_one_out" (see `algorithms.advantages`).
+            advantage_scale: "group", "batch" or "none" (see there).
+            overlong_buffer: Share of `max_new_tokens` before the cap over which up to 1 is taken off the reward (see
+                `algorithms.advantages.overlong_penalties`); 0 takes nothing off.
+            dynamic_sampling: Learn from groups with signal alone, and go on sampling until the iteration has
+                `prompts_per_iteration` of them (DAPO, 2503.14476, section 3.2).
+            max_sampling_rounds: How often an iteration samples for that, at most. It then learns from what it has.
+            **kwargs: See `LLMConfig.training`.
+        """
+        super().training(**kwargs)
+        return self._set(
+            baseline=baseline,
+            advantage_scale=advantage_scale,
+            overlong_buffer=overlong_buffer,
+            dynamic_sampling=dynamic_sampling,
+            max_sampling_rounds=max_sampling_rounds,
+        )
 
     def validate(self) -> None:
         super().validate()
         if self.group_size < 2:
-            self._value_error("GRPO compares the samples of a group: group_size must be at least 2")
-
-    def get_default_learner_class(self) -> type[LLMLearner]:
-        return GRPOLearner
-
-
-class GRPOLearner(LLMLearner):
-    """The clipped surrogate, corrected for the sampler's own engine, plus `kl_coeff` times the KL to the reference."""
-
-    def compute_loss_for_module(
-        self, *, module_id: str, config: GRPOConfig, batch: LossBatch, fwd_out: PolicyOutput
-    ) -> torch.Tensor:
-        tokens, logps, old_logps = batch.tokens, fwd_out.logps, batch.old_logps
-        per_token = clipped_surrogate(logps, old_logps, tokens.advantages, config.clip_param)
-        low, high = clipped_tokens(logps, old_logps, tokens.advantages, config.clip_param)
-        self.log_share(
-            clip_fraction_low=low.sum() / batch.num_learned_tokens,
-            clip_fraction_high=high.sum() / batch.num_learned_tokens,
-            kl_behaviour=KL_ESTIMATORS["k3"](old_logps, logps).sum() / batch.num_learned_tokens,
-        )
-        if (cap := config.importance_cap) is not None:
-            per_token = per_token * importance_weights(old_logps, tokens.sampling_logps, cap)
-            truncated = (old_logps - tokens.sampling_logps > math.log(cap)) & tokens.response_mask
-            self.log_share(tis_fraction=truncated.sum() / batch.num_learned_tokens)
-        if batch.ref_logps is not None:
-            kl = KL_ESTIMATORS[config.kl_estimator](logps, batch.ref_logps)
-            per_token = per_token + config.kl_coeff * kl
-            self.log_share(kl_reference=kl.sum() / batch.num_learned_tokens)
-        return aggregate(
-            per_token, tokens.response_mask, config.loss_normaliser, batch.num_tokens, batch.num_sequences
-        )
+            self._value_error(
+                f"{self.method} compares the samples of a group: group_size must be at least 2"
+            )
+        if self.kl_in != "loss":
+            self._value_error(
+                f"{self.method} compares rewards before the learners know a KL: leave kl_in at 'loss'; "
+                "PPO and REINFORCE++ take it in the reward"
+            )
+        self._check_choice("baseline", BASELINES)
+        self._check_choice("advantage_scale", SCALES)
+        if not 0 <= self.overlong_buffer <= 1:
+            self._value_error(f"overlong_buffer is a share from 0 to 1, got {self.overlong_buffer!r}")
 
 
 class GRPO(LLMAlgorithm):
     """Samples groups, compares within them, steps, syncs."""
 
+    config: GRPOConfig
+
     @classmethod
     def get_default_config(cls) -> GRPOConfig:
         return GRPOConfig()
 
+    def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
+        valid = super().usable(episodes)
+        return groups_with_signal(valid) if self.config.dynamic_sampling else valid
+
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
+        config = self.config
         rewards = np.array([episode.total_reward for episode in episodes])
-        return group_relative_advantages(rewards, np.array([episode.group for episode in episodes]))
+        if config.overlong_buffer:
+            lengths = np.array([episode.response_length for episode in episodes])
+            rewards = rewards - overlong_penalties(lengths, config.max_new_tokens, config.overlong_buffer)
+        groups = np.array([episode.group for episode in episodes])
+        return group_relative_advantages(
+            rewards, groups, baseline=config.baseline, scale=config.advantage_scale
+        )

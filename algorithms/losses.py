@@ -11,33 +11,109 @@ import torch
 
 
 def clipped_surrogate(
-    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, clip_param: float
+    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, low: float, high: float
 ) -> torch.Tensor:
     """The negative PPO surrogate of each token.
 
-    -min(rho A, clip(rho, 1 - eps, 1 + eps) A) with rho = exp(logp - old_logp), Schulman et al. (1707.06347),
-    equation 7.
+    -min(rho A, clip(rho, 1 - low, 1 + high) A) with rho = exp(logp - old_logp), Schulman et al. (1707.06347),
+    equation 7; low < high is DAPO's clip-higher (2503.14476, equation 10).
 
     Args:
         logps: [B, T], with gradient.
         old_logps: [B, T], of the policy that the ratio is taken against.
         advantages: [B, T].
-        clip_param: eps.
+        low: eps below.
+        high: eps above.
 
     Returns:
         [B, T].
     """
     ratio = torch.exp(logps - old_logps)
-    clipped = ratio.clamp(1 - clip_param, 1 + clip_param)
+    clipped = ratio.clamp(1 - low, 1 + high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
 
+def clipped_weight(
+    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, low: float, high: float
+) -> torch.Tensor:
+    """CISPO's loss of each token: REINFORCE, weighted with a clipped ratio that has no gradient.
+
+    -sg(clip(rho, 1 - low, 1 + high)) A logp, MiniMax-M1 (2506.13585), equations 4 and 5. No token loses its gradient.
+    Arguments and result as in `clipped_surrogate`; low = 1 leaves the ratio unbounded below.
+    """
+    weight = torch.exp(logps - old_logps).clamp(1 - low, 1 + high).detach()
+    return -weight * advantages * logps
+
+
+SURROGATES = {"clip": clipped_surrogate, "cispo": clipped_weight}
+
+
+def dual_clip(per_token: torch.Tensor, advantages: torch.Tensor, bound: float) -> torch.Tensor:
+    """Bounds the surrogate where A < 0 and the ratio is large: the loss is at most -bound A.
+
+    max(min(rho A, clip(rho) A), c A) for A < 0, Ye et al. (1912.09729), equation 5, negated here as the surrogate is.
+
+    Args:
+        per_token: [B, T], from `clipped_surrogate`.
+        advantages: [B, T].
+        bound: c, above 1.
+
+    Returns:
+        [B, T].
+    """
+    return torch.where(advantages < 0, torch.minimum(per_token, -bound * advantages), per_token)
+
+
+def sequence_logps(logps: torch.Tensor, old_logps: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Log-probabilities whose ratio to the old ones is that of the whole sequence, at each of its tokens.
+
+    log s = mean_t (logp_t - old_logp_t), the length-normalised ratio of GSPO (2507.18071), equation 7. With the
+    "sequence" normaliser the surrogate of these is GSPO's objective, equation 5.
+
+    Args:
+        logps: [B, T], with gradient.
+        old_logps: [B, T].
+        mask: bool [B, T], response tokens.
+
+    Returns:
+        [B, T], old_logp + log s.
+    """
+    log_ratio = (logps - old_logps).masked_fill(~mask, 0.0)
+    return old_logps + (log_ratio.sum(-1) / mask.sum(-1).clamp(min=1))[:, None]
+
+
 def clipped_tokens(
-    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, clip_param: float
+    logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, low: float, high: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where the clip takes a token's gradient away: below (A < 0) and above (A > 0). bool [B, T] each."""
+    """Where the ratio is beyond the clip: below (A < 0) and above (A > 0). bool [B, T] each.
+
+    `clipped_surrogate` has no gradient there.
+    """
     ratio = torch.exp(logps - old_logps)
-    return (ratio < 1 - clip_param) & (advantages < 0), (ratio > 1 + clip_param) & (advantages > 0)
+    return (ratio < 1 - low) & (advantages < 0), (ratio > 1 + high) & (advantages > 0)
+
+
+def clipped_value_loss(
+    values: torch.Tensor, old_values: torch.Tensor, targets: torch.Tensor, clip: float | None
+) -> torch.Tensor:
+    """The critic's squared error of each token, with steps beyond `clip` from the old value not rewarded.
+
+    max((V - R)^2, (clip(V, V_old - c, V_old + c) - R)^2) / 2, as in OpenAI Baselines' PPO2 and TinyZero (verl).
+
+    Args:
+        values: [B, T], with gradient.
+        old_values: [B, T], before the first step on the batch.
+        targets: [B, T], R.
+        clip: c; None clips nothing.
+
+    Returns:
+        [B, T].
+    """
+    squared = (values - targets) ** 2
+    if clip is not None:
+        clipped = old_values + (values - old_values).clamp(-clip, clip)
+        squared = torch.maximum(squared, (clipped - targets) ** 2)
+    return 0.5 * squared
 
 
 def importance_weights(old_logps: torch.Tensor, sampling_logps: torch.Tensor, cap: float) -> torch.Tensor:
@@ -82,37 +158,37 @@ KL_ESTIMATORS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] =
 
 
 def aggregate(
-    per_token: torch.Tensor, mask: torch.Tensor, normaliser: str, num_tokens: int, num_sequences: int
+    per_token: torch.Tensor,
+    mask: torch.Tensor,
+    normaliser: str,
+    num_tokens: int,
+    num_sequences: int,
+    max_tokens: int,
 ) -> torch.Tensor:
     """A micro-batch's share of the minibatch's loss: shares sum to the whole over micro-batches and learners.
 
     "token": sum over all tokens / tokens of the minibatch, so that each token weighs the same (DAPO, 2503.14476,
     equation 8). "sequence": mean over sequences of the mean over each one's tokens (GRPO, 2402.03300,
-    equation 3).
+    equation 3). "constant": sum over all tokens / (sequences x `max_tokens`), so that a token's weight depends on no
+    length (Dr. GRPO, 2503.20783, section 3.2).
 
     Args:
         per_token: [B, T].
         mask: bool [B, T], response tokens.
-        normaliser: A key of NORMALISERS.
+        normaliser: One of NORMALISERS.
         num_tokens: Response tokens of the whole minibatch.
         num_sequences: Sequences of the whole minibatch.
+        max_tokens: The longest response that there may be.
 
     Returns:
         A scalar.
     """
-    return NORMALISERS[normaliser](per_token.masked_fill(~mask, 0.0), mask, num_tokens, num_sequences)
+    per_token = per_token.masked_fill(~mask, 0.0)
+    if normaliser == "token":
+        return per_token.sum() / num_tokens
+    if normaliser == "sequence":
+        return (per_token.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / num_sequences
+    return per_token.sum() / (num_sequences * max_tokens)
 
 
-def _per_token(
-    per_token: torch.Tensor, mask: torch.Tensor, num_tokens: int, num_sequences: int
-) -> torch.Tensor:
-    return per_token.sum() / num_tokens
-
-
-def _per_sequence(
-    per_token: torch.Tensor, mask: torch.Tensor, num_tokens: int, num_sequences: int
-) -> torch.Tensor:
-    return (per_token.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / num_sequences
-
-
-NORMALISERS = {"token": _per_token, "sequence": _per_sequence}
+NORMALISERS = ("token", "sequence", "constant")

@@ -144,6 +144,7 @@ def make_rows(arguments: argparse.Namespace, vocab_size: int, shortest: float) -
                     response_mask=mask,
                     sampling_logps=np.zeros(len(mask), dtype=np.float32),
                     advantages=np.where(mask, np.float32(rng.normal()), np.float32(0)),
+                    rewards=np.zeros(len(mask), dtype=np.float32),
                     group=group,
                 )
             )
@@ -175,8 +176,8 @@ def contender(name: str, model: Any, rows: Sequence[TokenRow]) -> Callable[[], N
     def run() -> None:
         for batch in batches:
             logps = policy(batch)
-            per_token = clipped_surrogate(logps, logps.detach(), batch.advantages, 0.2)
-            aggregate(per_token, batch.response_mask, "token", num_tokens, len(rows)).backward()
+            per_token = clipped_surrogate(logps, logps.detach(), batch.advantages, 0.2, 0.2)
+            aggregate(per_token, batch.response_mask, "token", num_tokens, len(rows), max(map(len, rows))).backward()
 
     return run
 

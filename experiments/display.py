@@ -30,6 +30,12 @@ from llmenv.episode import TextEpisode
 # about. In float32 it is about 1e-6; how coarse a dtype may be without harm has not been measured.
 LARGEST_SAMPLER_GAP = 0.05
 
+# What tells of a policy that is about to collapse, or has: it hardly varies (nats a token), one iteration's steps took
+# it far, or it has gone far from where it began (nats a token both).
+LOWEST_ENTROPY = 0.01
+LARGEST_STEP_KL = 0.1
+LARGEST_REFERENCE_KL = 1.0
+
 HEADER = "  iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
 
 
@@ -106,12 +112,8 @@ class Display:
             f"{row.get('entropy', math.nan):7.3f}  {row['tokens_per_second']:8.0f}  {left:>6}"
         )
         self._progress.update(self._task, completed=row["iteration"], left=left)
-        if (gap := row.get("sampler_logp_gap_mean", 0.0)) > LARGEST_SAMPLER_GAP:
-            self.console.print(
-                f"[bold red]warning[/bold red]: sampler and learner disagree about the sampled tokens: their "
-                f"log-probabilities differ by {gap:.3f} in the mean, more than {LARGEST_SAMPLER_GAP}. The sampler's "
-                "weights are not the learner's, or its dtype is too coarse (--dtype float32 tells)"
-            )
+        for warning in _warnings(row):
+            self.console.print(f"[bold red]warning[/bold red]: {warning}")
 
     def sample(self, episode: TextEpisode) -> None:
         """Shows one completion with its verdict."""
@@ -144,3 +146,27 @@ class Display:
 def _accuracy(row: dict[str, Any], name: str) -> tuple[str, str]:
     value, low, high = (row[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))
     return f"{value:.1%}", f"{low:.1%} to {high:.1%}"
+
+
+def _warnings(row: dict[str, float]) -> Iterator[str]:
+    if (gap := row.get("sampler_logp_gap_mean", 0.0)) > LARGEST_SAMPLER_GAP:
+        yield (
+            "sampler and learner disagree about the sampled tokens: their log-probabilities differ by "
+            f"{gap:.3f} in the mean, more than {LARGEST_SAMPLER_GAP}. The sampler's weights are not the learner's, or its "
+            "dtype is too coarse (--dtype float32 tells)"
+        )
+    if (entropy := row.get("entropy", math.inf)) < LOWEST_ENTROPY:
+        yield (
+            f"the policy hardly varies any more: its entropy is {entropy:.4f} nats a token, below {LOWEST_ENTROPY}. "
+            "Lower the learning rate, or set training.entropy_coeff or clip_param_high"
+        )
+    if (kl := row.get("kl_behaviour", 0.0)) > LARGEST_STEP_KL:
+        yield (
+            f"the iteration's steps took the policy {kl:.3f} nats a token from where they began, more than "
+            f"{LARGEST_STEP_KL}. Lower the learning rate, take fewer epochs, or set training.kl_stop"
+        )
+    if (kl := row.get("kl_reference", 0.0)) > LARGEST_REFERENCE_KL:
+        yield (
+            f"the policy is {kl:.3f} nats a token from where it began, more than {LARGEST_REFERENCE_KL}. Raise kl_coeff, or "
+            "set training.kl_target"
+        )

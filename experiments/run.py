@@ -34,7 +34,9 @@ PHASES = ("sampling", "learning", "weight_sync")  # the rest of an iteration is 
 
 def main(
     env: Annotated[str, Option(help="Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
-    algo: Annotated[str, Option(help="GRPO.")] = "GRPO",
+    algo: Annotated[
+        str, Option(help="PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO.")
+    ] = "GRPO",
     model: Annotated[
         str | None,
         Option(help="tiny, tiny-zero, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]"),
@@ -60,6 +62,7 @@ def main(
     kl_coeff: Annotated[
         float | None, Option(help="Weight of the KL to the initial policy; 0: no reference.")
     ] = None,
+    critic: Annotated[str | None, Option(help="PPO's: separate or shared. [default: separate]")] = None,
     temperature: Annotated[float | None, Option(help="Of sampling and of the log-probabilities.")] = None,
     max_new_tokens: Annotated[int | None, Option(help="Cap on a response.")] = None,
     max_prompt_tokens: Annotated[int | None, Option(help="Longer prompts are dropped, and counted.")] = None,
@@ -102,6 +105,7 @@ def main(
             "shared_prompts": shared_prompts,
             "lr": lr,
             "kl_coeff": kl_coeff,
+            "critic": critic,
         },
         "env_runners": {
             "num_env_runners": num_env_runners,
@@ -125,8 +129,11 @@ def main(
             output = resume
             algo, sections = _resumed(resume, options)
         else:
+            from algorithms.methods import method_name
+
+            algo = method_name(algo)
             sections = _sections(env, preset, set_ or [], options)
-            name = f"{env.rpartition(':')[2]}-{algo.upper()}-{Path(sections['policy']['model']).name}"
+            name = f"{env.rpartition(':')[2]}-{algo}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
             if (output / "progress.csv").exists():
                 raise ValueError(
@@ -209,7 +216,7 @@ def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: boo
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     display = Display(run.iterations)
-    display.say(f"[bold]{algo.upper()}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    display.say(f"[bold]{algo}[/bold] on {config.env} with {config.base_model}: run folder {output}")
     start = "starting"
     if config.sampler == "vllm":
         start += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
@@ -324,7 +331,7 @@ def _finish(
     config = algorithm.config
     summary = {
         "env": config.env,
-        "algo": type(algorithm).__name__,
+        "algo": config.method,
         "model": config.base_model,
         "seed": config.run_seed,
         "iterations": algorithm.iteration,
@@ -357,7 +364,7 @@ def _evaluate(algorithm: LLMAlgorithm, folder: RunFolder, logger: Any) -> dict[s
     folder.log("evaluations", row)
     for name, episodes in algorithm.last_evaluation.items():
         folder.write_samples(f"eval_{name}", algorithm.iteration, episodes)
-    folder.draw_curve(f"{type(algorithm).__name__} on {algorithm.config.env}, {algorithm.config.base_model}")
+    folder.draw_curve(f"{algorithm.config.method} on {algorithm.config.env}, {algorithm.config.base_model}")
     if logger:
         logger.log({f"evaluation/{key}": value for key, value in row.items()}, step=algorithm.iteration)
     return row

@@ -112,12 +112,9 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
     Raises:
         ValueError: For an unknown algorithm, section or key, or a value that the config refuses.
     """
-    from algorithms import CONFIGS
+    from algorithms import make_config
 
-    by_name = {name.lower(): name for name in CONFIGS}
-    if algo.lower() not in by_name:
-        raise ValueError(f"there is no algorithm {algo!r}: choose one of {', '.join(CONFIGS)}")
-    config = CONFIGS[by_name[algo.lower()]]()
+    config = make_config(algo)
     for section, values in sections.items():
         if section == "run":
             continue

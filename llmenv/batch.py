@@ -28,30 +28,43 @@ class TokenRow:
         response_mask: bool [T], True where the model itself sampled the token.
         sampling_logps: float32 [T], the sampler's log-probabilities; 0 outside the mask.
         advantages: float32 [T]; 0 outside the mask.
+        rewards: float32 [T]; a turn's reward at its last response token, 0 elsewhere.
         group: Rows of one group share their task and their first prompt.
+        bootstrapped: The row was cut short: what its critic expects after the last token counts as earned. Its last
+            entry is then no token, but the place of that value.
     """
 
     token_ids: np.ndarray
     response_mask: np.ndarray
     sampling_logps: np.ndarray
     advantages: np.ndarray
+    rewards: np.ndarray
     group: int
+    bootstrapped: bool = False
 
     @classmethod
-    def from_episode(cls, episode: TextEpisode, advantage: float) -> TokenRow:
+    def from_episode(
+        cls, episode: TextEpisode, advantage: float = 0.0, *, bootstrapped: bool = False
+    ) -> TokenRow:
         """A row whose every response token carries the episode's `advantage`."""
         mask: list[bool] = []
         logps: list[float] = []
+        rewards: list[float] = []
         for turn in episode.turns:
+            size = len(turn.prompt_ids) + len(turn.response_ids)
             mask += [False] * len(turn.prompt_ids) + [True] * len(turn.response_ids)
             logps += [0.0] * len(turn.prompt_ids) + turn.logps
-        response_mask = np.array(mask, dtype=bool)
+            rewards += [0.0] * (size - 1) + [turn.reward]
+        extra = int(bootstrapped)
+        response_mask = np.array(mask + [False] * extra, dtype=bool)
         return cls(
-            token_ids=np.array(episode.token_ids, dtype=np.int64),
+            token_ids=np.array(episode.token_ids + [0] * extra, dtype=np.int64),
             response_mask=response_mask,
-            sampling_logps=np.array(logps, dtype=np.float32),
+            sampling_logps=np.array(logps + [0.0] * extra, dtype=np.float32),
             advantages=np.where(response_mask, np.float32(advantage), np.float32(0.0)),
+            rewards=np.array(rewards + [0.0] * extra, dtype=np.float32),
             group=episode.group,
+            bootstrapped=bootstrapped,
         )
 
     def __len__(self) -> int:
@@ -88,6 +101,8 @@ class TokenBatch:
         response_mask: bool [B, T].
         sampling_logps: float32 [B, T].
         advantages: float32 [B, T].
+        rewards: float32 [B, T].
+        bootstrapped: bool [B].
         groups: int64 [B]; rows with equal numbers share their first prompt.
         prefix_lengths: int64 [B], `shared_prefix` of the rows of each one's group that are in this batch.
     """
@@ -97,6 +112,8 @@ class TokenBatch:
     response_mask: torch.Tensor
     sampling_logps: torch.Tensor
     advantages: torch.Tensor
+    rewards: torch.Tensor
+    bootstrapped: torch.Tensor
     groups: torch.Tensor
     prefix_lengths: torch.Tensor
 
@@ -118,6 +135,8 @@ class TokenBatch:
             response_mask=pad("response_mask"),
             sampling_logps=pad("sampling_logps"),
             advantages=pad("advantages"),
+            rewards=pad("rewards"),
+            bootstrapped=torch.tensor([row.bootstrapped for row in rows]),
             groups=torch.tensor([row.group for row in rows]),
             prefix_lengths=torch.tensor([prefixes[row.group] for row in rows]),
         )
@@ -132,8 +151,34 @@ class TokenBatch:
     def packed(self) -> PackedRow:
         """The same rows as one, made when first asked for and kept for further passes."""
         return PackedRow.from_columns(
-            self.input_ids, self.lengths, self.response_mask, self.groups, self.prefix_lengths
+            self.input_ids, self.lengths, self.valued_mask, self.groups, self.prefix_lengths
         )
+
+    @cached_property
+    def valued_mask(self) -> torch.Tensor:
+        """bool [B, T]: where a critic has a value: the response tokens, and the last entry of bootstrapped rows."""
+        last = torch.arange(self.input_ids.shape[1], device=self.lengths.device) == self.lengths[:, None] - 1
+        return self.response_mask | (last & self.bootstrapped[:, None])
+
+
+@dataclass
+class PreparedBatch:
+    """A micro-batch on its learner's device, with what stays fixed over the steps on its batch.
+
+    Attributes:
+        tokens: The micro-batch.
+        old_logps: float32 [B, T], the learner's own log-probabilities before the first step on this batch. None where
+            there is but one step and nothing else asks for them: they are then the policy's own.
+        ref_logps: float32 [B, T] of the reference policy, or None where no KL to it is asked for.
+        old_values: float32 [B, T] of the critic, or None where there is none.
+        value_targets: float32 [B, T], what the critic is to say.
+    """
+
+    tokens: TokenBatch
+    old_logps: torch.Tensor | None
+    ref_logps: torch.Tensor | None
+    old_values: torch.Tensor | None = None
+    value_targets: torch.Tensor | None = None
 
 
 @dataclass
@@ -237,6 +282,7 @@ def _idle_row() -> TokenRow:
         response_mask=np.zeros(2, dtype=bool),
         sampling_logps=np.zeros(2, dtype=np.float32),
         advantages=np.zeros(2, dtype=np.float32),
+        rewards=np.zeros(2, dtype=np.float32),
         group=0,
     )
 

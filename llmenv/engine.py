@@ -72,11 +72,11 @@ class TorchEngine:
 
     def step(self) -> float:
         parameters = [p for p in self.module.parameters() if p.requires_grad]
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if _in_company():
             # A parameter that no row used still takes part, with zeros.
             grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
             flat = torch.cat([grad.flatten() for grad in grads])
-            dist.all_reduce(flat)
+            sum_over_learners(flat)
             for p, total in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
                 p.grad = total.view_as(p)
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
@@ -111,6 +111,17 @@ def untied_state(part: nn.Module) -> dict[str, torch.Tensor]:
     for name, tensor in part.state_dict(keep_vars=True).items():
         names.setdefault(tensor, name)
     return {name: tensor for tensor, name in names.items()}
+
+
+def sum_over_learners(tensor: torch.Tensor) -> torch.Tensor:
+    """Adds up the learners' tensors, in place. Collective."""
+    if _in_company():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def _in_company() -> bool:
+    return dist.is_initialized() and dist.get_world_size() > 1
 
 
 def _is_first() -> bool:

@@ -14,24 +14,28 @@ import numpy as np
 import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
 from ray.rllib.core.learner.torch.torch_learner import TorchLearner
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+from torch import nn
 
 from llmenv import lora, weights
-from llmenv.batch import LossBatch, Minibatch, TokenBatch
+from llmenv.batch import LossBatch, Minibatch, PreparedBatch, TokenBatch
 from llmenv.deepspeed_engine import DeepSpeedEngine, deepspeed_world
-from llmenv.engine import Engine, TorchEngine
+from llmenv.engine import Engine, TorchEngine, sum_over_learners
 from llmenv.models import POLICY_IN_CHECKPOINT, load_causal_lm, load_tokenizer
-from llmenv.policy import CausalPolicy
+from llmenv.policy import CausalPolicy, Critic, PolicyOutput
 from llmenv.weight_transfer import WeightSender, init_info_of
+
+CRITIC = "critic"  # the name of its optimizer, and of its folder in a checkpoint
 
 
 @dataclass
 class _Prepared:
-    """A minibatch on the learner's device: tokens, old log-probabilities (if fixed), reference's (if any)."""
+    """A minibatch on the learner's device, with what stays fixed over the steps."""
 
     minibatch: Minibatch
-    micro_batches: list[tuple[TokenBatch, torch.Tensor | None, torch.Tensor | None]]
+    micro_batches: list[PreparedBatch]
 
 
 class NonFiniteStepsError(RuntimeError):
@@ -39,23 +43,28 @@ class NonFiniteStepsError(RuntimeError):
 
 
 class LLMLearner(TorchLearner):
-    """Updates a `CausalPolicy` with the rows that the driver dealt to it.
+    """Updates a `CausalPolicy`, and its critic if it has one, with the rows that the driver dealt to it.
 
     RLlib's own minibatch iterators duplicate rows and shard unevenly, and its gradient path knows only DDP, so
     `update` is a loop of its own. Subclasses implement `compute_loss_for_module`, whose `batch` is a `LossBatch`
     and whose `fwd_out` is a `PolicyOutput`; it returns this micro-batch's *share* of the loss, already divided by
-    the minibatch's global denominator, and may call `log_share` with metrics divided in the same way.
+    the minibatch's global denominator, and may call `log_share` with metrics divided in the same way. With a critic they
+    implement `assign_token_credit` and `compute_value_loss` too.
+
+    Attributes:
+        engine: The policy's; a value head on its trunk is part of it.
+        critic_engine: That of a critic of its own.
+        kl_coeff: The KL's weight, which moves where `kl_target` is set.
     """
 
     def build(self) -> None:
         super().build()
-        optimizer = self.get_optimizer(DEFAULT_MODULE_ID)
-        settings = self.config.deepspeed_config
-        self.engine: Engine
-        if settings is None:
-            self.engine = TorchEngine(self.policy, optimizer, self.config.grad_clip)
-        else:
-            self.engine = DeepSpeedEngine(self.policy, optimizer, settings)
+        self.engine = self._make_engine(self.policy, self.get_optimizer(DEFAULT_MODULE_ID))
+        self.critic_engine: Engine | None = None
+        if self.critic is not None:
+            optimizer = self.get_optimizer(DEFAULT_MODULE_ID, CRITIC)
+            self.critic_engine = self._make_engine(self.critic, optimizer)
+        self.kl_coeff = float(self.config.kl_coeff)
         self.reference: CausalPolicy | None = None
         if self.config.kl_coeff > 0:
             # With its adapters off, the policy itself is the initial one.
@@ -64,9 +73,18 @@ class LLMLearner(TorchLearner):
         self._sender: WeightSender | None = None
         self._num_skipped = self._num_skipped_in_a_row = 0
 
+    def _make_engine(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
+        if (settings := self.config.deepspeed_config) is not None:
+            return DeepSpeedEngine(module, optimizer, settings)
+        return TorchEngine(module, optimizer, self.config.grad_clip)
+
     @property
     def policy(self) -> CausalPolicy:
         return self.module[DEFAULT_MODULE_ID].policy
+
+    @property
+    def critic(self) -> Critic | None:
+        return self.module[DEFAULT_MODULE_ID].critic
 
     def _frozen_copy(self) -> CausalPolicy:
         model = load_causal_lm(self.config.base_model, dtype=self.config.dtype)
@@ -75,16 +93,23 @@ class LLMLearner(TorchLearner):
         )
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        parameters = [p for p in self.module[module_id].parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, betas=tuple(self.config.adam_betas), weight_decay=self.config.weight_decay
-        )
-        self.register_optimizer(
-            module_id=module_id,
-            optimizer=optimizer,
-            params=parameters,
-            lr_or_lr_schedule=self.config.learning_rate_schedule,
-        )
+        schedules: dict[str, tuple[nn.Module, Any]] = {
+            DEFAULT_OPTIMIZER: (self.policy, self.config.learning_rate_schedule(self.config.lr))
+        }
+        if self.critic is not None:
+            schedules[CRITIC] = (self.critic, self.config.learning_rate_schedule(self.config.critic_lr))
+        for name, (module, schedule) in schedules.items():
+            parameters = [p for p in module.parameters() if p.requires_grad]
+            optimizer = torch.optim.AdamW(
+                parameters, betas=tuple(self.config.adam_betas), weight_decay=self.config.weight_decay
+            )
+            self.register_optimizer(
+                module_id=module_id,
+                optimizer_name=name,
+                optimizer=optimizer,
+                params=parameters,
+                lr_or_lr_schedule=schedule,
+            )
 
     def _make_module(self) -> Any:
         if (settings := self.config.deepspeed_config) is None:
@@ -104,7 +129,7 @@ class LLMLearner(TorchLearner):
         timesteps: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Takes `num_epochs * len(minibatches)` optimizer steps.
+        """Takes `num_epochs * len(minibatches)` optimizer steps, or fewer where `kl_stop` ends them.
 
         Args:
             minibatches: This learner's shares, one a step. Every learner has the same number.
@@ -123,19 +148,23 @@ class LLMLearner(TorchLearner):
         self._set_learning_rate(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         # Every learner sees the same counts, so that all of them leave out the same minibatches.
         minibatches = [minibatch for minibatch in minibatches if minibatch.num_learned_tokens]
-        num_steps = num_epochs * len(minibatches)
+        self._warming_up = self._weights_seq_no < self.config.value_warmup_iterations
+        self.policy.trunk_learns_values = not self._warming_up
+        several = num_epochs * len(minibatches) > 1
         with self._reference_at_hand():
-            prepared = [self._prepare(minibatch, fixed_old_logps=num_steps > 1) for minibatch in minibatches]
+            prepared = [self._prepare(minibatch, fixed_old_logps=several) for minibatch in minibatches]
+        self.assign_token_credit([batch for one in prepared for batch in one.micro_batches])
         self._shares.clear()
         self._num_skipped = 0
-        rng = np.random.default_rng(seed)
-        for _ in range(num_epochs):
-            for i in rng.permutation(len(prepared)):
-                self._take_step(prepared[i])
+        num_steps = self._take_steps(prepared, num_epochs, np.random.default_rng(seed))
         for key, total in self._shares.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, key), total / num_steps, reduce="sum")
         if not prepared:
             self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
+        elif self.reference is not None and self.config.kl_in == "loss" and not self._warming_up:
+            mine = torch.tensor(self._shares["kl_reference"] / num_steps, device=self._device)
+            self.adapt_kl_coeff(float(sum_over_learners(mine)))
+        self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps"), num_steps, reduce="max")
         # Learners agree on which steps they skip: "max" takes the count of one.
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), self._num_skipped, reduce="max")
         self._weights_seq_no += 1
@@ -149,14 +178,49 @@ class LLMLearner(TorchLearner):
         for key, value in shares.items():
             self._shares[key] += float(value.detach())
 
+    def assign_token_credit(self, batches: Sequence[PreparedBatch]) -> None:
+        """Fills in `tokens.advantages`, and `value_targets` for a critic, of all of this learner's rows.
+
+        Collective. Called once an update, before its first step. Methods that compare whole samples have had their
+        advantages from the driver.
+        """
+
+    def adapt_kl_coeff(self, kl: float) -> None:
+        """Moves the KL's weight so that the KL moves to its target: Ziegler et al. (1909.08593), section 2.2.
+
+        Args:
+            kl: As it was measured on this batch, in nats a token.
+        """
+        if self.config.kl_target is not None:
+            error = min(max(kl / self.config.kl_target - 1, -0.2), 0.2)
+            self.kl_coeff *= 1 + error * self.config.samples_per_iteration / self.config.kl_horizon
+            self.metrics.log_value((DEFAULT_MODULE_ID, "kl_coeff"), self.kl_coeff, reduce="mean", window=1)
+
+    def compute_value_loss(
+        self, values: torch.Tensor, batch: PreparedBatch, minibatch: Minibatch
+    ) -> torch.Tensor:
+        """A micro-batch's share of the critic's loss, weighted as it is to be added to the policy's."""
+        raise NotImplementedError
+
     def _prepare(self, minibatch: Minibatch, *, fixed_old_logps: bool) -> _Prepared:
         """Moves a minibatch to the device and computes what stays fixed over its epochs."""
         tokens = [micro_batch.to(self._device) for micro_batch in minibatch.micro_batches]
         with torch.no_grad():
-            # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
-            old_logps = [self.engine.forward(t).logps if fixed_old_logps else None for t in tokens]
-            ref_logps = [self._reference_logps(t) for t in tokens]
-        return _Prepared(minibatch, list(zip(tokens, old_logps, ref_logps, strict=True)))
+            return _Prepared(minibatch, [self._prepare_one(t, fixed_old_logps) for t in tokens])
+
+    def _prepare_one(self, tokens: TokenBatch, fixed_old_logps: bool) -> PreparedBatch:
+        # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
+        asked = fixed_old_logps or self.config.kl_in == "reward" or self.policy.value_head is not None
+        output = self.engine.forward(tokens) if asked else None
+        old_values = None if output is None else output.values
+        if self.critic_engine is not None:
+            old_values = self.critic_engine.forward(tokens)
+        return PreparedBatch(
+            tokens=tokens,
+            old_logps=None if output is None else output.logps,
+            ref_logps=self._reference_logps(tokens),
+            old_values=old_values,
+        )
 
     def _reference_logps(self, tokens: TokenBatch) -> torch.Tensor | None:
         if self.reference is None:
@@ -176,29 +240,73 @@ class LLMLearner(TorchLearner):
         if copy is not None:
             copy.to("cpu")
 
+    def _take_steps(self, prepared: Sequence[_Prepared], num_epochs: int, rng: np.random.Generator) -> int:
+        """Epoch by epoch, until all are through or the policy has gone far enough; returns the number of steps."""
+        num_steps, limit = 0, self.config.kl_stop
+        for _ in range(num_epochs):
+            for i in rng.permutation(len(prepared)):
+                self._take_step(prepared[i])
+                num_steps += 1
+                if limit is not None and self._step_kl(prepared[i].minibatch) > limit:
+                    return num_steps
+        return num_steps
+
     def _take_step(self, prepared: _Prepared) -> None:
         minibatch = prepared.minibatch
-        for i, (tokens, old_logps, ref_logps) in enumerate(prepared.micro_batches, start=1):
-            output = self.engine.forward(tokens)
-            batch = LossBatch(
-                tokens=tokens,
-                old_logps=output.logps.detach() if old_logps is None else old_logps,
-                ref_logps=ref_logps,
-                num_tokens=minibatch.num_tokens,
-                num_sequences=minibatch.num_sequences,
-                num_learned_tokens=minibatch.num_learned_tokens,
+        self._behaviour_kl = torch.zeros((), device=self._device)
+        for i, batch in enumerate(prepared.micro_batches, start=1):
+            last = i == len(prepared.micro_batches)
+            if self.critic_engine is not None:
+                values = self.critic_engine.forward(batch.tokens)
+                _backward(self.critic_engine, self.compute_value_loss(values, batch, minibatch), last=last)
+                if self._warming_up:
+                    continue
+            output = self.engine.forward(batch.tokens)
+            loss = self._loss(output, batch, minibatch)
+            _backward(self.engine, loss, last=last)
+            self.log_share(total_loss=loss, entropy=output.entropy.sum() / minibatch.num_learned_tokens)
+        norms = {}
+        if self.critic_engine is not None:
+            norms["critic_gradient_norm"] = self.critic_engine.step()
+        if self.critic_engine is None or not self._warming_up:
+            norms["gradient_norm"] = self.engine.step()
+        for key, norm in norms.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, key), norm, reduce="mean", window=None)
+        self._count_skipped(not all(map(math.isfinite, norms.values())))
+
+    def _loss(self, output: PolicyOutput, fixed: PreparedBatch, minibatch: Minibatch) -> torch.Tensor:
+        """The share of the loss whose gradient the policy's engine takes."""
+        batch = LossBatch(
+            tokens=fixed.tokens,
+            old_logps=output.logps.detach() if fixed.old_logps is None else fixed.old_logps,
+            ref_logps=fixed.ref_logps,
+            num_tokens=minibatch.num_tokens,
+            num_sequences=minibatch.num_sequences,
+            num_learned_tokens=minibatch.num_learned_tokens,
+        )
+        self._log_mismatch(batch)
+        self._log_behaviour_kl(output.logps.detach(), batch)
+        losses = []
+        if not self._warming_up:
+            losses.append(
+                self.compute_loss_for_module(
+                    module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
+                )
             )
-            loss = self.compute_loss_for_module(
-                module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
-            )
-            # A loss that is not finite makes the gradient so, on all learners: each of them skips the step.
-            loss_or_nan = loss if loss.isfinite() else loss * math.nan
-            self.engine.backward(loss_or_nan, last=i == len(prepared.micro_batches))
-            self.log_share(total_loss=loss, entropy=output.entropy.sum() / batch.num_learned_tokens)
-            self._log_mismatch(batch)
-        norm = self.engine.step()
-        self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), norm, reduce="mean", window=None)
-        self._count_skipped(not math.isfinite(norm))
+        if output.values is not None:
+            losses.append(self.compute_value_loss(output.values, fixed, minibatch))
+        return torch.stack(losses).sum()
+
+    def _log_behaviour_kl(self, logps: torch.Tensor, batch: LossBatch) -> None:
+        """How far the steps on this batch have taken the policy: the k3 estimate of KL(old policy, policy)."""
+        log_ratio = (logps - batch.old_logps).masked_fill(~batch.tokens.response_mask, 0.0)
+        kl = (log_ratio.expm1() - log_ratio).sum()
+        self._behaviour_kl += kl
+        self.log_share(kl_behaviour=kl / batch.num_learned_tokens)
+
+    def _step_kl(self, minibatch: Minibatch) -> float:
+        """That KL over a whole minibatch, as it was before its step. Collective."""
+        return float(sum_over_learners(self._behaviour_kl)) / minibatch.num_learned_tokens
 
     def _count_skipped(self, skipped: bool) -> None:
         self._num_skipped += skipped
@@ -280,6 +388,8 @@ class LLMLearner(TorchLearner):
         There are no random states: nothing here draws from one (see `update`'s `seed`).
         """
         self.engine.save(folder)
+        if self.critic_engine is not None:
+            self.critic_engine.save(folder / CRITIC)
         # The engine's state need not be the policy's (shards, adapters, a wider dtype). With this copy, what takes
         # the policy out of a checkpoint knows no engine, and needs none.
         self.export(folder / POLICY_IN_CHECKPOINT.name)
@@ -288,6 +398,7 @@ class LLMLearner(TorchLearner):
                 "num_learners": max(1, self.config.num_learners),
                 "weights_seq_no": self._weights_seq_no,
                 "lora": self.config.lora,
+                "kl_coeff": self.kl_coeff,
                 "num_skipped_in_a_row": self._num_skipped_in_a_row,
             }
             torch.save(counters, folder / "learner.pt")
@@ -312,6 +423,9 @@ class LLMLearner(TorchLearner):
                 "restore it with the policy settings it was made with, or start from its exported weights"
             )
         self.engine.load(folder)
+        if self.critic_engine is not None:
+            self.critic_engine.load(folder / CRITIC)
+        self.kl_coeff = saved["kl_coeff"]
         self._weights_seq_no = saved["weights_seq_no"]
         self._num_skipped_in_a_row = saved["num_skipped_in_a_row"]
 
@@ -321,3 +435,8 @@ class LLMLearner(TorchLearner):
         if state is not None:
             self.policy.model.save_pretrained(folder, state_dict=state)
             load_tokenizer(self.config.base_model).save_pretrained(folder)
+
+
+def _backward(engine: Engine, loss: torch.Tensor, *, last: bool) -> None:
+    """A loss that is not finite makes the gradient so, on all learners: each of them skips the step."""
+    engine.backward(loss if loss.isfinite() else loss * math.nan, last=last)

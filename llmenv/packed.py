@@ -58,7 +58,7 @@ class PackedRow:
     Attributes:
         input_ids: int64 [1, N].
         position_ids: int64 [1, N], each token's position in its sequences.
-        predicting: int64 [M], where the tokens stand that predict the response tokens, in the order of the mask.
+        predicting: int64 [M], where the tokens stand before those of a mask, in its order.
         blocks: The attention of all tokens; each is a query in one of them.
         places: int64 [N], where the tokens stand among the queries of all blocks, one block after the other.
     """
@@ -74,7 +74,7 @@ class PackedRow:
         cls,
         input_ids: torch.Tensor,
         lengths: torch.Tensor,
-        response_mask: torch.Tensor,
+        predicted: torch.Tensor,
         groups: torch.Tensor,
         prefix_lengths: torch.Tensor,
     ) -> PackedRow:
@@ -83,7 +83,7 @@ class PackedRow:
         Args:
             input_ids: int64 [B, T].
             lengths: int64 [B].
-            response_mask: bool [B, T].
+            predicted: bool [B, T], the tokens before which the hidden state is wanted.
             groups: int64 [B].
             prefix_lengths: int64 [B], how many leading tokens of a sequence all of its group here begin with.
         """
@@ -110,7 +110,7 @@ class PackedRow:
         return cls(
             input_ids=input_ids.flatten()[source.to(device)][None],
             position_ids=(source % width).to(device)[None],
-            predicting=paths[:, :-1][response_mask[:, 1:]],
+            predicting=paths[:, :-1][predicted[:, 1:]],
             blocks=[Block(*(index.to(device) for index in vars(block).values())) for block in blocks],
             places=places.to(device),
         )
@@ -146,7 +146,7 @@ def _blocks(spans: Sequence[_Span], paths: torch.Tensor, size: int) -> tuple[lis
 
 
 def run_packed(backbone: nn.Module, packed: PackedRow) -> torch.Tensor:
-    """The model's last hidden state [M, D] at the positions that predict response tokens."""
+    """The model's last hidden state [M, D] at `packed.predicting`."""
     hidden = backbone(
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,

@@ -1,4 +1,4 @@
-"""The policy: a Hugging Face causal language model that answers one question, how likely were these tokens?
+"""The policy, a Hugging Face causal language model that says how likely tokens were, and the critic: what they are worth.
 
 Token log-probabilities and entropies are computed at response positions only and in chunks, so that no tensor
 of the size [B, T, V] ever exists, neither forward nor backward.
@@ -30,18 +30,21 @@ class PolicyOutput(NamedTuple):
 
     Attributes:
         logps: float32 [B, T]; `logps[b, t]` is the log-probability of `input_ids[b, t]` given all before it.
-        entropy: float32 [B, T]; entropy in nats of the distribution that token was drawn from. No gradient.
+        entropy: float32 [B, T]; entropy in nats of the distribution that token was drawn from.
+        values: float32 [B, T]; what the value head expects to be earned from that token on, itself included; at the
+            last token of a row that is bootstrapped, after it. None without a value head.
     """
 
     logps: torch.Tensor
     entropy: torch.Tensor
+    values: torch.Tensor | None = None
 
 
 class _TokenLogProbs(torch.autograd.Function):
     """log softmax(h W^T / temperature)[target] and the entropy, chunk by chunk.
 
-    The forward pass keeps only the log-normaliser of each position; the backward pass computes a chunk's logits
-    again and turns them in place into d logp / d logits = one_hot(target) - softmax.
+    The forward pass keeps only the log-normaliser and the entropy of each position; the backward pass computes a chunk's
+    logits z again, and from them d logp / dz = one_hot(target) - p and dH / dz = -p (log p + H).
     """
 
     @staticmethod
@@ -61,23 +64,29 @@ class _TokenLogProbs(torch.autograd.Function):
             probs = (logits - normaliser[chunk, None]).exp_()
             # H = log Z - sum_v p_v z_v. A logit of -inf has probability 0 and adds nothing.
             entropy[chunk] = normaliser[chunk] - probs.mul_(logits).nan_to_num_(0.0).sum(-1)
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
-        ctx.mark_non_differentiable(entropy)
+        ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
         return logps, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        grad_logps = grads[0]
-        hidden, weight, targets, normaliser = ctx.saved_tensors
+    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        grad_logps, grad_entropy = grads
+        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for start in range(0, hidden.shape[0], CHUNK_POSITIONS):
             chunk = slice(start, start + CHUNK_POSITIONS)
-            logits = (hidden[chunk] @ weight.T).to(normaliser.dtype).div_(ctx.temperature)
-            grad_logits = (logits - normaliser[chunk, None]).exp_().neg_()
-            grad_logits.scatter_add_(-1, targets[chunk, None], grad_logits.new_ones(len(grad_logits), 1))
-            grad_logits = grad_logits.mul_(grad_logps[chunk, None] / ctx.temperature).to(hidden.dtype)
+            log_probs = (hidden[chunk] @ weight.T).to(normaliser.dtype).div_(ctx.temperature)
+            log_probs.sub_(normaliser[chunk, None])
+            scale = torch.zeros_like(normaliser[chunk]) if grad_logps is None else grad_logps[chunk]
+            if grad_entropy is None:
+                grad_logits = log_probs.exp_().mul_(-scale[:, None])
+            else:
+                surprise = (log_probs + entropy[chunk, None]).mul_(grad_entropy[chunk, None])
+                grad_logits = surprise.add_(scale[:, None]).neg_().mul_(log_probs.exp_()).nan_to_num_(0.0)
+            grad_logits.scatter_add_(-1, targets[chunk, None], scale[:, None])
+            grad_logits = grad_logits.div_(ctx.temperature).to(hidden.dtype)
             grad_hidden[chunk] = grad_logits @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(grad_logits.T, hidden[chunk])
@@ -112,6 +121,10 @@ class CausalPolicy(nn.Module):
             backward pass.
         shared_prompts: Compute what sequences of a group begin with once, and no padding. A model that cannot do
             it (see `llmenv.packed.why_not`) computes every sequence by itself, padded, as it does without.
+        value_head: Whether the same hidden states are also what a critic's values come from.
+
+    Attributes:
+        trunk_learns_values: Whether the values' gradient goes on into the model, or ends in the value head.
 
     Raises:
         ValueError: For a model that transforms its logits (soft-capping, scaling, a bias, adapters), whose
@@ -125,6 +138,7 @@ class CausalPolicy(nn.Module):
         *,
         gradient_checkpointing: bool = False,
         shared_prompts: bool = True,
+        value_head: bool = False,
     ):
         super().__init__()
         if temperature <= 0:
@@ -142,15 +156,12 @@ class CausalPolicy(nn.Module):
             )
         self.model = model.eval()
         self.head = TokenHead(output_layer.weight)
+        self.value_head = ValueHead(model) if value_head else None
         self.temperature = temperature
-        reason = why_not(model) if shared_prompts else None
-        if reason is not None:
-            logger.warning("%s has %s: prompts are not shared", type(model).__name__, reason)
-        self.shared_prompts = shared_prompts and reason is None
-        if self.shared_prompts:
-            model.set_attn_implementation(ATTENTION)
+        self.shared_prompts = shared_prompts and share_prompts(model)
+        self.trunk_learns_values = True
         if gradient_checkpointing:
-            _checkpoint_layers(model)
+            checkpoint_layers(model)
 
     def train(self, mode: bool = True) -> CausalPolicy:
         """Never drops anything out: with dropout the policy would not be the one that was sampled from."""
@@ -159,14 +170,76 @@ class CausalPolicy(nn.Module):
         return self
 
     def forward(self, batch: TokenBatch) -> PolicyOutput:
-        """Log-probability and entropy of every response token of `batch` ([B, T] each)."""
-        backbone = self.model.get_decoder()
-        hidden = run_packed(backbone, batch.packed) if self.shared_prompts else _run_padded(backbone, batch)
+        """Log-probability and entropy of every response token of `batch`, and its value ([B, T] each)."""
+        hidden = run_trunk(self.model.get_decoder(), batch, self.shared_prompts)
+        values = None
+        if self.value_head is not None:
+            values = self.value_head(hidden if self.trunk_learns_values else hidden.detach(), batch)
+        if batch.bootstrapped.any():  # after a row's last token there is a value, and no further token
+            hidden = hidden[batch.response_mask[batch.valued_mask]]
         logps, entropy = self.head(hidden, batch.input_ids[batch.response_mask], self.temperature)
-        return PolicyOutput(logps=_scatter(logps, batch), entropy=_scatter(entropy, batch))
+        return PolicyOutput(
+            _scatter(logps, batch.response_mask), _scatter(entropy, batch.response_mask), values
+        )
 
 
-def _checkpoint_layers(model: PreTrainedModel) -> None:
+class ValueHead(nn.Module):
+    """A linear map from a trunk's hidden state to a value; all values are 0 before it has learned any."""
+
+    def __init__(self, model: PreTrainedModel):
+        super().__init__()
+        dtype = model.get_input_embeddings().weight.dtype
+        self.linear = nn.Linear(model.config.get_text_config().hidden_size, 1, dtype=dtype)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
+        """Values [B, T] from the hidden states [M, D] of `run_trunk`."""
+        values = self.linear(hidden).squeeze(-1)
+        return _scatter(values.to(torch.promote_types(values.dtype, torch.float32)), batch.valued_mask)
+
+
+class Critic(nn.Module):
+    """A value head on a trunk of its own, with nothing in common with the policy.
+
+    Args:
+        model: A Hugging Face causal language model, whose output layer is left out.
+        gradient_checkpointing: As for `CausalPolicy`.
+        shared_prompts: As for `CausalPolicy`.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, shared_prompts: bool = True
+    ):
+        super().__init__()
+        self.shared_prompts = shared_prompts and share_prompts(model)
+        if gradient_checkpointing:
+            checkpoint_layers(model)
+        self.head = ValueHead(model)
+        self.trunk = model.get_decoder().eval()
+
+    def train(self, mode: bool = True) -> Critic:
+        """Never drops anything out, as the policy does not."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, batch: TokenBatch) -> torch.Tensor:
+        """Values [B, T], as in `PolicyOutput`."""
+        return self.head(run_trunk(self.trunk, batch, self.shared_prompts), batch)
+
+
+def share_prompts(model: PreTrainedModel) -> bool:
+    """Makes a model ready for packed rows; False, with a warning, if it cannot run on them."""
+    reason = why_not(model)
+    if reason is not None:
+        logger.warning("%s has %s: prompts are not shared", type(model).__name__, reason)
+        return False
+    model.set_attn_implementation(ATTENTION)
+    return True
+
+
+def checkpoint_layers(model: PreTrainedModel) -> None:
     """As `model.gradient_checkpointing_enable()`, which acts in training mode only, where models drop out."""
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
@@ -176,18 +249,22 @@ def _checkpoint_layers(model: PreTrainedModel) -> None:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, early_stop=True)
 
 
-def _run_padded(backbone: nn.Module, batch: TokenBatch) -> torch.Tensor:
-    """The model's last hidden state [M, D] at the positions that predict response tokens."""
+def run_trunk(backbone: nn.Module, batch: TokenBatch, shared_prompts: bool) -> torch.Tensor:
+    """A model's last hidden state [M, D] before each response token, and at the end of bootstrapped rows.
+
+    M are the True of `batch.valued_mask`, in its order.
+    """
+    if shared_prompts:
+        return run_packed(backbone, batch.packed)
     positions = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
     attention_mask = positions[None, :] < batch.lengths[:, None]
     hidden = backbone(
         input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
     ).last_hidden_state
     # The hidden state at t - 1 predicts the token at t; a response never starts at position 0.
-    return hidden[:, :-1][batch.response_mask[:, 1:]]
+    return hidden[:, :-1][batch.valued_mask[:, 1:]]
 
 
-def _scatter(values: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
-    """Puts one value a response token back to its place in [B, T]; zero elsewhere."""
-    placed = values.new_zeros(batch.response_mask.shape)
-    return placed.masked_scatter(batch.response_mask, values)
+def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Puts values [M] where a mask [B, T] is True; zero elsewhere."""
+    return values.new_zeros(mask.shape).masked_scatter(mask, values)

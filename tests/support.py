@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from algorithms import GRPOConfig
+from algorithms import make_config
+from algorithms.config import LLMConfig
 from llmenv import engine, tiny
 from llmenv.deepspeed_engine import DeepSpeedEngine
 from llmenv.env import TextEnv
@@ -49,12 +50,12 @@ def make_model_folder(folder: Path) -> str:
 
 
 def small_config(
-    model: str, *, num_env_runners: int = 0, num_learners: int = 0, **training: Any
-) -> GRPOConfig:
+    model: str, algo: str = "GRPO", *, num_env_runners: int = 0, num_learners: int = 0, **training: Any
+) -> LLMConfig:
     """Countdown, 4 groups of 4, one step an iteration at a learning rate of 1e-3; two fifths of a CPU an actor."""
     training = {"prompts_per_iteration": 4, "group_size": 4, "lr": 1e-3, **training}
     return (
-        GRPOConfig()
+        make_config(algo)
         .environment("envs:Countdown-v0")
         .policy(model=model)
         .sampling(max_new_tokens=24)

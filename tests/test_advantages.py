@@ -1,11 +1,18 @@
-"""Advantages against numbers derived by hand."""
+"""Advantages against numbers derived by hand, and against their definitions."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
-from algorithms.advantages import group_relative_advantages
+from algorithms.advantages import (
+    BASELINES,
+    SCALES,
+    generalized_advantages,
+    group_relative_advantages,
+    overlong_penalties,
+)
 
 
 def test_groups_are_compared_within_themselves() -> None:
@@ -18,14 +25,33 @@ def test_groups_are_compared_within_themselves() -> None:
 
 
 def test_without_scale_only_the_mean_is_taken_off() -> None:
-    advantages = group_relative_advantages(np.array([1.0, 0.0, 0.5]), np.zeros(3, dtype=int), scale=False)
+    advantages = group_relative_advantages(np.array([1.0, 0.0, 0.5]), np.zeros(3, dtype=int), scale="none")
     np.testing.assert_allclose(advantages, [0.5, -0.5, 0.0])
 
 
-def test_a_group_without_difference_has_no_signal() -> None:
+def test_leave_one_out() -> None:
+    # Rewards 1, 0, 0.5: the means of the others are 0.25, 0.75 and 0.5.
+    advantages = group_relative_advantages(
+        np.array([1.0, 0.0, 0.5]), np.zeros(3, dtype=int), baseline="leave_one_out", scale="none"
+    )
+    np.testing.assert_allclose(advantages, [0.75, -0.75, 0.0])
+
+
+def test_scaled_by_the_batch() -> None:
+    # Groups (1, 0) and (3, 0): 0.5, -0.5, 1.5, -1.5, whose mean square is (0.25 + 0.25 + 2.25 + 2.25) / 4 = 1.25.
+    advantages = group_relative_advantages(
+        np.array([1.0, 0.0, 3.0, 0.0]), np.array([0, 0, 1, 1]), scale="batch"
+    )
+    np.testing.assert_allclose(advantages, np.array([0.5, -0.5, 1.5, -1.5]) / 1.25**0.5, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("baseline", BASELINES)
+def test_a_group_without_difference_has_no_signal(baseline: str, scale: str) -> None:
     # 0.1 has no exact binary form, and the mean of eight of them is not 0.1: the advantage must still be exactly 0,
     # since only such rows are left out of the forward pass.
-    advantages = group_relative_advantages(np.array([0.1] * 8 + [0.1, 1.0]), np.array([0] * 8 + [1] * 2))
+    rewards, groups = np.array([0.1] * 8 + [0.1, 1.0]), np.array([0] * 8 + [1] * 2)
+    advantages = group_relative_advantages(rewards, groups, baseline=baseline, scale=scale)
     assert advantages[:8].tolist() == [0.0] * 8
     assert advantages[8] < 0 < advantages[9]
 
@@ -44,3 +70,49 @@ def test_no_samples() -> None:
 def test_shapes_are_checked(rewards: tuple[int, ...], groups: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="equal and flat"):
         group_relative_advantages(np.zeros(rewards), np.zeros(groups, dtype=int))
+
+
+def test_overlong_penalties() -> None:
+    # The last 20 % of 100 tokens: 80 is free, 90 costs half, 100 all.
+    penalties = overlong_penalties(np.array([10, 80, 90, 100]), 100, 0.2)
+    np.testing.assert_allclose(penalties, [0.0, 0.0, 0.5, 1.0])
+
+
+def gae_by_definition(
+    rewards: list[float], values: list[float], last: float, gamma: float, lambda_: float
+) -> list[float]:
+    """The sum over k of (gamma lambda)^k delta_{t+k}, term by term."""
+    after = [*values[1:], last]
+    deltas = [r + gamma * v2 - v for r, v, v2 in zip(rewards, values, after, strict=True)]
+    size = len(rewards)
+    return [sum((gamma * lambda_) ** k * deltas[t + k] for k in range(size - t)) for t in range(size)]
+
+
+@pytest.mark.parametrize(("gamma", "lambda_"), [(1.0, 1.0), (0.9, 0.8), (1.0, 0.0)])
+def test_generalized_advantages_are_the_definition_over_turns(gamma: float, lambda_: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Two turns with the environment's words between them; one turn and padding; two turns to the very end.
+    mask = torch.tensor([[0, 1, 1, 0, 0, 1, 1, 0], [0, 0, 1, 1, 1, 0, 0, 0], [0, 1, 0, 0, 1, 1, 1, 1]]).bool()
+    rewards, values = torch.randn(2, 3, 8, generator=generator, dtype=torch.float64)
+    last = torch.tensor([0.0, 0.7, -0.3], dtype=torch.float64)  # finished; cut short, twice
+    advantages = generalized_advantages(rewards, values, mask, last, gamma, lambda_)
+    assert (advantages[~mask] == 0).all()
+    for row, here in enumerate(mask):
+        expected = gae_by_definition(
+            rewards[row][here].tolist(), values[row][here].tolist(), last[row].item(), gamma, lambda_
+        )
+        torch.testing.assert_close(advantages[row][here].tolist(), expected, rtol=0, atol=1e-12)
+
+
+def test_generalized_advantages_by_hand() -> None:
+    # Three tokens, reward 1 at the last, values 0.5, 0.6, 0.8, gamma 0.5, lambda 0.5, terminated:
+    #   delta_3 = 1 - 0.8 = 0.2              A_3 = 0.2
+    #   delta_2 = 0.5 * 0.8 - 0.6 = -0.2     A_2 = -0.2 + 0.25 * 0.2 = -0.15
+    #   delta_1 = 0.5 * 0.6 - 0.5 = -0.2     A_1 = -0.2 + 0.25 * -0.15 = -0.2375
+    rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.6, 0.8]])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    advantages = generalized_advantages(rewards, values, mask, torch.zeros(1), 0.5, 0.5)
+    torch.testing.assert_close(advantages, torch.tensor([[-0.2375, -0.15, 0.2]]))
+    # Truncated, with 0.4 expected after it: delta_3 = 1 + 0.5 * 0.4 - 0.8 = 0.4.
+    advantages = generalized_advantages(rewards, values, mask, torch.tensor([0.4]), 0.5, 0.5)
+    torch.testing.assert_close(advantages[0, 2], torch.tensor(0.4))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from algorithms.grpo import GRPOLearner
+from algorithms.learner import PolicyLearner
 from llmenv import deepspeed_engine
 from llmenv.batch import Minibatch
 from llmenv.deepspeed_engine import build_config, read_config
@@ -47,7 +47,7 @@ def set_stage(config: Any, stage: str) -> Any:
     return config.deepspeed(**{**off, **STAGES[stage]})
 
 
-def local_group(model: str, stage: str, *, learner_class: type = GRPOLearner, **training: Any) -> Any:
+def local_group(model: str, stage: str, *, learner_class: type = PolicyLearner, **training: Any) -> Any:
     """One learner in this process."""
     config = set_stage(small_config(model, kl_coeff=0.05, **training), stage)
     config.learners(learner_class=learner_class)
@@ -230,7 +230,7 @@ def test_gradient_checkpointing_takes_the_same_steps(model_folder: str, theirs: 
     assert_same_steps(Update(group, uneven_plan(1)), theirs)
 
 
-class SGDLearner(GRPOLearner):
+class SGDLearner(PolicyLearner):
     """A step is minus the learning rate, 1e-3, times the clipped gradient."""
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
@@ -260,7 +260,7 @@ def test_adapters_are_trained_as_by_the_plain_engine(model_folder: str, stage: s
     sharded = set_stage(small_config(model_folder, kl_coeff=0.05).policy(lora_rank=3), stage)
     weights, metrics = [], []
     for config in (plain, sharded):
-        config.learners(learner_class=GRPOLearner)
+        config.learners(learner_class=PolicyLearner)
         learner = config.build_learner_group(spaces=SPACES)._learner
         start = learner._plain_weights()
         ((minibatch,),) = make_plan(make_rows(), 1)

@@ -15,7 +15,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
 from algorithms.advantages import group_relative_advantages
-from algorithms.grpo import GRPOLearner
+from algorithms.learner import PolicyLearner
 from llmenv.batch import LossBatch, Minibatch, TokenRow, plan_update
 from llmenv.engine import TorchEngine
 from llmenv.env import TextSpace
@@ -35,8 +35,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray o
 SPACES = {DEFAULT_MODULE_ID: (TextSpace(), TextSpace())}
 
 
-def make_group(model: str, num_learners: int = 0, **training: Any) -> LLMLearnerGroup:
-    config = small_config(model, num_learners=num_learners, **training)
+def make_group(model: str, algo: str = "GRPO", num_learners: int = 0, **training: Any) -> LLMLearnerGroup:
+    config = small_config(model, algo, num_learners=num_learners, **training)
     config.validate()
     return config.build_learner_group(spaces=SPACES)
 
@@ -218,10 +218,10 @@ def test_the_comparison_notices_a_denominator_per_micro_batch(model_folder: str)
     ]
     learner = make_group(model_folder)._learner
     for share in wrong:
-        for tokens, old_logps, _ in learner._prepare(share, fixed_old_logps=True).micro_batches:
+        for prepared in learner._prepare(share, fixed_old_logps=True).micro_batches:
             batch = LossBatch(
-                tokens=tokens,
-                old_logps=old_logps,
+                tokens=prepared.tokens,
+                old_logps=prepared.old_logps,
                 ref_logps=None,
                 num_tokens=share.num_tokens,
                 num_sequences=share.num_sequences,
@@ -267,7 +267,7 @@ def test_rows_without_gradient_need_no_forward_pass(model_folder: str) -> None:
     assert not Update(make_group(model_folder), nobody).change.any()
 
 
-class RatioSpy(GRPOLearner):
+class RatioSpy(PolicyLearner):
     """Notes each micro-batch's greatest distance of the ratio from 1."""
 
     def compute_loss_for_module(self, *, batch: Any, fwd_out: Any, **kwargs: Any) -> torch.Tensor:

@@ -325,10 +325,10 @@ def test_the_reference_is_the_initial_policy_throughout(model_folder: str, rank:
     for _ in range(2):
         learner.update([share])
     initial = CausalPolicy(load_causal_lm(model_folder), shared_prompts=False)
-    for tokens, _, ref_logps in learner._prepare(share, fixed_old_logps=False).micro_batches:
+    for batch in learner._prepare(share, fixed_old_logps=False).micro_batches:
         with torch.no_grad():
-            assert torch.equal(ref_logps, initial(tokens).logps)
-            assert not torch.allclose(ref_logps, learner.policy(tokens).logps, atol=0.01)
+            assert torch.equal(batch.ref_logps, initial(batch.tokens).logps)
+            assert not torch.allclose(batch.ref_logps, learner.policy(batch.tokens).logps, atol=0.01)
     assert any(p.requires_grad for p in learner.policy.parameters())
 
 

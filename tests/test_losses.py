@@ -13,10 +13,14 @@ from algorithms.losses import (
     aggregate,
     clipped_surrogate,
     clipped_tokens,
+    clipped_value_loss,
+    clipped_weight,
+    dual_clip,
     importance_weights,
     kl_k1,
     kl_k2,
     kl_k3,
+    sequence_logps,
 )
 
 # Ratios 1, 1.5, 0.5, 1.5, 0.5 with eps = 0.2.
@@ -36,21 +40,91 @@ GRADIENTS = torch.tensor([[-2.0, 0.0, -1.0, 3.0, 0.0]])
 def test_clipped_surrogate_and_its_gradient() -> None:
     old_logps = torch.tensor([[-1.0, -2.0, -0.5, -3.0, -0.1]])
     logps = (old_logps + RATIOS.log()).requires_grad_()
-    losses = clipped_surrogate(logps, old_logps, ADVANTAGES, 0.2)
+    losses = clipped_surrogate(logps, old_logps, ADVANTAGES, 0.2, 0.2)
     torch.testing.assert_close(losses, LOSSES)
     losses.sum().backward()
     torch.testing.assert_close(logps.grad, GRADIENTS)
 
 
+def test_clip_higher() -> None:
+    # With 0.6 above, the ratio 1.5 is not clipped where A = 2: -1.5 * 2 = -3, with a gradient of -3.
+    logps = RATIOS.log().requires_grad_()
+    losses = clipped_surrogate(logps, torch.zeros(1, 5), ADVANTAGES, 0.2, 0.6)
+    torch.testing.assert_close(losses, torch.tensor([[-2.0, -3.0, -1.0, 3.0, 1.6]]))
+    losses.sum().backward()
+    torch.testing.assert_close(logps.grad, torch.tensor([[-2.0, -3.0, -1.0, 3.0, 0.0]]))
+    _, high = clipped_tokens(RATIOS.log(), torch.zeros(1, 5), ADVANTAGES, 0.2, 0.6)
+    assert not high.any()
+
+
+def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely() -> None:
+    # Ratios 1.1, 4 and 4 with A = -2, -2 and 2: the surrogate is 2.2, 8 and -2.4. With c = 3 the loss of A = -2 is at most
+    # 6; the last one, A > 0, is left alone. Where it is bounded there is no gradient: d 2.2 / d logp = 2.2, and 0.
+    logps = torch.tensor([[1.1, 4.0, 4.0]]).log().requires_grad_()
+    advantages = torch.tensor([[-2.0, -2.0, 2.0]])
+    losses = dual_clip(clipped_surrogate(logps, torch.zeros(1, 3), advantages, 0.2, 0.2), advantages, 3.0)
+    torch.testing.assert_close(losses, torch.tensor([[2.2, 6.0, -2.4]]))
+    losses.sum().backward()
+    torch.testing.assert_close(logps.grad, torch.tensor([[2.2, 0.0, 0.0]]))
+
+
+def test_cispo_clips_the_weight_and_keeps_the_gradient() -> None:
+    # Probabilities 0.6, 0.2 and 0.1 that were 0.2, 0.2 and 0.5: ratios 3, 1 and 0.2. With no bound below (low = 1) and
+    # 1 + 1 above, the weights are 2, 1 and 0.2. Loss: -w A logp; gradient: -w A, of every token.
+    logps = torch.tensor([[0.6, 0.2, 0.1]]).log().requires_grad_()
+    old_logps, advantages = torch.tensor([[0.2, 0.2, 0.5]]).log(), torch.tensor([[1.0, -1.0, 2.0]])
+    losses = clipped_weight(logps, old_logps, advantages, 1.0, 1.0)
+    # -2 ln 0.6 = 1.021651; ln 0.2 = -1.609438; -0.4 ln 0.1 = 0.921034.
+    torch.testing.assert_close(losses, torch.tensor([[1.021651, -1.609438, 0.921034]]))
+    losses.sum().backward()
+    torch.testing.assert_close(logps.grad, torch.tensor([[-2.0, 1.0, -0.4]]))
+
+
+def test_the_ratio_of_a_sequence() -> None:
+    # Log-ratios 0.3 and -0.1 of two tokens (a third is no response): log s = 0.1, s = 1.105171. With A = 2 and the mean
+    # over tokens the objective is s A = 2.210342, and its gradient by each token's log-probability s A / 2 = 1.105171.
+    old_logps = torch.tensor([[-1.0, -2.0, -9.0]])
+    logps = (old_logps + torch.tensor([[0.3, -0.1, 5.0]])).requires_grad_()
+    mask, advantages = torch.tensor([[True, True, False]]), torch.tensor([[2.0, 2.0, 0.0]])
+    of_sequence = sequence_logps(logps, old_logps, mask)
+    torch.testing.assert_close((of_sequence - old_logps)[mask], torch.tensor([0.1, 0.1]))
+    loss = aggregate(
+        clipped_surrogate(of_sequence, old_logps, advantages, 0.2, 0.2), mask, "sequence", 2, 1, 5
+    )
+    assert loss.item() == pytest.approx(-2.210342, abs=1e-6)
+    loss.backward()
+    torch.testing.assert_close(logps.grad, torch.tensor([[-1.105171, -1.105171, 0.0]]))
+    # Clipped as a whole: with s beyond 1.05 and A > 0 no token has a gradient.
+    logps.grad = None
+    of_sequence = sequence_logps(logps, old_logps, mask)
+    clipped_surrogate(of_sequence, old_logps, advantages, 0.05, 0.05).sum().backward()
+    assert logps.grad.tolist() == [[0.0, 0.0, 0.0]]
+
+
+def test_value_loss() -> None:
+    # Targets 1, old values 0, values 0.2, 0.8, 0.8, clip 0.5 (the last: none).
+    #   0.2: (0.2 - 1)^2 / 2 = 0.32, within the clip; gradient 0.2 - 1 = -0.8.
+    #   0.8: the clipped value 0.5 is farther off: (0.5 - 1)^2 / 2 = 0.125, without gradient.
+    #   0.8 without a clip: (0.8 - 1)^2 / 2 = 0.02.
+    values = torch.tensor([[0.2, 0.8]], requires_grad=True)
+    losses = clipped_value_loss(values, torch.zeros(1, 2), torch.ones(1, 2), 0.5)
+    torch.testing.assert_close(losses, torch.tensor([[0.32, 0.125]]))
+    losses.sum().backward()
+    torch.testing.assert_close(values.grad, torch.tensor([[-0.8, 0.0]]))
+    assert clipped_value_loss(values, torch.zeros(1, 2), torch.ones(1, 2), None)[0, 1].item() == pytest.approx(
+        0.02
+    )
+
+
 def test_clipped_tokens_are_those_without_gradient() -> None:
-    low, high = clipped_tokens(RATIOS.log(), torch.zeros(1, 5), ADVANTAGES, 0.2)
+    low, high = clipped_tokens(RATIOS.log(), torch.zeros(1, 5), ADVANTAGES, 0.2, 0.2)
     assert low.tolist() == [[False, False, False, False, True]]
     assert high.tolist() == [[False, True, False, False, False]]
 
 
 def test_at_ratio_one_the_gradient_is_the_policy_gradient() -> None:
     logps = torch.tensor([[-1.0, -2.0]], requires_grad=True)
-    clipped_surrogate(logps, logps.detach(), torch.tensor([[1.5, -0.5]]), 0.2).sum().backward()
+    clipped_surrogate(logps, logps.detach(), torch.tensor([[1.5, -0.5]]), 0.2, 0.2).sum().backward()
     # -A: a step against the gradient raises the log-probability where A > 0 and lowers it where A < 0.
     assert logps.grad.tolist() == [[-1.5, 0.5]]
 
@@ -105,15 +179,17 @@ MASK = torch.tensor([[True, True, True], [True, False, False]])
 
 
 def test_aggregate_normalisers() -> None:
-    # token: (1 + 2 + 3 + 4) / 4 = 2.5.  sequence: ((1 + 2 + 3) / 3 + 4 / 1) / 2 = 3.
-    assert aggregate(PER_TOKEN, MASK, "token", 4, 2).item() == 2.5
-    assert aggregate(PER_TOKEN, MASK, "sequence", 4, 2).item() == 3.0
+    # token: (1 + 2 + 3 + 4) / 4 = 2.5.  sequence: ((1 + 2 + 3) / 3 + 4 / 1) / 2 = 3.  constant, of at most 5 tokens:
+    # (1 + 2 + 3 + 4) / (2 x 5) = 1.
+    assert aggregate(PER_TOKEN, MASK, "token", 4, 2, 5).item() == 2.5
+    assert aggregate(PER_TOKEN, MASK, "sequence", 4, 2, 5).item() == 3.0
+    assert aggregate(PER_TOKEN, MASK, "constant", 4, 2, 5).item() == 1.0
 
 
 @pytest.mark.parametrize("normaliser", NORMALISERS)
 def test_shares_sum_to_the_whole(normaliser: str) -> None:
-    whole = aggregate(PER_TOKEN, MASK, normaliser, 4, 2)
-    shares = [aggregate(PER_TOKEN[i : i + 1], MASK[i : i + 1], normaliser, 4, 2) for i in range(2)]
+    whole = aggregate(PER_TOKEN, MASK, normaliser, 4, 2, 5)
+    shares = [aggregate(PER_TOKEN[i : i + 1], MASK[i : i + 1], normaliser, 4, 2, 5) for i in range(2)]
     assert sum(shares).item() == pytest.approx(whole.item())
 
 
@@ -122,7 +198,7 @@ def test_masked_tokens_have_exactly_no_gradient(normaliser: str) -> None:
     per_token = PER_TOKEN.clone()
     per_token[1, 1], per_token[1, 2] = math.nan, math.inf  # what stands outside the mask does not matter
     per_token.requires_grad_()
-    loss = aggregate(per_token, MASK, normaliser, 4, 2)
+    loss = aggregate(per_token, MASK, normaliser, 4, 2, 5)
     assert math.isfinite(loss.item())
     loss.backward()
     assert per_token.grad[~MASK].tolist() == [0.0, 0.0]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from algorithms.grpo import GRPOLearner
+from algorithms.learner import PolicyLearner
 from llmenv.batch import LossBatch, TokenBatch, TokenRow, plan_update
 from llmenv.packed import ATTENTION, Block
 from llmenv.policy import CausalPolicy
@@ -54,7 +54,9 @@ def make_row(
     ids = np.array([token for part in parts for token in part])
     mask = np.array([i % 2 == 1 for i, part in enumerate(parts) for _ in part])
     noise = np.random.default_rng(len(ids) + int(ids.sum())).normal(size=(2, len(ids))).astype(np.float32)
-    return TokenRow(ids, mask, np.where(mask, noise[0], 0), np.where(mask, noise[1], 0), group)
+    return TokenRow(
+        ids, mask, np.where(mask, noise[0], 0), np.where(mask, noise[1], 0), np.zeros_like(noise[0]), group
+    )
 
 
 def random_rows(num_groups: int = 3, group_size: int = 4, max_response: int = 20) -> list[TokenRow]:
@@ -113,6 +115,8 @@ def test_equals_the_plain_policy(architecture: str, rows: str) -> None:
 class LossOnly:
     """What `compute_loss_for_module` asks of a learner."""
 
+    kl_coeff = 0.1
+
     def log_share(self, **shares: torch.Tensor) -> None:
         pass
 
@@ -125,7 +129,7 @@ def grpo_update(
     total = 0.0
     for batch in batches:
         output = policy(batch)
-        loss = GRPOLearner.compute_loss_for_module(
+        loss = PolicyLearner.compute_loss_for_module(
             LossOnly(),
             module_id="",
             config=config,

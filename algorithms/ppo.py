@@ -1,0 +1,195 @@
+"""Credit by token: Proximal Policy Optimization (1707.06347) with a critic, and without one REINFORCE++."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.algorithm_config import NotProvided
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from algorithms.advantages import generalized_advantages
+from algorithms.base import LLMAlgorithm
+from algorithms.config import LLMConfig
+from algorithms.learner import PolicyLearner
+from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_value_loss
+from llmenv.batch import Minibatch, PreparedBatch, TokenRow
+from llmenv.engine import sum_over_learners
+from llmenv.episode import TextEpisode
+
+CRITICS = ("separate", "shared", None)
+
+
+class PPOConfig(LLMConfig):
+    """Settings of PPO, with TinyZero's defaults: a critic of its own, gamma = lambda = 1, the KL in the reward."""
+
+    def __init__(self, algo_class: type | None = None):
+        super().__init__(algo_class=algo_class or PPO)
+        self.method = "PPO"
+        self.gamma = 1.0
+        self.lambda_ = 1.0
+        self.kl_in = "reward"
+        self.kl_estimator = "k1"
+        self.critic = "separate"
+        self.vf_coeff = 0.5
+        self.value_clip: float | None = 0.5
+        self.whiten_advantages = True
+        self.bootstrap_length_cap = False
+
+    def training(
+        self,
+        *,
+        lambda_: float = NotProvided,
+        critic: str | None = NotProvided,
+        critic_lr: float | None = NotProvided,
+        vf_coeff: float = NotProvided,
+        value_clip: float | None = NotProvided,
+        value_warmup_iterations: int = NotProvided,
+        whiten_advantages: bool = NotProvided,
+        bootstrap_length_cap: bool = NotProvided,
+        **kwargs: Any,
+    ) -> PPOConfig:
+        """Sets the critic and the credit, beside all that `LLMConfig.training` sets; `gamma` is RLlib's own.
+
+        Args:
+            lambda_: Of the generalized advantages; it and `gamma` count a token as a step.
+            critic: "separate": a model of its own, from the policy's initial weights. "shared": a head on the
+                policy's trunk. None: no critic, and the whole return is the advantage.
+            critic_lr: Of a separate critic. None: ten times `lr`, as in TinyZero.
+            vf_coeff: Weight of a shared critic's loss beside the policy's.
+            value_clip: A value's step from the old one that still counts (see `algorithms.losses.clipped_value_loss`);
+                None: any.
+            value_warmup_iterations: So many iterations update the critic alone.
+            whiten_advantages: To mean 0 and standard deviation 1 over the response tokens of the iteration.
+            bootstrap_length_cap: Take a response that was cut at `max_new_tokens` for an unfinished episode, worth what
+                the critic expects, and not for a finished one. (Episodes that the *environment* truncates always are.)
+            **kwargs: See `LLMConfig.training`.
+        """
+        super().training(**kwargs)
+        return self._set(
+            lambda_=lambda_,
+            critic=critic,
+            critic_learning_rate=critic_lr,
+            vf_coeff=vf_coeff,
+            value_clip=value_clip,
+            value_warmup_iterations=value_warmup_iterations,
+            whiten_advantages=whiten_advantages,
+            bootstrap_length_cap=bootstrap_length_cap,
+        )
+
+    def validate(self) -> None:
+        super().validate()
+        self._check_choice("critic", CRITICS)
+        for name in ("gamma", "lambda_"):
+            if not 0 <= getattr(self, name) <= 1:
+                self._value_error(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
+        for name in ("vf_coeff", "value_clip"):
+            if (value := getattr(self, name)) is not None and not value > 0:
+                self._value_error(f"{name} must be above 0, got {value!r}")
+        if self.critic != "separate" and self.critic_learning_rate is not None:
+            self._value_error("critic_lr is of a separate critic: set critic='separate', or leave it out")
+        if self.critic is None and (self.value_warmup_iterations or self.bootstrap_length_cap):
+            self._value_error("value_warmup_iterations and bootstrap_length_cap need a critic")
+        if self.critic == "shared" and self.value_warmup_iterations and self.weight_decay:
+            self._value_error(
+                "with critic='shared' weight_decay would move the policy during value_warmup_iterations: "
+                "leave out one of them, or set critic='separate'"
+            )
+
+    def get_default_learner_class(self) -> type[PolicyLearner]:
+        return PPOLearner
+
+
+class PPOLearner(PolicyLearner):
+    """Adds advantages by token, and the critic's loss."""
+
+    def assign_token_credit(self, batches: Sequence[PreparedBatch]) -> None:
+        config = self.config
+        kls = [self._reward_kl(batch) for batch in batches]
+        for batch, kl in zip(batches, kls, strict=True):
+            tokens, values = batch.tokens, batch.old_values
+            rewards = tokens.rewards - self.kl_coeff * kl
+            if values is None:
+                values = torch.zeros_like(rewards)
+            after = values.gather(1, tokens.lengths[:, None] - 1)[:, 0] * tokens.bootstrapped
+            advantages = generalized_advantages(
+                rewards, values, tokens.response_mask, after, config.gamma, config.lambda_
+            )
+            tokens.advantages = advantages
+            batch.value_targets = (values + advantages).masked_fill(~tokens.response_mask, 0.0)
+        masks = [batch.tokens.response_mask for batch in batches]
+        if config.critic is not None:
+            self._log_explained_variance(batches)
+        if self.reference is not None and config.kl_in == "reward":
+            kl_mean, _ = self._moments(zip(kls, masks, strict=True))
+            self.metrics.log_value((DEFAULT_MODULE_ID, "kl_reference"), kl_mean, reduce="mean", window=1)
+            self.adapt_kl_coeff(kl_mean)
+        if config.whiten_advantages:
+            mean, variance = self._moments(
+                (batch.tokens.advantages, mask) for batch, mask in zip(batches, masks, strict=True)
+            )
+            for tokens in (batch.tokens for batch in batches):
+                white = (tokens.advantages - mean) * (variance + 1e-8) ** -0.5
+                tokens.advantages = white.masked_fill(~tokens.response_mask, 0.0)
+
+    def _reward_kl(self, batch: PreparedBatch) -> torch.Tensor:
+        """What each token's reward loses, before the coefficient: [B, T]."""
+        if self.config.kl_in != "reward" or batch.ref_logps is None:
+            return torch.zeros_like(batch.tokens.rewards)
+        return KL_ESTIMATORS[self.config.kl_estimator](batch.old_logps, batch.ref_logps)
+
+    def _log_explained_variance(self, batches: Sequence[PreparedBatch]) -> None:
+        """1 - Var(R - V) / Var(R): 1 for a critic that knows, 0 for one that knows no more than the mean."""
+        masks = [batch.tokens.response_mask for batch in batches]
+        targets = [batch.value_targets for batch in batches]
+        errors = [batch.value_targets - batch.old_values for batch in batches]
+        _, variance = self._moments(zip(targets, masks, strict=True))
+        _, unexplained = self._moments(zip(errors, masks, strict=True))
+        if variance > 0:
+            self.metrics.log_value(
+                (DEFAULT_MODULE_ID, "explained_variance"), 1 - unexplained / variance, reduce="mean", window=1
+            )
+
+    def _moments(self, columns: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+        """Mean and variance of what is in the masks, over all learners."""
+        found = [values[mask].double() for values, mask in columns]
+        mine = torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=self._device)
+        count, total = sum_over_learners(mine.new_tensor([len(mine), mine.sum()])).tolist()
+        if not count:
+            return 0.0, 0.0
+        mean = total / count
+        return mean, float(sum_over_learners(((mine - mean) ** 2).sum())) / count
+
+    def compute_value_loss(
+        self, values: torch.Tensor, batch: PreparedBatch, minibatch: Minibatch
+    ) -> torch.Tensor:
+        config, mask = self.config, batch.tokens.response_mask
+        per_token = clipped_value_loss(values, batch.old_values, batch.value_targets, config.value_clip)
+        denominators = minibatch.num_tokens, minibatch.num_sequences, config.max_new_tokens
+        loss = aggregate(per_token, mask, "token", *denominators)
+        self.log_share(value_loss=loss, value=(values * mask).sum() / minibatch.num_learned_tokens)
+        return loss if config.critic == "separate" else config.vf_coeff * loss
+
+
+class PPO(LLMAlgorithm):
+    """Samples, lets the learners assign credit to each token, steps, syncs."""
+
+    config: PPOConfig
+
+    @classmethod
+    def get_default_config(cls) -> PPOConfig:
+        return PPOConfig()
+
+    def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
+        """Nothing yet: the learners have the values."""
+        return np.zeros(len(episodes))
+
+    def row(self, episode: TextEpisode, advantage: float) -> TokenRow:
+        config = self.config
+        cut = episode.truncated or (config.bootstrap_length_cap and episode.hit_length_cap)
+        return TokenRow.from_episode(episode, bootstrapped=cut and config.critic is not None)
+
+    def has_gradient(self, row: TokenRow) -> bool:
+        return True
