@@ -92,9 +92,7 @@ class LLMAlgorithm(Algorithm):
         return TokenRow.from_episode(episode, advantage)
 
     def collect(self) -> list[TextEpisode]:
-        """The iteration's groups, sampled by all runners together; with dynamic sampling, more of them until enough
-        have signal.
-        """
+        """The iteration's groups, sampled by all runners; with dynamic sampling more, until enough have signal."""
         config, wanted = self.config, self.config.prompts_per_iteration
         episodes: list[TextEpisode] = []
         num_groups, missing = 0, wanted
@@ -106,8 +104,8 @@ class LLMAlgorithm(Algorithm):
                 break
         if config.dynamic_sampling and missing:
             logger.warning(
-                "only %d of %d groups have signal after %d rounds of sampling (%d groups): most tasks are too easy or too "
-                "hard for the policy; the iteration learns from those it has",
+                "only %d of %d groups have signal after %d rounds of sampling (%d groups): most tasks are too easy or "
+                "too hard for the policy; the iteration learns from those it has",
                 wanted - missing,
                 wanted,
                 config.max_sampling_rounds,

@@ -258,7 +258,7 @@ class LLMConfig(AlgorithmConfig):
             ratio_level: "token", or "sequence" as in GSPO (see `algorithms.losses.sequence_logps`).
             clip_param: The surrogate's epsilon.
             clip_param_high: Another epsilon above 1; None: the same.
-            dual_clip: Bound of the ratio where the advantage is negative (see `algorithms.losses.dual_clip`); None: none.
+            dual_clip: Bound of the ratio where the advantage is negative (see `algorithms.losses.dual_clip`).
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
                 for LoRA in 16 bits.
@@ -392,11 +392,6 @@ class LLMConfig(AlgorithmConfig):
         }
         return RLModuleSpec(module_class=LLMModule, model_config=config)
 
-    def get_default_learner_class(self) -> type[LLMLearner]:
-        from algorithms.learner import PolicyLearner
-
-        return PolicyLearner
-
     def build_learner_group(self, *, rl_module_spec: Any = None, **kwargs: Any) -> LLMLearnerGroup:
         spec = rl_module_spec or self.get_multi_rl_module_spec(**kwargs)
         return LLMLearnerGroup(config=self.copy(), module_spec=spec)
@@ -500,7 +495,9 @@ class LLMConfig(AlgorithmConfig):
         if self.kl_target is not None and not self.kl_coeff:
             self._value_error("kl_target needs a kl_coeff above 0 to start from")
         if self.dual_clip is not None and not (self.dual_clip > 1 and self.surrogate == "clip"):
-            self._value_error(f"dual_clip must be above 1, and is of surrogate='clip', got {self.dual_clip!r}")
+            self._value_error(
+                f"dual_clip must be above 1, and is of surrogate='clip', got {self.dual_clip!r}"
+            )
 
     def _check_choice(self, name: str, allowed: Sequence[str | None]) -> None:
         if getattr(self, name) not in allowed:

@@ -129,13 +129,15 @@ def _row(config: LLMConfig) -> tuple[str, ...]:
         baseline = f"critic ({config.critic})" if config.critic else "none"
     else:
         assert isinstance(config, GRPOConfig)
-        advantage = "reward" + {
-            "group": " / std of the group",
-            "batch": " / std of the batch",
-            "none": "",
-        }[config.advantage_scale]
+        advantage = (
+            "reward"
+            + {
+                "group": " / std of the group",
+                "batch": " / std of the batch",
+                "none": "",
+            }[config.advantage_scale]
+        )
         baseline = config.baseline.replace("_", " ")
         more += ["dynamic sampling"] if config.dynamic_sampling else []
         more += [f"overlong penalty, last {config.overlong_buffer:.0%}"] if config.overlong_buffer else []
     return advantage, baseline, config.ratio_level, clip, config.loss_normaliser, kl, ", ".join(more)
-

@@ -107,6 +107,7 @@ class PPOLearner(PolicyLearner):
 
     def assign_token_credit(self, batches: Sequence[PreparedBatch]) -> None:
         config = self.config
+        masks = [batch.tokens.response_mask for batch in batches]
         kls = [self._reward_kl(batch) for batch in batches]
         for batch, kl in zip(batches, kls, strict=True):
             tokens, values = batch.tokens, batch.old_values
@@ -114,12 +115,10 @@ class PPOLearner(PolicyLearner):
             if values is None:
                 values = torch.zeros_like(rewards)
             after = values.gather(1, tokens.lengths[:, None] - 1)[:, 0] * tokens.bootstrapped
-            advantages = generalized_advantages(
+            tokens.advantages = generalized_advantages(
                 rewards, values, tokens.response_mask, after, config.gamma, config.lambda_
             )
-            tokens.advantages = advantages
-            batch.value_targets = (values + advantages).masked_fill(~tokens.response_mask, 0.0)
-        masks = [batch.tokens.response_mask for batch in batches]
+            batch.value_targets = tokens.advantages + values.masked_fill(~tokens.response_mask, 0.0)
         if config.critic is not None:
             self._log_explained_variance(batches)
         if self.reference is not None and config.kl_in == "reward":
@@ -128,7 +127,7 @@ class PPOLearner(PolicyLearner):
             self.adapt_kl_coeff(kl_mean)
         if config.whiten_advantages:
             mean, variance = self._moments(
-                (batch.tokens.advantages, mask) for batch, mask in zip(batches, masks, strict=True)
+                (batch.tokens.advantages, batch.tokens.response_mask) for batch in batches
             )
             for tokens in (batch.tokens for batch in batches):
                 white = (tokens.advantages - mean) * (variance + 1e-8) ** -0.5
@@ -136,17 +135,18 @@ class PPOLearner(PolicyLearner):
 
     def _reward_kl(self, batch: PreparedBatch) -> torch.Tensor:
         """What each token's reward loses, before the coefficient: [B, T]."""
-        if self.config.kl_in != "reward" or batch.ref_logps is None:
+        if self.config.kl_in != "reward" or batch.ref_logps is None or batch.old_logps is None:
             return torch.zeros_like(batch.tokens.rewards)
         return KL_ESTIMATORS[self.config.kl_estimator](batch.old_logps, batch.ref_logps)
 
     def _log_explained_variance(self, batches: Sequence[PreparedBatch]) -> None:
         """1 - Var(R - V) / Var(R): 1 for a critic that knows, 0 for one that knows no more than the mean."""
-        masks = [batch.tokens.response_mask for batch in batches]
-        targets = [batch.value_targets for batch in batches]
-        errors = [batch.value_targets - batch.old_values for batch in batches]
-        _, variance = self._moments(zip(targets, masks, strict=True))
-        _, unexplained = self._moments(zip(errors, masks, strict=True))
+        columns = []
+        for batch in batches:
+            assert batch.value_targets is not None and batch.old_values is not None
+            columns.append((batch.value_targets, batch.old_values, batch.tokens.response_mask))
+        _, variance = self._moments((targets, mask) for targets, _, mask in columns)
+        _, unexplained = self._moments((targets - values, mask) for targets, values, mask in columns)
         if variance > 0:
             self.metrics.log_value(
                 (DEFAULT_MODULE_ID, "explained_variance"), 1 - unexplained / variance, reduce="mean", window=1
@@ -166,6 +166,7 @@ class PPOLearner(PolicyLearner):
         self, values: torch.Tensor, batch: PreparedBatch, minibatch: Minibatch
     ) -> torch.Tensor:
         config, mask = self.config, batch.tokens.response_mask
+        assert batch.old_values is not None and batch.value_targets is not None
         per_token = clipped_value_loss(values, batch.old_values, batch.value_targets, config.value_clip)
         denominators = minibatch.num_tokens, minibatch.num_sequences, config.max_new_tokens
         loss = aggregate(per_token, mask, "token", *denominators)

@@ -177,7 +177,9 @@ def contender(name: str, model: Any, rows: Sequence[TokenRow]) -> Callable[[], N
         for batch in batches:
             logps = policy(batch)
             per_token = clipped_surrogate(logps, logps.detach(), batch.advantages, 0.2, 0.2)
-            aggregate(per_token, batch.response_mask, "token", num_tokens, len(rows), max(map(len, rows))).backward()
+            aggregate(
+                per_token, batch.response_mask, "token", num_tokens, len(rows), max(map(len, rows))
+            ).backward()
 
     return run
 

@@ -152,8 +152,8 @@ def _warnings(row: dict[str, float]) -> Iterator[str]:
     if (gap := row.get("sampler_logp_gap_mean", 0.0)) > LARGEST_SAMPLER_GAP:
         yield (
             "sampler and learner disagree about the sampled tokens: their log-probabilities differ by "
-            f"{gap:.3f} in the mean, more than {LARGEST_SAMPLER_GAP}. The sampler's weights are not the learner's, or its "
-            "dtype is too coarse (--dtype float32 tells)"
+            f"{gap:.3f} in the mean, more than {LARGEST_SAMPLER_GAP}. The sampler's weights are not the learner's, or "
+            "its dtype is too coarse (--dtype float32 tells)"
         )
     if (entropy := row.get("entropy", math.inf)) < LOWEST_ENTROPY:
         yield (
@@ -167,6 +167,6 @@ def _warnings(row: dict[str, float]) -> Iterator[str]:
         )
     if (kl := row.get("kl_reference", 0.0)) > LARGEST_REFERENCE_KL:
         yield (
-            f"the policy is {kl:.3f} nats a token from where it began, more than {LARGEST_REFERENCE_KL}. Raise kl_coeff, or "
-            "set training.kl_target"
+            f"the policy is {kl:.3f} nats a token from where it began, more than {LARGEST_REFERENCE_KL}. Raise "
+            "kl_coeff, or set training.kl_target"
         )

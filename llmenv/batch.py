@@ -156,7 +156,7 @@ class TokenBatch:
 
     @cached_property
     def valued_mask(self) -> torch.Tensor:
-        """bool [B, T]: where a critic has a value: the response tokens, and the last entry of bootstrapped rows."""
+        """Where a critic has a value, bool [B, T]: the response tokens, and the last entry of bootstrapped rows."""
         last = torch.arange(self.input_ids.shape[1], device=self.lengths.device) == self.lengths[:, None] - 1
         return self.response_mask | (last & self.bootstrapped[:, None])
 

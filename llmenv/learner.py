@@ -48,8 +48,8 @@ class LLMLearner(TorchLearner):
     RLlib's own minibatch iterators duplicate rows and shard unevenly, and its gradient path knows only DDP, so
     `update` is a loop of its own. Subclasses implement `compute_loss_for_module`, whose `batch` is a `LossBatch`
     and whose `fwd_out` is a `PolicyOutput`; it returns this micro-batch's *share* of the loss, already divided by
-    the minibatch's global denominator, and may call `log_share` with metrics divided in the same way. With a critic they
-    implement `assign_token_credit` and `compute_value_loss` too.
+    the minibatch's global denominator, and may call `log_share` with metrics divided in the same way. With a critic
+    they implement `assign_token_credit` and `compute_value_loss` too.
 
     Attributes:
         engine: The policy's; a value head on its trunk is part of it.
@@ -210,7 +210,8 @@ class LLMLearner(TorchLearner):
 
     def _prepare_one(self, tokens: TokenBatch, fixed_old_logps: bool) -> PreparedBatch:
         # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
-        asked = fixed_old_logps or self.config.kl_in == "reward" or self.policy.value_head is not None
+        rewarded = self.reference is not None and self.config.kl_in == "reward"
+        asked = fixed_old_logps or rewarded or self.policy.value_head is not None
         output = self.engine.forward(tokens) if asked else None
         old_values = None if output is None else output.values
         if self.critic_engine is not None:

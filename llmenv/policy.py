@@ -1,4 +1,4 @@
-"""The policy, a Hugging Face causal language model that says how likely tokens were, and the critic: what they are worth.
+"""How likely tokens were, and what they are worth: policy and critic, on Hugging Face causal language models.
 
 Token log-probabilities and entropies are computed at response positions only and in chunks, so that no tensor
 of the size [B, T, V] ever exists, neither forward nor backward.
@@ -43,8 +43,8 @@ class PolicyOutput(NamedTuple):
 class _TokenLogProbs(torch.autograd.Function):
     """log softmax(h W^T / temperature)[target] and the entropy, chunk by chunk.
 
-    The forward pass keeps only the log-normaliser and the entropy of each position; the backward pass computes a chunk's
-    logits z again, and from them d logp / dz = one_hot(target) - p and dH / dz = -p (log p + H).
+    The forward pass keeps only the log-normaliser and the entropy of each position; the backward pass computes a
+    chunk's logits z again, and from them d logp / dz = one_hot(target) - p and dH / dz = -p (log p + H).
     """
 
     @staticmethod

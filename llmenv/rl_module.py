@@ -16,7 +16,8 @@ class LLMModule(TorchRLModule):
     """Holds a `CausalPolicy` as `policy`, and a critic of its own, if there is one, as `critic`.
 
     `model_config` keys: "model" (name, folder or hub id), "dtype", "temperature", "gradient_checkpointing",
-    "shared_prompts", "critic" ("shared", "separate" or None), and with LoRA "lora", the arguments of `lora.add_adapters`.
+    "shared_prompts", "critic" ("shared", "separate" or None), and with LoRA "lora", the arguments of
+    `lora.add_adapters`.
     """
 
     policy: CausalPolicy

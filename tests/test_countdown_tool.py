@@ -233,7 +233,12 @@ def test_only_tokens_that_the_model_sampled_carry_gradient(tool_user: str, engin
     # The gradient of the loss is that of the sampled tokens alone, in one plain forward pass.
     batch = TokenBatch.from_rows([row])
     loss = aggregate(
-        -CausalPolicy(model)(batch).logps * batch.advantages, batch.response_mask, "token", len(positions), 1, 1
+        -CausalPolicy(model)(batch).logps * batch.advantages,
+        batch.response_mask,
+        "token",
+        len(positions),
+        1,
+        1,
     )
     gradient = torch.autograd.grad(loss, list(model.parameters()))
     log_probs = model(input_ids=torch.tensor([episode.token_ids])).logits[0].log_softmax(-1)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.display import LARGEST_SAMPLER_GAP, Display
+from experiments.display import (
+    LARGEST_REFERENCE_KL,
+    LARGEST_SAMPLER_GAP,
+    LARGEST_STEP_KL,
+    LOWEST_ENTROPY,
+    Display,
+)
 
 ROW = {
     "iteration": 1,
@@ -28,3 +34,23 @@ def test_a_sampler_that_drifts_from_the_learner_is_told_of(
 ) -> None:
     Display(10).iteration({**ROW, **figures}, 60.0)
     assert ("sampler and learner disagree" in capsys.readouterr().out) == warned
+
+
+@pytest.mark.parametrize(
+    ("figures", "warning"),
+    [
+        ({"entropy": 0.99 * LOWEST_ENTROPY}, "the policy hardly varies any more"),
+        ({"entropy": 1.01 * LOWEST_ENTROPY}, None),
+        ({"kl_behaviour": 1.01 * LARGEST_STEP_KL}, "the iteration's steps took the policy"),
+        ({"kl_behaviour": 0.99 * LARGEST_STEP_KL}, None),
+        ({"kl_reference": 1.01 * LARGEST_REFERENCE_KL}, "from where it began"),
+        ({"kl_reference": 0.99 * LARGEST_REFERENCE_KL}, None),
+    ],
+)
+def test_a_policy_that_collapses_is_told_of(
+    figures: dict[str, float], warning: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Display(10).iteration({**ROW, **figures}, 60.0)
+    out = " ".join(capsys.readouterr().out.split())
+    assert ("warning" in out) == (warning is not None)
+    assert warning is None or warning in out

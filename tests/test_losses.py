@@ -58,8 +58,8 @@ def test_clip_higher() -> None:
 
 
 def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely() -> None:
-    # Ratios 1.1, 4 and 4 with A = -2, -2 and 2: the surrogate is 2.2, 8 and -2.4. With c = 3 the loss of A = -2 is at most
-    # 6; the last one, A > 0, is left alone. Where it is bounded there is no gradient: d 2.2 / d logp = 2.2, and 0.
+    # Ratios 1.1, 4 and 4 with A = -2, -2 and 2: the surrogate is 2.2, 8 and -2.4. With c = 3 the loss of A = -2 is at
+    # most 6; the last one, A > 0, is left alone. Where it is bounded there is no gradient: d 2.2 / d logp = 2.2, and 0.
     logps = torch.tensor([[1.1, 4.0, 4.0]]).log().requires_grad_()
     advantages = torch.tensor([[-2.0, -2.0, 2.0]])
     losses = dual_clip(clipped_surrogate(logps, torch.zeros(1, 3), advantages, 0.2, 0.2), advantages, 3.0)
@@ -111,9 +111,9 @@ def test_value_loss() -> None:
     torch.testing.assert_close(losses, torch.tensor([[0.32, 0.125]]))
     losses.sum().backward()
     torch.testing.assert_close(values.grad, torch.tensor([[-0.8, 0.0]]))
-    assert clipped_value_loss(values, torch.zeros(1, 2), torch.ones(1, 2), None)[0, 1].item() == pytest.approx(
-        0.02
-    )
+    assert clipped_value_loss(values, torch.zeros(1, 2), torch.ones(1, 2), None)[
+        0, 1
+    ].item() == pytest.approx(0.02)
 
 
 def test_clipped_tokens_are_those_without_gradient() -> None:

@@ -54,7 +54,10 @@ def test_an_unknown_method_is_told_the_names() -> None:
         ("REINFORCE++-baseline", {"advantage_scale": "batch", "baseline": "group_mean"}),
         ("GSPO", {"ratio_level": "sequence", "clip_range": (3e-4, 4e-4), "loss_normaliser": "sequence"}),
         ("CISPO", {"surrogate": "cispo", "clip_range": (1.0, 5.0)}),
-        ("PPO", {"critic": "separate", "value_clip": 0.5, "kl_in": "reward", "kl_estimator": "k1", "gamma": 1.0}),
+        (
+            "PPO",
+            {"critic": "separate", "value_clip": 0.5, "kl_in": "reward", "kl_estimator": "k1", "gamma": 1.0},
+        ),
     ],
 )
 def test_what_makes_a_method(name: str, settings: dict[str, Any]) -> None:
@@ -150,7 +153,9 @@ def dapo(ray_cluster: None, model_folder: str) -> Any:
 
 def test_dynamic_sampling_fills_the_batch(dapo: GRPO) -> None:
     asked: list[list[GroupRequest]] = []
-    scripted(dapo, lambda group: group % 2 == 0, asked)  # 0 and 2 of the first four, 4 of the next two, 6 at last
+    scripted(
+        dapo, lambda group: group % 2 == 0, asked
+    )  # 0 and 2 of the first four, 4 of the next two, 6 at last
     result = dapo.train()
     assert [[request.group for request in round_] for round_ in asked] == [[0, 1, 2, 3], [4, 5], [6]]
     seeds = [request.seed for round_ in asked for request in round_]
@@ -206,7 +211,9 @@ def test_truncated_samples_are_left_out_of_the_update(ray_cluster: None, model_f
 
 def test_the_overlong_penalty_is_in_the_rewards(model_folder: str) -> None:
     algorithm = object.__new__(GRPO)
-    algorithm.config = small_config(model_folder, "DAPO", advantage_scale="none")  # 24 tokens, the last 4.8 cost
+    algorithm.config = small_config(
+        model_folder, "DAPO", advantage_scale="none"
+    )  # 24 tokens, the last 4.8 cost
     lengths = (12, 24)
     episodes = [
         TextEpisode(0, i, [Turn(prompt_ids=[1], response_ids=[2] * n, logps=[-1.0] * n, reward=1.0)])
