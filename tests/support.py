@@ -139,8 +139,17 @@ def take_gradients(learner: Any) -> list[torch.Tensor]:
 
 
 def flat_weights(learner: Any) -> torch.Tensor:
-    """The weights that the optimizer steps on, from all learners that hold some of them."""
-    parameters = list(learner.policy.parameters())
+    """The policy's weights that the optimizer steps on, from all learners that hold some of them."""
+    return _flat_weights(learner, learner.policy)
+
+
+def critic_weights(learner: Any) -> torch.Tensor:
+    """Those of a critic of its own."""
+    return _flat_weights(learner, learner.critic)
+
+
+def _flat_weights(learner: Any, module: torch.nn.Module) -> torch.Tensor:
+    parameters = list(module.parameters())
     if isinstance(learner.engine, DeepSpeedEngine):
         from deepspeed.utils import safe_get_full_fp32_param
 

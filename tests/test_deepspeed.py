@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 
 from algorithms.learner import PolicyLearner
 from llmenv import deepspeed_engine
 from llmenv.batch import Minibatch
 from llmenv.deepspeed_engine import build_config, read_config
 from llmenv.learner_group import LLMLearnerGroup
-from support import flat_weights, relative_gap, runner_weights, small_config
+from support import critic_weights, flat_weights, relative_gap, runner_weights, small_config
 from test_learner import SPACES, Update, locally_normalised, make_group, make_plan, make_rows
 
 pytest.importorskip("deepspeed")
@@ -47,10 +48,13 @@ def set_stage(config: Any, stage: str) -> Any:
     return config.deepspeed(**{**off, **STAGES[stage]})
 
 
-def local_group(model: str, stage: str, *, learner_class: type = PolicyLearner, **training: Any) -> Any:
+def local_group(
+    model: str, stage: str, algo: str = "GRPO", *, learner_class: type | None = None, **training: Any
+) -> Any:
     """One learner in this process."""
-    config = set_stage(small_config(model, kl_coeff=0.05, **training), stage)
-    config.learners(learner_class=learner_class)
+    config = set_stage(small_config(model, algo, kl_coeff=0.05, **training), stage)
+    if learner_class is not None:
+        config.learners(learner_class=learner_class)
     config.validate()
     return config.build_learner_group(spaces=SPACES)
 
@@ -385,3 +389,26 @@ def test_without_deepspeed_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(deepspeed_engine.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'llmenv\[deepspeed\]'"):
         small_config("tiny").deepspeed(zero_stage=2).build_algo()
+
+
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+def test_a_critic_is_trained_as_by_the_plain_engine(model_folder: str, critic: str, stage: str) -> None:
+    """With shared prompts, too, which the plain one here goes without."""
+    settings = {"critic": critic, "value_clip": None}
+    ours = local_group(model_folder, stage, "PPO", shared_prompts=True, **settings)
+    theirs = make_group(model_folder, "PPO", kl_coeff=0.05, **settings)
+    read = [flat_weights, critic_weights] if critic == "separate" else [flat_weights]
+    before = [[f(group._learner) for f in read] for group in (ours, theirs)]
+    for _ in range(2):
+        metrics = [
+            group.update(make_plan(make_rows(), 1, shared_prompts=group is ours))[0]
+            for group in (ours, theirs)
+        ]
+    for i, f in enumerate(read):
+        changes = [f(group._learner) - old[i] for group, old in zip((ours, theirs), before, strict=True)]
+        assert changes[1].norm() > 1e-2
+        assert relative_gap(*changes) < 1e-3
+    for key in ("explained_variance", "value_loss"):
+        mine, plain = (each[DEFAULT_MODULE_ID][key].peek() for each in metrics)
+        assert mine == pytest.approx(plain, abs=1e-4)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torch
 from algorithms.losses import (
     KL_ESTIMATORS,
     NORMALISERS,
+    SURROGATES,
     aggregate,
     clipped_surrogate,
     clipped_tokens,
@@ -203,3 +206,63 @@ def test_masked_tokens_have_exactly_no_gradient(normaliser: str) -> None:
     loss.backward()
     assert per_token.grad[~MASK].tolist() == [0.0, 0.0]
     assert (per_token.grad[MASK] > 0).all()
+
+
+def surrogate_by_loop(name: str, logp: float, old: float, advantage: float, low: float, high: float) -> float:
+    ratio = math.exp(logp - old)
+    clipped = min(max(ratio, 1 - low), 1 + high)
+    if name == "cispo":
+        return -clipped * advantage * logp
+    return -min(ratio * advantage, clipped * advantage)
+
+
+def loss_by_loop(name: str, level: str, normaliser: str, dual: float | None, columns: Sequence[Any]) -> float:
+    """The whole loss, token by token in plain Python: the surrogate, the dual clip, and the normaliser."""
+    total, num_tokens = 0.0, sum(len(tokens) for tokens in columns)
+    for tokens in columns:
+        mean_log_ratio = sum(logp - old for logp, old, _ in tokens) / len(tokens)
+        losses = []
+        for logp, old, advantage in tokens:
+            if level == "sequence":
+                logp = old + mean_log_ratio
+            loss = surrogate_by_loop(name, logp, old, advantage, 0.2, 0.3)
+            if dual is not None and advantage < 0:
+                loss = min(loss, -dual * advantage)
+            losses.append(loss)
+        weight = {"token": num_tokens, "sequence": len(tokens) * len(columns), "constant": 7 * len(columns)}
+        total += sum(losses) / weight[normaliser]
+    return total
+
+
+@pytest.mark.parametrize("normaliser", NORMALISERS)
+@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize(("name", "dual"), [("clip", None), ("clip", 1.5), ("cispo", None)])
+def test_every_loss_is_that_of_the_slow_reference(
+    name: str, dual: float | None, level: str, normaliser: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.tensor([[0, 1, 1, 1, 0, 1, 1], [1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1, 1]]).bool()
+    old_logps, noise, advantages = torch.randn(3, 3, 7, generator=generator, dtype=torch.float64)
+    old_logps = -old_logps.abs()
+    logps = (old_logps + 0.5 * noise).requires_grad_()
+    columns = [
+        list(zip(*(column[here].tolist() for column in row), strict=True))
+        for *row, here in zip(logps.detach(), old_logps, advantages, mask, strict=True)
+    ]
+    taken = sequence_logps(logps, old_logps, mask) if level == "sequence" else logps
+    per_token = SURROGATES[name](taken, old_logps, advantages, 0.2, 0.3)
+    if dual is not None:
+        per_token = dual_clip(per_token, advantages, dual)
+    num_tokens, num_sequences = int(mask.sum()), len(mask)
+    loss = aggregate(per_token, mask, normaliser, num_tokens, num_sequences, 7)
+    assert loss.item() == pytest.approx(loss_by_loop(name, level, normaliser, dual, columns), abs=1e-6)
+    loss.backward()
+    assert (logps.grad[~mask] == 0).all()
+    assert (logps.grad[mask] != 0).any()
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_a_step_down_the_loss_raises_what_was_good_and_lowers_what_was_bad(name: str) -> None:
+    logps = torch.tensor([[-1.0, -2.0]], requires_grad=True)
+    SURROGATES[name](logps, logps.detach(), torch.tensor([[1.0, -1.0]]), 0.2, 0.2).sum().backward()
+    assert logps.grad[0, 0] < 0 < logps.grad[0, 1]

@@ -18,7 +18,7 @@ from llmenv.batch import TokenRow
 from llmenv.episode import TextEpisode, Turn
 from llmenv.learner import LLMLearner
 from llmenv.learner_group import LLMLearnerGroup
-from support import flat_weights, plain_logps, random_episodes, relative_gap, small_config
+from support import critic_weights, flat_weights, plain_logps, random_episodes, relative_gap, small_config
 from test_advantages import gae_by_definition
 from test_learner import Update, assert_same_update, make_group, make_plan
 
@@ -44,10 +44,6 @@ def make_rows() -> list[TokenRow]:
     """15 rows, some of two turns; every fourth was cut short."""
     episodes = random_episodes(5, 3)
     return [TokenRow.from_episode(e, bootstrapped=i % 4 == 0) for i, e in enumerate(episodes)]
-
-
-def critic_weights(learner: LLMLearner) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().clone() for p in learner.critic.parameters()])
 
 
 def metric(results: list[dict[str, Any]], key: str) -> float:
