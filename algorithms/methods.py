@@ -48,7 +48,8 @@ METHODS = {
             "overlong_buffer": 0.2,
         },
     ),
-    # Equation 6. The paper's KL in the reward has, in expectation, the gradient of k2 in the loss.
+    # Equation 6. The paper's KL is in the reward of a whole sample; k2 in the loss has, in expectation, the gradient of
+    # each token's own.
     "RLOO": Method(
         GRPOConfig,
         "Ahmadian et al., 2402.14740",
