@@ -212,7 +212,7 @@ class LLMAlgorithm(Algorithm):
         rows = [
             self.row(episode, advantage)
             for episode, advantage in zip(episodes, advantages, strict=True)
-            if not (config.mask_truncated and episode.hit_length_cap)
+            if not (config.mask_length_cap and episode.hit_length_cap)
         ]
         seed = derive_seed(UPDATE_STREAM, config.run_seed, self.iteration)
         plan = plan_update(

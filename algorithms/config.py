@@ -53,7 +53,7 @@ class LLMConfig(AlgorithmConfig):
         self.num_epochs = 1
         self.micro_batch_tokens = 8192
         self.shared_prompts = False
-        self.method = ""  # its name among `algorithms.methods`
+        self.method = type(self).__name__.removesuffix("Config")  # its name among `algorithms.methods`
         self.lr = 1e-6
         self.lr_warmup_iterations = 0
         self.adam_betas = (0.9, 0.999)
@@ -68,18 +68,18 @@ class LLMConfig(AlgorithmConfig):
         self.tis_cap: float | str | None = "auto"
         self.entropy_coeff = 0.0
         self.kl_coeff = 0.0
-        self.kl_estimator = "k3"
+        self.kl_estimator: str | None = None
         self.kl_in = "loss"
         self.kl_target: float | None = None
         self.kl_horizon = 10_000
         self.kl_stop: float | None = None
         self.loss_normaliser = "token"
-        self.mask_truncated = False
+        self.mask_length_cap = False
         # What only some methods have, and the skeleton asks for.
         self.max_sampling_rounds = 10
         self.dynamic_sampling = False
         self.critic: str | None = None
-        self.critic_learning_rate: float | None = None
+        self.critic_lr: float | None = None
         self.value_warmup_iterations = 0
         # `evaluation`: RLlib's own names; the environment's other split, an episode a task.
         self.evaluation_config = {"env_config": {"split": "test"}}
@@ -116,7 +116,8 @@ class LLMConfig(AlgorithmConfig):
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
-            lora_rank: Train adapters of this rank and nothing else (see `llmenv.lora`). None: train all weights.
+            lora_rank: Train adapters of this rank (see `llmenv.lora`) and nothing else of the policy. None: train all
+                weights.
             lora_alpha: Adapters count `lora_alpha / lora_rank`. None: twice the rank, as TRL has it.
             lora_targets: "all-linear" (but the output layer), or last parts of layers' names, ["q_proj", "v_proj"].
         """
@@ -228,13 +229,13 @@ class LLMConfig(AlgorithmConfig):
         tis_cap: float | str | None = NotProvided,
         entropy_coeff: float = NotProvided,
         kl_coeff: float = NotProvided,
-        kl_estimator: str = NotProvided,
+        kl_estimator: str | None = NotProvided,
         kl_in: str = NotProvided,
         kl_target: float | None = NotProvided,
         kl_horizon: int = NotProvided,
         kl_stop: float | None = NotProvided,
         loss_normaliser: str = NotProvided,
-        mask_truncated: bool = NotProvided,
+        mask_length_cap: bool = NotProvided,
         **kwargs: Any,
     ) -> LLMConfig:
         """Sets the batch, the optimizer and the loss; `lr`, `num_epochs`, `grad_clip` are RLlib's own.
@@ -264,13 +265,14 @@ class LLMConfig(AlgorithmConfig):
                 for LoRA in 16 bits.
             entropy_coeff: Weight of a bonus for the policy's entropy.
             kl_coeff: Weight of the KL to the initial policy; 0 loads no reference.
-            kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`).
+            kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`). None: k1 in the reward, k3 in the loss. (In the
+                loss k1 pulls nowhere, in expectation: its gradient is that of a log-probability.)
             kl_in: Where that KL counts: in the "loss", or, without a gradient of its own, in each token's "reward".
             kl_target: Move `kl_coeff` so that the KL a token moves to this; None: leave it.
             kl_horizon: In how many samples `kl_coeff` moves by a fifth at most.
             kl_stop: End an iteration's steps when they have taken the policy so far (`kl_behaviour`); None: never.
             loss_normaliser: "token", "sequence" or "constant" (see `algorithms.losses.aggregate`).
-            mask_truncated: Leave responses that were cut at `max_new_tokens` out of the update. They still count in
+            mask_length_cap: Leave responses that were cut at `max_new_tokens` out of the update. They still count in
                 their group's statistics.
             **kwargs: RLlib's own arguments.
         """
@@ -299,7 +301,7 @@ class LLMConfig(AlgorithmConfig):
             kl_horizon=kl_horizon,
             kl_stop=kl_stop,
             loss_normaliser=loss_normaliser,
-            mask_truncated=mask_truncated,
+            mask_length_cap=mask_length_cap,
         )
 
     def _set(self, **values: Any) -> LLMConfig:
@@ -366,10 +368,15 @@ class LLMConfig(AlgorithmConfig):
         return self.clip_param, high
 
     @property
-    def critic_lr(self) -> Any:
-        """The learning rate of a separate critic."""
-        if self.critic_learning_rate is not None:
-            return self.critic_learning_rate
+    def kl_estimator_name(self) -> str:
+        """`kl_estimator`, decided."""
+        return self.kl_estimator or {"loss": "k3", "reward": "k1"}[self.kl_in]
+
+    @property
+    def critic_learning_rate(self) -> Any:
+        """`critic_lr`, decided."""
+        if self.critic_lr is not None:
+            return self.critic_lr
         if isinstance(self.lr, int | float):
             return 10 * self.lr
         return [[timestep, 10 * lr] for timestep, lr in self.lr]
@@ -465,7 +472,7 @@ class LLMConfig(AlgorithmConfig):
             "sampler": ("transformers", "vllm"),
             "surrogate": tuple(SURROGATES),
             "ratio_level": ("token", "sequence"),
-            "kl_estimator": tuple(KL_ESTIMATORS),
+            "kl_estimator": (*KL_ESTIMATORS, None),
             "kl_in": ("loss", "reward"),
             "loss_normaliser": NORMALISERS,
         }
@@ -494,6 +501,11 @@ class LLMConfig(AlgorithmConfig):
                 self._value_error(f"{name} must be above 0, got {value!r}")
         if self.kl_target is not None and not self.kl_coeff:
             self._value_error("kl_target needs a kl_coeff above 0 to start from")
+        if self.kl_target is not None and self.kl_horizon < self.samples_per_iteration:
+            self._value_error(
+                f"kl_horizon={self.kl_horizon} must be at least the {self.samples_per_iteration} samples of an "
+                "iteration"
+            )
         if self.dual_clip is not None and not (self.dual_clip > 1 and self.surrogate == "clip"):
             self._value_error(
                 f"dual_clip must be above 1, and is of surrogate='clip', got {self.dual_clip!r}"

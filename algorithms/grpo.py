@@ -20,7 +20,6 @@ class GRPOConfig(LLMConfig):
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or GRPO)
-        self.method = "GRPO"
         self.baseline = "group_mean"
         self.advantage_scale = "group"
         self.overlong_buffer = 0.0
@@ -92,7 +91,8 @@ class GRPO(LLMAlgorithm):
         config = self.config
         rewards = np.array([episode.total_reward for episode in episodes])
         if config.overlong_buffer:
-            lengths = np.array([episode.response_length for episode in episodes])
+            # A response before the last one did not reach the cap: the episode would have ended with it.
+            lengths = np.array([len(episode.turns[-1].response_ids) for episode in episodes])
             rewards = rewards - overlong_penalties(lengths, config.max_new_tokens, config.overlong_buffer)
         groups = np.array([episode.group for episode in episodes])
         return group_relative_advantages(

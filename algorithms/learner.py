@@ -45,7 +45,7 @@ class PolicyLearner(LLMLearner):
             truncated = (old_logps - tokens.sampling_logps > math.log(cap)) & mask
             self.log_share(tis_fraction=truncated.sum() / batch.num_learned_tokens)
         if batch.ref_logps is not None and config.kl_in == "loss":
-            kl = KL_ESTIMATORS[config.kl_estimator](fwd_out.logps, batch.ref_logps)
+            kl = KL_ESTIMATORS[config.kl_estimator_name](fwd_out.logps, batch.ref_logps)
             per_token = per_token + self.kl_coeff * kl
             self.log_share(kl_reference=kl.sum() / batch.num_learned_tokens)
         if config.entropy_coeff:

@@ -76,12 +76,11 @@ METHODS = {
             "clip_param_high": 4e-4,
         },
     ),
-    # Equations 4 and 5, without a bound below. The paper gives no number for the one above; 5 is TRL's and ScaleRL's
-    # (2510.13786).
+    # Equations 4 and 5, without a bound below. The paper gives no number for the one above; TRL's example has 5.
     "CISPO": Method(
         GRPOConfig,
         "MiniMax-M1, 2506.13585",
-        {"surrogate": "cispo", "clip_param": 1.0, "clip_param_high": 5.0, "loss_normaliser": "token"},
+        {"surrogate": "cispo", "clip_param": 1.0, "clip_param_high": 4.0, "loss_normaliser": "token"},
     ),
 }
 
@@ -120,7 +119,7 @@ def table() -> str:
 def _row(config: LLMConfig) -> tuple[str, ...]:
     low, high = config.clip_range
     clip = f"{1 - low:g} to {1 + high:g}"
-    kl = f"{config.kl_estimator} in the {config.kl_in}"
+    kl = f"{config.kl_estimator_name} in the {config.kl_in}"
     if config.surrogate == "cispo":
         clip += ", of the weight"
     more = []
@@ -128,8 +127,7 @@ def _row(config: LLMConfig) -> tuple[str, ...]:
         advantage = f"by token, gamma {config.gamma:g}, lambda {config.lambda_:g}"
         advantage += ", whitened" if config.whiten_advantages else ""
         baseline = f"critic ({config.critic})" if config.critic else "none"
-    else:
-        assert isinstance(config, GRPOConfig)
+    elif isinstance(config, GRPOConfig):
         advantage = (
             "reward"
             + {
@@ -141,4 +139,6 @@ def _row(config: LLMConfig) -> tuple[str, ...]:
         baseline = config.baseline.replace("_", " ")
         more += ["dynamic sampling"] if config.dynamic_sampling else []
         more += [f"overlong penalty, last {config.overlong_buffer:.0%}"] if config.overlong_buffer else []
+    else:
+        advantage = baseline = "its own"
     return advantage, baseline, config.ratio_level, clip, config.loss_normaliser, kl, ", ".join(more)

@@ -27,13 +27,11 @@ class PPOConfig(LLMConfig):
 
     def __init__(self, algo_class: type | None = None):
         super().__init__(algo_class=algo_class or PPO)
-        self.method = "PPO"
         self.gamma = 1.0
         self.lambda_ = 1.0
         self.kl_in = "reward"
-        self.kl_estimator = "k1"
         self.critic = "separate"
-        self.vf_coeff = 0.5
+        self.vf_loss_coeff = 0.5
         self.value_clip: float | None = 0.5
         self.whiten_advantages = True
         self.bootstrap_length_cap = False
@@ -44,7 +42,7 @@ class PPOConfig(LLMConfig):
         lambda_: float = NotProvided,
         critic: str | None = NotProvided,
         critic_lr: float | None = NotProvided,
-        vf_coeff: float = NotProvided,
+        vf_loss_coeff: float = NotProvided,
         value_clip: float | None = NotProvided,
         value_warmup_iterations: int = NotProvided,
         whiten_advantages: bool = NotProvided,
@@ -55,10 +53,10 @@ class PPOConfig(LLMConfig):
 
         Args:
             lambda_: Of the generalized advantages; it and `gamma` count a token as a step.
-            critic: "separate": a model of its own, from the policy's initial weights. "shared": a head on the
-                policy's trunk. None: no critic, and the whole return is the advantage.
-            critic_lr: Of a separate critic. None: ten times `lr`, as in TinyZero.
-            vf_coeff: Weight of a shared critic's loss beside the policy's.
+            critic: "separate": a model of its own, from the policy's initial weights, all of which are trained, with
+                LoRA too. "shared": a head on the policy's trunk. None: none, and the whole return is the advantage.
+            critic_lr: The learning rate of a separate critic. None: ten times `lr`, as in TinyZero.
+            vf_loss_coeff: Weight of a shared critic's loss beside the policy's.
             value_clip: A value's step from the old one that still counts (see `algorithms.losses.clipped_value_loss`);
                 None: any.
             value_warmup_iterations: So many iterations update the critic alone.
@@ -71,8 +69,8 @@ class PPOConfig(LLMConfig):
         return self._set(
             lambda_=lambda_,
             critic=critic,
-            critic_learning_rate=critic_lr,
-            vf_coeff=vf_coeff,
+            critic_lr=critic_lr,
+            vf_loss_coeff=vf_loss_coeff,
             value_clip=value_clip,
             value_warmup_iterations=value_warmup_iterations,
             whiten_advantages=whiten_advantages,
@@ -85,10 +83,10 @@ class PPOConfig(LLMConfig):
         for name in ("gamma", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
                 self._value_error(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
-        for name in ("vf_coeff", "value_clip"):
+        for name in ("vf_loss_coeff", "value_clip", "critic_lr"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 self._value_error(f"{name} must be above 0, got {value!r}")
-        if self.critic != "separate" and self.critic_learning_rate is not None:
+        if self.critic != "separate" and self.critic_lr is not None:
             self._value_error("critic_lr is of a separate critic: set critic='separate', or leave it out")
         if self.critic is None and (self.value_warmup_iterations or self.bootstrap_length_cap):
             self._value_error("value_warmup_iterations and bootstrap_length_cap need a critic")
@@ -121,7 +119,8 @@ class PPOLearner(PolicyLearner):
             batch.value_targets = tokens.advantages + values.masked_fill(~tokens.response_mask, 0.0)
         if config.critic is not None:
             self._log_explained_variance(batches)
-        if self.reference is not None and config.kl_in == "reward":
+        # In a warm-up the policy is the reference still: that says nothing of the coefficient.
+        if self.reference is not None and config.kl_in == "reward" and batches and not self._warming_up:
             kl_mean, _ = self._moments(zip(kls, masks, strict=True))
             self.metrics.log_value((DEFAULT_MODULE_ID, "kl_reference"), kl_mean, reduce="mean", window=1)
             self.adapt_kl_coeff(kl_mean)
@@ -137,7 +136,7 @@ class PPOLearner(PolicyLearner):
         """What each token's reward loses, before the coefficient: [B, T]."""
         if self.config.kl_in != "reward" or batch.ref_logps is None or batch.old_logps is None:
             return torch.zeros_like(batch.tokens.rewards)
-        return KL_ESTIMATORS[self.config.kl_estimator](batch.old_logps, batch.ref_logps)
+        return KL_ESTIMATORS[self.config.kl_estimator_name](batch.old_logps, batch.ref_logps)
 
     def _log_explained_variance(self, batches: Sequence[PreparedBatch]) -> None:
         """1 - Var(R - V) / Var(R): 1 for a critic that knows, 0 for one that knows no more than the mean."""
@@ -171,7 +170,7 @@ class PPOLearner(PolicyLearner):
         denominators = minibatch.num_tokens, minibatch.num_sequences, config.max_new_tokens
         loss = aggregate(per_token, mask, "token", *denominators)
         self.log_share(value_loss=loss, value=(values * mask).sum() / minibatch.num_learned_tokens)
-        return loss if config.critic == "separate" else config.vf_coeff * loss
+        return loss if config.critic == "separate" else config.vf_loss_coeff * loss
 
 
 class PPO(LLMAlgorithm):
@@ -189,7 +188,9 @@ class PPO(LLMAlgorithm):
 
     def row(self, episode: TextEpisode, advantage: float) -> TokenRow:
         config = self.config
-        cut = episode.truncated or (config.bootstrap_length_cap and episode.hit_length_cap)
+        # An episode that ends in the very step in which its time is up has ended.
+        cut = episode.truncated and not episode.terminated
+        cut = cut or (config.bootstrap_length_cap and episode.hit_length_cap)
         return TokenRow.from_episode(episode, bootstrapped=cut and config.critic is not None)
 
     def has_gradient(self, row: TokenRow) -> bool:

@@ -380,7 +380,7 @@ def _progress_row(result: dict[str, Any]) -> dict[str, float]:
     row |= {key: float(value) for key, value in rollout.items()}
     # RLlib's order is that of a set: another one in every process.
     row |= {key: float(value) for key, value in sorted(learner.items()) if not key.startswith("num_")}
-    row["num_steps_skipped"] = float(learner["num_steps_skipped"])
+    row |= {key: float(learner[key]) for key in ("num_steps", "num_steps_skipped")}  # not RLlib's own numbers
     return row
 
 

@@ -72,13 +72,13 @@ class TorchEngine:
 
     def step(self) -> float:
         parameters = [p for p in self.module.parameters() if p.requires_grad]
+        # A parameter without a gradient takes part too, with zeros: for any number of learners, and as in DeepSpeed.
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         if _in_company():
-            # A parameter that no row used still takes part, with zeros.
-            grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-            flat = torch.cat([grad.flatten() for grad in grads])
-            sum_over_learners(flat)
-            for p, total in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                p.grad = total.view_as(p)
+            flat = sum_over_learners(torch.cat([grad.flatten() for grad in grads]))
+            grads = list(flat.split([p.numel() for p in parameters]))
+        for p, grad in zip(parameters, grads, strict=True):
+            p.grad = grad.view_as(p)
         limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
         norm = float(nn.utils.clip_grad_norm_(parameters, limit))
         if math.isfinite(norm):

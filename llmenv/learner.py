@@ -72,6 +72,7 @@ class LLMLearner(TorchLearner):
         self._shares: dict[str, float] = defaultdict(float)
         self._sender: WeightSender | None = None
         self._num_skipped = self._num_skipped_in_a_row = 0
+        self._warming_up = False
 
     def _make_engine(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
         if (settings := self.config.deepspeed_config) is not None:
@@ -97,7 +98,10 @@ class LLMLearner(TorchLearner):
             DEFAULT_OPTIMIZER: (self.policy, self.config.learning_rate_schedule(self.config.lr))
         }
         if self.critic is not None:
-            schedules[CRITIC] = (self.critic, self.config.learning_rate_schedule(self.config.critic_lr))
+            schedules[CRITIC] = (
+                self.critic,
+                self.config.learning_rate_schedule(self.config.critic_learning_rate),
+            )
         for name, (module, schedule) in schedules.items():
             parameters = [p for p in module.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(
@@ -210,6 +214,8 @@ class LLMLearner(TorchLearner):
 
     def _prepare_one(self, tokens: TokenBatch, fixed_old_logps: bool) -> PreparedBatch:
         # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
+        if self._warming_up and self.critic_engine is not None:
+            return PreparedBatch(tokens, None, None, self.critic_engine.forward(tokens))
         rewarded = self.reference is not None and self.config.kl_in == "reward"
         asked = fixed_old_logps or rewarded or self.policy.value_head is not None
         output = self.engine.forward(tokens) if asked else None
@@ -314,10 +320,10 @@ class LLMLearner(TorchLearner):
         self._num_skipped_in_a_row = self._num_skipped_in_a_row + 1 if skipped else 0
         if self._num_skipped_in_a_row >= self.config.max_skipped_steps:
             raise NonFiniteStepsError(
-                f"{self._num_skipped_in_a_row} optimizer steps in a row had a loss or a gradient that is not finite; "
-                "they were skipped, so that the weights are those from before. Look for rewards that are not finite, "
-                "lower the learning rate, or take a wider dtype. A resumed run would meet the same steps again: start "
-                "a new one, from the last checkpoint's weights if need be"
+                f"{self._num_skipped_in_a_row} optimizer steps in a row had a loss or a gradient that is not finite, "
+                "of the policy or of its critic; its weights are those from before. Look for rewards that are not "
+                "finite, lower the learning rate, or take a wider dtype. A resumed run would meet the same steps again: "
+                "start a new one, from the last checkpoint's weights if need be"
             )
 
     def _log_mismatch(self, batch: LossBatch) -> None:
@@ -399,6 +405,7 @@ class LLMLearner(TorchLearner):
                 "num_learners": max(1, self.config.num_learners),
                 "weights_seq_no": self._weights_seq_no,
                 "lora": self.config.lora,
+                "critic": self.config.critic,
                 "kl_coeff": self.kl_coeff,
                 "num_skipped_in_a_row": self._num_skipped_in_a_row,
             }
@@ -423,10 +430,16 @@ class LLMLearner(TorchLearner):
                 f"{folder} was saved with LoRA {theirs or 'off'}, and this run has it {self.config.lora or 'off'}: "
                 "restore it with the policy settings it was made with, or start from its exported weights"
             )
+        if saved["critic"] != self.config.critic:
+            raise ValueError(
+                f"{folder} was saved with critic={saved['critic']!r}, and this run has {self.config.critic!r}: "
+                "restore it with the settings it was made with, or start from its exported weights"
+            )
         self.engine.load(folder)
         if self.critic_engine is not None:
             self.critic_engine.load(folder / CRITIC)
-        self.kl_coeff = saved["kl_coeff"]
+        if self.config.kl_target is not None:
+            self.kl_coeff = saved["kl_coeff"]
         self._weights_seq_no = saved["weights_seq_no"]
         self._num_skipped_in_a_row = saved["num_skipped_in_a_row"]
 

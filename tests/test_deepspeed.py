@@ -395,12 +395,12 @@ def test_without_deepspeed_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_a_critic_is_trained_as_by_the_plain_engine(model_folder: str, critic: str, stage: str) -> None:
     """With shared prompts, too, which the plain one here goes without."""
-    settings = {"critic": critic, "value_clip": None}
+    settings = {"critic": critic, "value_clip": None, "value_warmup_iterations": 1}
     ours = local_group(model_folder, stage, "PPO", shared_prompts=True, **settings)
     theirs = make_group(model_folder, "PPO", kl_coeff=0.05, **settings)
     read = [flat_weights, critic_weights] if critic == "separate" else [flat_weights]
     before = [[f(group._learner) for f in read] for group in (ours, theirs)]
-    for _ in range(2):
+    for _ in range(3):
         metrics = [
             group.update(make_plan(make_rows(), 1, shared_prompts=group is ours))[0]
             for group in (ours, theirs)

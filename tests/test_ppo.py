@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,9 +116,25 @@ def test_the_update_does_not_depend_on_how_it_is_cut(model_folder: str, critic: 
     assert_same_update(padded, whole)
 
 
-def test_two_learners_make_the_update_of_one(model_folder: str) -> None:
+@pytest.fixture
+def make_two(model_folder: str) -> Iterator[Callable[..., LLMLearnerGroup]]:
+    """Makes groups of two learners, which end with the test."""
+    groups: list[LLMLearnerGroup] = []
+
+    def make(**training: Any) -> LLMLearnerGroup:
+        groups.append(make_ppo(model_folder, num_learners=2, **training))
+        return groups[-1]
+
+    yield make
+    for group in groups:
+        group.shutdown()
+
+
+def test_two_learners_make_the_update_of_one(
+    model_folder: str, make_two: Callable[..., LLMLearnerGroup]
+) -> None:
     rows, settings = make_rows(), {"kl_coeff": 0.05, "kl_target": 0.1}
-    two, one = make_ppo(model_folder, num_learners=2, **settings), make_ppo(model_folder, **settings)
+    two, one = make_two(**settings), make_ppo(model_folder, **settings)
     critics = [group.on_all(critic_weights)[0] for group in (two, one)]
     ours, theirs = Update(two, make_plan(rows, 2)), Update(one, make_plan(rows, 1))
     assert_same_update(ours, theirs)
@@ -131,7 +148,24 @@ def test_two_learners_make_the_update_of_one(model_folder: str) -> None:
         for metrics in ours.metrics:
             assert metrics[key] == pytest.approx(theirs.metrics[0][key], abs=1e-5)
     assert two.on_all(lambda learner: learner.kl_coeff) == [one._learner.kl_coeff] * 2
-    two.shutdown()
+
+
+def test_two_learners_warm_up_and_stop_as_one(
+    model_folder: str, make_two: Callable[..., LLMLearnerGroup]
+) -> None:
+    """A head on the trunk: one update of it alone, then steps until the policy has gone far enough."""
+    rows = make_rows()
+    settings = {"critic": "shared", "value_warmup_iterations": 1, "kl_stop": 1e-4}
+    groups = [make_two(**settings), make_ppo(model_folder, **settings)]
+    before = [group.on_all(flat_weights)[0] for group in groups]
+    for _ in range(2):
+        results = [
+            group.update(make_plan(rows, n, minibatch_size=5), num_epochs=2)
+            for group, n in zip(groups, (2, 1), strict=True)
+        ]
+    assert metric(results[0], "num_steps") == metric(results[1], "num_steps") == 2
+    changes = [group.on_all(flat_weights)[0] - old for group, old in zip(groups, before, strict=True)]
+    assert relative_gap(*changes) < 1e-3
 
 
 def test_a_critic_of_its_own_has_its_own_learning_rate(model_folder: str) -> None:
@@ -144,14 +178,14 @@ def test_a_critic_of_its_own_has_its_own_learning_rate(model_folder: str) -> Non
 
 
 def test_a_critics_learning_rate_is_ten_times_the_policys(model_folder: str) -> None:
-    assert small_config(model_folder, "PPO", lr=1e-6).critic_lr == pytest.approx(1e-5)
+    assert small_config(model_folder, "PPO", lr=1e-6).critic_learning_rate == pytest.approx(1e-5)
     schedule = small_config(model_folder, "PPO", lr=[[0, 1e-6], [100, 0.0]])
-    assert schedule.critic_lr == [[0, pytest.approx(1e-5)], [100, 0.0]]
+    assert schedule.critic_learning_rate == [[0, pytest.approx(1e-5)], [100, 0.0]]
 
 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_the_critic_learns(model_folder: str, critic: str) -> None:
-    group = make_group(model_folder, "PPO", critic=critic, value_clip=None, vf_coeff=100.0)
+    group = make_group(model_folder, "PPO", critic=critic, value_clip=None, vf_loss_coeff=100.0)
     plan = make_plan(make_rows(), 1)
     first = group.update(plan)
     assert metric(first, "explained_variance") == pytest.approx(0.0, abs=1e-6)  # all values are 0
@@ -234,20 +268,47 @@ def test_a_checkpoint_brings_back_the_critic_and_the_coefficient(model_folder: s
     assert torch.equal(flat_weights(other._learner), flat_weights(group._learner))
 
 
+def test_a_fixed_coefficient_is_the_configs_after_a_restore(model_folder: str, tmp_path: Path) -> None:
+    group, other = (make_group(model_folder, "PPO", kl_coeff=value) for value in (0.5, 0.1))
+    other.restore_from_path(group.save_to_path(tmp_path))
+    assert other._learner.kl_coeff == 0.1
+    with pytest.raises(ValueError, match="saved with critic='separate', and this run has 'shared'"):
+        make_group(model_folder, "PPO", critic="shared").restore_from_path(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["warm-up", "nothing to learn from"])
+def test_the_coefficient_stays_where_no_kl_was_measured(model_folder: str, how: str) -> None:
+    warm_up = int(how == "warm-up")
+    group = make_group(model_folder, "PPO", kl_coeff=0.5, kl_target=0.1, value_warmup_iterations=warm_up)
+    group.update(make_plan(make_rows() if warm_up else [], 1))
+    assert group._learner.kl_coeff == 0.5
+
+
 @pytest.mark.parametrize(
-    ("truncated", "reason", "option", "bootstrapped"),
+    ("ends", "reason", "option", "bootstrapped"),
     [
-        (False, "stop", False, False),
-        (True, "stop", False, True),
-        (False, "length", False, False),  # as in TinyZero, a response that is too long has had its chance
-        (False, "length", True, True),
+        ({"terminated": True}, "stop", False, False),
+        ({"truncated": True}, "stop", False, True),
+        (
+            {"terminated": True, "truncated": True},
+            "stop",
+            False,
+            False,
+        ),  # the last step that there was time for
+        (
+            {"terminated": True},
+            "length",
+            False,
+            False,
+        ),  # as in TinyZero, a response that is too long has had its chance
+        ({"terminated": True}, "length", True, True),
     ],
 )
-def test_what_is_bootstrapped(truncated: bool, reason: str, option: bool, bootstrapped: bool) -> None:
+def test_what_is_bootstrapped(ends: dict[str, bool], reason: str, option: bool, bootstrapped: bool) -> None:
     algorithm = object.__new__(PPO)
     algorithm.config = small_config("tiny", "PPO", bootstrap_length_cap=option)
     turn = Turn(prompt_ids=[1], response_ids=[2], logps=[-1.0], finish_reason=reason)
-    episode = TextEpisode(group=0, sample=0, turns=[turn], truncated=truncated)
+    episode = TextEpisode(group=0, sample=0, turns=[turn], **ends)
     assert algorithm.row(episode, 0.0).bootstrapped == bootstrapped
     algorithm.config.training(critic=None)
     assert not algorithm.row(episode, 0.0).bootstrapped
@@ -274,6 +335,8 @@ def test_ppo_learns_an_easy_task(model_folder: str, settings: dict[str, Any]) ->
         ({"critic": "shared", "value_warmup_iterations": 1, "weight_decay": 0.1}, "would move the policy"),
         ({"value_clip": 0.0}, "value_clip must be above 0"),
         ({"kl_target": 0.1}, "kl_target needs a kl_coeff"),
+        ({"kl_target": 0.1, "kl_coeff": 0.1, "kl_horizon": 8}, "must be at least the 16 samples"),
+        ({"critic_lr": 0.0}, "critic_lr must be above 0"),
         ({"dual_clip": 0.5}, "dual_clip must be above 1"),
         ({"kl_in": "prompt"}, "kl_in must be one of"),
         ({"entropy_coeff": -1.0}, "entropy_coeff must not be negative"),

@@ -48,7 +48,8 @@ def test_the_layers_themselves_stay_as_they_were():
 @pytest.mark.parametrize("name", sorted(path.stem for path in settings.PRESETS.glob("*.yaml")))
 def test_every_preset_builds_its_config(name):
     sections = settings.merge(settings.load_preset(name), {"environment": {"env": "envs:Countdown-v0"}})
-    config, run = settings.build("GRPO", sections)
+    algo = "PPO" if sections["training"]["group_size"] == 1 else "GRPO"
+    config, run = settings.build(algo, sections)
     assert config.env == "envs:Countdown-v0"
     for key, value in sections["training"].items():
         assert getattr(config, key) == value
@@ -58,7 +59,7 @@ def test_every_preset_builds_its_config(name):
 @pytest.mark.parametrize(
     ("algo", "sections", "message"),
     [
-        ("Nope", {}, "choose one of GRPO"),
+        ("Nope", {}, "choose one of PPO, GRPO"),
         ("GRPO", {"trainning": {"lr": 1}}, "unknown section 'trainning'"),
         ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
         ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
@@ -89,7 +90,7 @@ def test_bad_settings_are_refused_by_name(algo, sections, message):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match="pretrained, tiny"):
+    with pytest.raises(ValueError, match="pretrained, r1_zero, tiny, tinyzero_countdown"):
         settings.load_preset("nope")
 
 
