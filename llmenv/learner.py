@@ -322,8 +322,8 @@ class LLMLearner(TorchLearner):
             raise NonFiniteStepsError(
                 f"{self._num_skipped_in_a_row} optimizer steps in a row had a loss or a gradient that is not finite, "
                 "of the policy or of its critic; its weights are those from before. Look for rewards that are not "
-                "finite, lower the learning rate, or take a wider dtype. A resumed run would meet the same steps again: "
-                "start a new one, from the last checkpoint's weights if need be"
+                "finite, lower the learning rate, or take a wider dtype. A resumed run would meet the same steps "
+                "again: start a new one, from the last checkpoint's weights if need be"
             )
 
     def _log_mismatch(self, batch: LossBatch) -> None:
