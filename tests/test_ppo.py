@@ -150,6 +150,7 @@ def test_two_learners_make_the_update_of_one(
     assert two.on_all(lambda learner: learner.kl_coeff) == [one._learner.kl_coeff] * 2
 
 
+@pytest.mark.slow
 def test_two_learners_warm_up_and_stop_as_one(
     model_folder: str, make_two: Callable[..., LLMLearnerGroup]
 ) -> None:
@@ -215,6 +216,7 @@ def test_the_value_warm_up_leaves_the_policy_unchanged(model_folder: str, critic
     assert not torch.equal(policy(), before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1e-3, 30.0])
 def test_an_adaptive_kl_moves_to_its_target(model_folder: str, start: float) -> None:
     """From a coefficient that lets the policy run away, and from one that holds it fast."""
@@ -314,7 +316,9 @@ def test_what_is_bootstrapped(ends: dict[str, bool], reason: str, option: bool, 
     assert not algorithm.row(episode, 0.0).bootstrapped
 
 
-@pytest.mark.parametrize("settings", [{}, {"critic": "shared"}])
+@pytest.mark.parametrize(
+    "settings", [pytest.param({}, marks=pytest.mark.slow), {"critic": "shared"}], ids=["separate", "shared"]
+)
 def test_ppo_learns_an_easy_task(model_folder: str, settings: dict[str, Any]) -> None:
     config = small_config(model_folder, "PPO", prompts_per_iteration=64, group_size=1, lr=1e-2, **settings)
     config.environment("support:NoDigit-v0").sampling(max_new_tokens=2)
