@@ -98,6 +98,7 @@ class LLMAlgorithm(Algorithm):
         num_groups, missing = 0, wanted
         for _ in range(config.max_sampling_rounds if config.dynamic_sampling else 1):
             episodes += self._sample(self._requests(num_groups, missing))
+            self._refuse_unusable(episodes)
             num_groups += missing
             missing = wanted - len({episode.group for episode in self.usable(episodes)})
             if not missing:
@@ -111,7 +112,6 @@ class LLMAlgorithm(Algorithm):
                 config.max_sampling_rounds,
                 num_groups,
             )
-        self._refuse_unusable(episodes)
         return episodes
 
     def _requests(self, first_group: int, count: int) -> list[GroupRequest]:

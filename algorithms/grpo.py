@@ -23,7 +23,6 @@ class GRPOConfig(LLMConfig):
         self.baseline = "group_mean"
         self.advantage_scale = "group"
         self.overlong_buffer = 0.0
-        self.dynamic_sampling = False
 
     def training(
         self,

@@ -166,8 +166,7 @@ class LLMLearner(TorchLearner):
         if not prepared:
             self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
         elif self.reference is not None and self.config.kl_in == "loss" and not self._warming_up:
-            mine = torch.tensor(self._shares["kl_reference"] / num_steps, device=self._device)
-            self.adapt_kl_coeff(float(sum_over_learners(mine)))
+            self.adapt_kl_coeff(self._sum(self._shares["kl_reference"] / num_steps))
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps"), num_steps, reduce="max")
         # Learners agree on which steps they skip: "max" takes the count of one.
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), self._num_skipped, reduce="max")
@@ -204,7 +203,7 @@ class LLMLearner(TorchLearner):
         self, values: torch.Tensor, batch: PreparedBatch, minibatch: Minibatch
     ) -> torch.Tensor:
         """A micro-batch's share of the critic's loss, weighted as it is to be added to the policy's."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has a critic, and no loss for it")
 
     def _prepare(self, minibatch: Minibatch, *, fixed_old_logps: bool) -> _Prepared:
         """Moves a minibatch to the device and computes what stays fixed over its epochs."""
@@ -252,15 +251,19 @@ class LLMLearner(TorchLearner):
         num_steps, limit = 0, self.config.kl_stop
         for _ in range(num_epochs):
             for i in rng.permutation(len(prepared)):
+                before = self._shares["kl_behaviour"]
                 self._take_step(prepared[i])
                 num_steps += 1
-                if limit is not None and self._step_kl(prepared[i].minibatch) > limit:
+                if limit is not None and self._sum(self._shares["kl_behaviour"] - before) > limit:
                     return num_steps
         return num_steps
 
+    def _sum(self, share: float) -> float:
+        """A metric's share, over all learners. Collective."""
+        return float(sum_over_learners(torch.tensor(share, device=self._device)))
+
     def _take_step(self, prepared: _Prepared) -> None:
         minibatch = prepared.minibatch
-        self._behaviour_kl = torch.zeros((), device=self._device)
         for i, batch in enumerate(prepared.micro_batches, start=1):
             last = i == len(prepared.micro_batches)
             if self.critic_engine is not None:
@@ -305,15 +308,9 @@ class LLMLearner(TorchLearner):
         return torch.stack(losses).sum()
 
     def _log_behaviour_kl(self, logps: torch.Tensor, batch: LossBatch) -> None:
-        """How far the steps on this batch have taken the policy: the k3 estimate of KL(old policy, policy)."""
+        """How far the steps on this batch had taken the policy: the k3 estimate of KL(old policy, policy)."""
         log_ratio = (logps - batch.old_logps).masked_fill(~batch.tokens.response_mask, 0.0)
-        kl = (log_ratio.expm1() - log_ratio).sum()
-        self._behaviour_kl += kl
-        self.log_share(kl_behaviour=kl / batch.num_learned_tokens)
-
-    def _step_kl(self, minibatch: Minibatch) -> float:
-        """That KL over a whole minibatch, as it was before its step. Collective."""
-        return float(sum_over_learners(self._behaviour_kl)) / minibatch.num_learned_tokens
+        self.log_share(kl_behaviour=(log_ratio.expm1() - log_ratio).sum() / batch.num_learned_tokens)
 
     def _count_skipped(self, skipped: bool) -> None:
         self._num_skipped += skipped
