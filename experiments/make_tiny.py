@@ -1,13 +1,14 @@
-"""Makes the embedded models: `tiny` (searches, but gives up soon) and `tiny-zero` (knows the form alone).
+"""Makes the embedded models: `tiny` (searches, but gives up soon), `tiny-zero` (knows the form alone), `tiny-guess`.
 
     python experiments/make_tiny.py --out llmenv/assets --seed 0
 
 The tokenizer is built; a model with random weights learns from generated demonstrations of patient solvers: first of
 Countdown alone, since a search is far harder to learn than a calculation, then of the whole mixture. From there two
 short stages lead to `tiny`, which sees solvers that soon give up or guess (RL has persistence to teach it), and to
-`tiny-zero`, which sees blind attempts. All tasks are of the training split, and the loss is on the responses. What is
-drawn is a function of the seed and the step: started again with the same arguments, an interrupted run goes on from
-its last save.
+`tiny-zero`, which sees blind attempts. `tiny-guess` is `tiny`, which then saw games of GuessNumber-v0, most of them of
+players who forget what they were told; the wording of the game joins its tokenizer. All tasks are of the training
+split, and the loss is on the responses. What is drawn is a function of the seed and the step: started again with the
+same arguments, an interrupted run goes on from its last save. A model that is there already is not made again.
 
 Of the weights in the package, the first stage came from a loop of its own, with the same data, seed and schedule but
 without the tokens of the multiplication prompt, and was rounded to float16. All that followed is this script's output,
@@ -33,6 +34,7 @@ from transformers import LlamaForCausalLM
 
 from experiments.demonstrations import DEMONSTRATIONS, STYLES
 from llmenv import tiny
+from llmenv.models import load_causal_lm, load_tokenizer
 from llmenv.renderer import Renderer
 
 BATCH_SIZE = 32
@@ -40,11 +42,12 @@ ROWS_PER_PASS = 8
 BATCHES_PER_BLOCK = 16  # drawn together, so that rows of about one length are found for each pass
 MIXTURE = {"Countdown-v0": 2.0, "Multiplication-v0": 1.0}
 SEARCH = {"Countdown-v0": 1.0, "Multiplication-v0": 0.0}
+GAME = {"Countdown-v0": 0.0, "Multiplication-v0": 0.0, "GuessNumber-v0": 1.0}
 WARMUP_STEPS = 100
 SAVE_EVERY_BLOCKS = 20
 
-# Prompt and response, in token ids.
-Example = tuple[list[int], list[int]]
+# The token ids of an episode, and which of them are of the responses.
+Example = tuple[list[int], list[bool]]
 # The rows of each forward pass.
 Batch = list[list[Example]]
 
@@ -90,22 +93,29 @@ class Mixture:
         for env_id in rng.choices(
             list(self.envs), list(self.weights.values()), k=BATCH_SIZE * BATCHES_PER_BLOCK
         ):
-            prompt, completion = self._draw(env_id, rng, style)
-            examples.append((prompt, self.tokenizer.encode(completion + tiny.END_TOKEN)))
-        examples.sort(key=lambda example: sum(map(len, example)))
+            examples.append(self._draw(env_id, rng, style))
+        examples.sort(key=lambda example: len(example[0]))
         passes = [examples[i : i + ROWS_PER_PASS] for i in range(0, len(examples), ROWS_PER_PASS)]
         batches = [passes[i::BATCHES_PER_BLOCK] for i in range(BATCHES_PER_BLOCK)]
         rng.shuffle(batches)
         return batches
 
-    def _draw(self, env_id: str, rng: random.Random, style: str) -> tuple[list[int], str]:
+    def _draw(self, env_id: str, rng: random.Random, style: str) -> Example:
         env = self.envs[env_id]
         while True:
             observation, info = env.reset()
-            completion = DEMONSTRATIONS[env_id].write(rng, env.task, style)
-            if completion is not None:
-                prompt = self.renderer.encode(observation, info["system"], info["assistant_prefix"])
-                return prompt.token_ids, completion
+            prefix = info["assistant_prefix"]
+            token_ids = self.renderer.encode(observation, info["system"], prefix).token_ids
+            in_response = [False] * len(token_ids)
+            for completion in DEMONSTRATIONS[env_id].write(rng, env.task, style):
+                response = self.tokenizer.encode(completion + tiny.END_TOKEN)
+                observation, _, terminated, _, info = env.step(prefix + completion)
+                prefix = info.get("assistant_prefix", "")
+                question = [] if terminated else self.renderer.next_turn(response, observation, prefix)
+                token_ids += response + question
+                in_response += [True] * len(response) + [False] * len(question)
+                if terminated:
+                    return token_ids, in_response
 
 
 def _renderer(tokenizer: tiny.PreTrainedTokenizerFast) -> Renderer:
@@ -114,18 +124,17 @@ def _renderer(tokenizer: tiny.PreTrainedTokenizerFast) -> Renderer:
 
 def response_loss(model: LlamaForCausalLM, batch: Batch) -> torch.Tensor:
     """Mean negative log-likelihood of the response tokens."""
-    num_tokens = sum(len(response) for rows in batch for _, response in rows)
+    num_tokens = sum(sum(in_response) for rows in batch for _, in_response in rows)
     return torch.stack([_summed_loss(model, rows) for rows in batch]).sum() / num_tokens
 
 
 def _summed_loss(model: LlamaForCausalLM, rows: Sequence[Example]) -> torch.Tensor:
-    width = max(len(prompt) + len(response) for prompt, response in rows)
+    width = max(len(token_ids) for token_ids, _ in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     in_response = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, (prompt, response) in enumerate(rows):
-        end = len(prompt) + len(response)
-        ids[i, :end] = torch.tensor(prompt + response)
-        in_response[i, len(prompt) : end] = True
+    for i, (token_ids, mask) in enumerate(rows):
+        ids[i, : len(token_ids)] = torch.tensor(token_ids)
+        in_response[i, : len(mask)] = torch.tensor(mask)
     # Padding is on the right, where causal attention does not see it: no mask is needed.
     hidden = model.model(ids[:, :-1], use_cache=False).last_hidden_state
     logits = model.lm_head(hidden[in_response[:, 1:]])
@@ -185,16 +194,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, required=True, help="folder to write `tiny` and `tiny-zero` into")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the models into")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first-steps", type=int, default=2400, help="optimizer steps on Countdown alone")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps on the mixture")
     parser.add_argument("--last-steps", type=int, default=256, help="optimizer steps of each short stage")
     args = parser.parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
+    state_files = {name: args.out / f"{name}.pt" for name in ("search", *STYLES, "game")}
+    if not all((args.out / name).exists() for name in ("tiny", "tiny-zero")):
+        make_solvers(args, state_files)
+    if not (args.out / "tiny-guess").exists():
+        make_player(args, state_files["game"])
+    # Only now, so that a run interrupted late does not repeat what it has done.
+    for file in state_files.values():
+        file.unlink(missing_ok=True)
+
+
+def make_solvers(args: argparse.Namespace, state_files: dict[str, Path]) -> None:
+    """Writes `tiny` and `tiny-zero`."""
     mixture = Mixture(SEARCH)
     solver = tiny.build_model(mixture.tokenizer, args.seed)
-    args.out.mkdir(parents=True, exist_ok=True)
-    state_files = {name: args.out / f"{name}.pt" for name in ("search", *STYLES)}
     train(solver, mixture, Stage("patient", args.first_steps, 3e-3), args.seed, state_files["search"])
     mixture.weights = MIXTURE
     train(solver, mixture, Stage("patient", args.steps, 1e-3), args.seed, state_files["patient"])
@@ -202,9 +222,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = copy.deepcopy(solver)
         train(model, mixture, Stage(style, args.last_steps, 5e-4), args.seed, state_files[style])
         tiny.save(model, mixture.tokenizer, args.out / name)
-    # Only now, so that a run interrupted late does not repeat what it has done.
-    for file in state_files.values():
-        file.unlink(missing_ok=True)
+
+
+def make_player(args: argparse.Namespace, state_file: Path) -> None:
+    """Writes `tiny-guess`, which goes on from the `tiny` that is there."""
+    mixture = Mixture(GAME)
+    folder = str(args.out / "tiny")
+    model = tiny.with_tokenizer(load_causal_lm(folder), load_tokenizer(folder), mixture.tokenizer, args.seed)
+    train(model, mixture, Stage("hasty", args.last_steps, 5e-4), args.seed, state_file)
+    tiny.save(model, mixture.tokenizer, args.out / "tiny-guess")
 
 
 if __name__ == "__main__":

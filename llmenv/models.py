@@ -2,7 +2,7 @@
 
 A name is one of three things:
 
-* a short name: ``tiny`` and ``tiny-zero`` are folders shipped inside this package; ``smollm2-135m`` is
+* a short name: ``tiny``, ``tiny-zero`` and ``tiny-guess`` are folders shipped inside this package; ``smollm2-135m`` is
   SmolLM2-135M-Instruct, converted once into the user's cache (`llmenv.smollm2`);
 * a Hugging Face folder on disk;
 * an id on the Hugging Face hub, ``organisation/name``.
@@ -24,7 +24,7 @@ from llmenv import smollm2
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-EMBEDDED = ("tiny", "tiny-zero")
+EMBEDDED = ("tiny", "tiny-zero", "tiny-guess")
 # Where an algorithm's checkpoint holds its policy, as a Hugging Face folder.
 POLICY_IN_CHECKPOINT = Path("learner_group", "learner", "policy")
 DTYPES = ("float32", "bfloat16", "float16")
@@ -36,8 +36,8 @@ def resolve_model(name: str) -> str:
     """Turns a model's name into what transformers loads: a folder, or a hub id.
 
     Args:
-        name: ``tiny``, ``tiny-zero``, ``smollm2-135m`` (converted into the user's cache on first use), the
-            path of a Hugging Face folder, or a hub id ``organisation/name``.
+        name: one of `EMBEDDED`, ``smollm2-135m`` (converted into the user's cache on first use), the path of a
+            Hugging Face folder, or a hub id ``organisation/name``.
 
     Returns:
         The folder's absolute path, or the hub id unchanged.

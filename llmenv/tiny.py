@@ -103,6 +103,20 @@ def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausal
     return model
 
 
+def with_tokenizer(
+    model: LlamaForCausalLM, old: PreTrainedTokenizerBase, new: PreTrainedTokenizerBase, seed: int
+) -> LlamaForCausalLM:
+    """A copy of a model for another tokenizer: a token of both keeps its embedding, any other begins at random."""
+    copy = build_model(new, seed)
+    state = model.state_dict()
+    known = new.get_vocab().keys() & old.get_vocab().keys()
+    old_ids, new_ids = ([tokenizer.get_vocab()[token] for token in sorted(known)] for tokenizer in (old, new))
+    embedding = copy.get_input_embeddings().weight.detach().clone()
+    embedding[new_ids] = state["model.embed_tokens.weight"][old_ids]
+    copy.load_state_dict(state | {"model.embed_tokens.weight": embedding, "lm_head.weight": embedding})
+    return copy
+
+
 def _embed_numbers(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> None:
     """Adds to each number's embedding where it stands on circles of several periods, along random directions.
 

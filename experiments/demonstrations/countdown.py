@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import operator
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from envs.countdown import CountdownTask
@@ -110,12 +111,13 @@ def wander(rng: random.Random, numbers: list[int]) -> list[Term]:
     return [random_attempt(rng, numbers) for _ in range(rng.randint(1, 4))]
 
 
-def countdown(rng: random.Random, task: CountdownTask, style: str) -> str | None:
+def countdown(rng: random.Random, task: CountdownTask, style: str) -> Iterator[str]:
     """A search for the target, patient or hasty, or blind attempts of which the last is given for the answer."""
     numbers = list(task.numbers)
     solution = term_of(task.solution)
     if solution is None:
-        return None
+        return
     if style == "blind":
-        return write(wander(rng, numbers))
-    return write(search(rng, numbers, task.target, solution, patient=style == "patient"))
+        yield write(wander(rng, numbers))
+    else:
+        yield write(search(rng, numbers, task.target, solution, patient=style == "patient"))

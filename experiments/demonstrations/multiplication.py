@@ -6,6 +6,7 @@ What varies is whether the writer works the product out, or guesses.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 
 from envs.multiplication import MultiplicationTask, split_of
 
@@ -49,7 +50,7 @@ def _other_factors(rng: random.Random, task: MultiplicationTask) -> tuple[int, i
             return a, b
 
 
-def multiplication(rng: random.Random, task: MultiplicationTask, style: str) -> str:
+def multiplication(rng: random.Random, task: MultiplicationTask, style: str) -> Iterator[str]:
     """The product worked out, or guessed: by a patient writer one time in six, by a hasty one three times in five.
 
     A blind writer works out the product of two other numbers.
@@ -58,5 +59,6 @@ def multiplication(rng: random.Random, task: MultiplicationTask, style: str) -> 
     if style == "blind":
         a, b = _other_factors(rng, task)
     elif rng.random() < (1 / 6 if style == "patient" else 3 / 5):
-        return write([], guess(rng, a, b))
-    return write(work_out(a, b), a * b)
+        yield write([], guess(rng, a, b))
+        return
+    yield write(work_out(a, b), a * b)
