@@ -112,7 +112,7 @@ class LLMConfig(AlgorithmConfig):
         """Sets the model.
 
         Args:
-            model: "tiny", "tiny-zero", "smollm2-135m", a folder in Hugging Face format, or a hub id.
+            model: "tiny", "tiny-zero", "tiny-guess", "smollm2-135m", a folder in Hugging Face format, or a hub id.
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.

@@ -117,11 +117,11 @@ class Display:
 
     def sample(self, episode: TextEpisode) -> None:
         """Shows one completion with its verdict."""
-        turn = episode.turns[-1]
-        verdict = "correct" if turn.info.get("correct") else (turn.info.get("failure") or "wrong")
+        info = episode.turns[-1].info
+        verdict = "correct" if info.get("correct") else (info.get("failure") or "wrong")
         self.console.print(
             Panel(
-                f"[dim]{escape(episode.observation)}[/dim]\n{escape(turn.text)}",
+                f"[dim]{escape(episode.observation)}[/dim]\n{escape(episode.transcript)}",
                 title=f"a sample: reward {episode.total_reward:.2f}, {escape(str(verdict))}",
                 title_align="left",
             )

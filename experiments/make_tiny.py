@@ -89,11 +89,8 @@ class Mixture:
         rng = random.Random(f"{seed} {index}")
         for env in self.envs.values():
             env.reset(seed=rng.getrandbits(31))
-        examples = []
-        for env_id in rng.choices(
-            list(self.envs), list(self.weights.values()), k=BATCH_SIZE * BATCHES_PER_BLOCK
-        ):
-            examples.append(self._draw(env_id, rng, style))
+        env_ids = rng.choices(list(self.envs), list(self.weights.values()), k=BATCH_SIZE * BATCHES_PER_BLOCK)
+        examples = [self._draw(env_id, rng, style) for env_id in env_ids]
         examples.sort(key=lambda example: len(example[0]))
         passes = [examples[i : i + ROWS_PER_PASS] for i in range(0, len(examples), ROWS_PER_PASS)]
         batches = [passes[i::BATCHES_PER_BLOCK] for i in range(BATCHES_PER_BLOCK)]

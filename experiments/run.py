@@ -39,7 +39,9 @@ def main(
     ] = "GRPO",
     model: Annotated[
         str | None,
-        Option(help="tiny, tiny-zero, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]"),
+        Option(
+            help="tiny, tiny-zero, tiny-guess, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]"
+        ),
     ] = None,
     preset: Annotated[
         str | None,

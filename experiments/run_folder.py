@@ -210,7 +210,7 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
         "group": episode.group,
         "sample": episode.sample,
         "prompt": episode.observation,
-        "completion": "\n".join(turn.text for turn in episode.turns),
+        "completion": episode.transcript,
         "reward": episode.total_reward,
         "correct": info.get("correct"),
         "well_formed": info.get("well_formed"),

@@ -25,6 +25,7 @@ class Turn:
         text: The action given to the environment: what the template had opened, then the decoded response.
         reward: What `step()` paid.
         info: The `info` of that `step()`.
+        observation: The text that it returned: the environment's next message, or nothing.
     """
 
     prompt_ids: list[int]
@@ -34,6 +35,7 @@ class Turn:
     text: str = ""
     reward: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
+    observation: str = ""
 
 
 @dataclass
@@ -70,6 +72,11 @@ class TextEpisode:
     def total_reward(self) -> float:
         """Undiscounted sum of the turns' rewards."""
         return float(sum(turn.reward for turn in self.turns))
+
+    @property
+    def transcript(self) -> str:
+        """All that was said after the first user message, by the model and the environment in turn."""
+        return "\n".join(text for turn in self.turns for text in (turn.text, turn.observation) if text)
 
     @property
     def response_length(self) -> int:

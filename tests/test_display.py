@@ -11,6 +11,7 @@ from experiments.display import (
     LOWEST_ENTROPY,
     Display,
 )
+from llmenv.episode import TextEpisode, Turn
 
 ROW = {
     "iteration": 1,
@@ -54,3 +55,12 @@ def test_a_policy_that_collapses_is_told_of(
     out = " ".join(capsys.readouterr().out.split())
     assert ("warning" in out) == (warning is not None)
     assert warning is None or warning in out
+
+
+def test_a_sample_shows_what_both_sides_said(capsys: pytest.CaptureFixture[str]) -> None:
+    turns = [Turn([1], text="Is it [bold]8?", observation="lower"), Turn([2], text="Then 5.", reward=1.0)]
+    turns[-1].info = {"correct": False, "failure": "wrong value"}
+    Display(10).sample(TextEpisode(0, 0, turns, observation="Guess."))
+    out = capsys.readouterr().out
+    parts = ("reward 1.00, wrong value", "Guess.", "Is it [bold]8?", "lower", "Then 5.")
+    assert sorted(parts, key=out.index) == list(parts)

@@ -143,6 +143,10 @@ def test_games_of_different_lengths_in_one_rollout(renderer: Renderer) -> None:
     second = episodes[2].turns[1]
     assert renderer.tokenizer.decode(second.prompt_ids) == "\nUser: lower\nAssistant: <think>"
     assert second.text == "<think> so </think>\n<answer> 5 </answer>"
+    assert episodes[2].transcript == (
+        "Let me solve this step by step.\n<think> so </think>\n<answer> 8 </answer>\n"
+        "lower\n<think> so </think>\n<answer> 5 </answer>"
+    )
 
 
 def test_a_game_that_outgrows_the_limit_is_truncated_and_keeps_its_turns(renderer: Renderer) -> None:

@@ -43,7 +43,7 @@ def test_dtype_is_that_of_the_weights() -> None:
 
 @pytest.mark.parametrize("name", ["tinny", "/no/such/folder", "./runs/x/policy", "runs/x/policy", "a b/c"])
 def test_unknown_name_says_what_there_is(name: str) -> None:
-    with pytest.raises(ValueError, match=r"no such folder.*tiny, tiny-zero, smollm2-135m"):
+    with pytest.raises(ValueError, match=r"no such folder.*tiny, tiny-zero, tiny-guess, smollm2-135m"):
         resolve_model(name)
 
 

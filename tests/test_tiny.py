@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from fractions import Fraction
+from itertools import groupby, islice
 from pathlib import Path
 
 import gymnasium as gym
@@ -14,16 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from envs.guess_number import GuessNumberTask
 from envs.multiplication import share_of_steps, split_of
 from experiments import make_tiny
 from experiments.demonstrations import DEMONSTRATIONS
 from experiments.demonstrations.countdown import MAX_VALUE, term_of
 from experiments.demonstrations.multiplication import guess, work_out
 from llmenv import tiny
+from llmenv.models import EMBEDDED
 from llmenv.renderer import Renderer
 
 ASSETS = Path(tiny.__file__).parent / "assets"
-MODELS = ("tiny", "tiny-zero")
 TOKENIZER = AutoTokenizer.from_pretrained(ASSETS / "tiny")
 AWKWARD = [*tiny.REASONING_PHRASES, " ", "  ", " ,", " n't", "\n", "<", "é", "007", "12345", tiny.END_TOKEN]
 
@@ -62,13 +65,13 @@ def test_special_tokens() -> None:
 @pytest.mark.parametrize("env_id", DEMONSTRATIONS)
 def test_prompts_are_compact(env_id: str) -> None:
     env = gym.make(f"envs:{env_id}")
-    renderer = Renderer.from_model(str(ASSETS / "tiny"), template="r1")
+    renderer = Renderer.from_model("tiny-guess" if env_id == "GuessNumber-v0" else "tiny", template="r1")
     for seed in range(20):
         observation, info = env.reset(seed=seed)
         assert len(renderer.encode(observation, info["system"], info["assistant_prefix"]).token_ids) <= 16
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EMBEDDED)
 def test_shipped_weights_load_in_float32(name: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(ASSETS / name)
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / name)
@@ -77,7 +80,8 @@ def test_shipped_weights_load_in_float32(name: str) -> None:
     assert model.config.vocab_size == len(tokenizer)
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert model.generation_config.pad_token_id == tokenizer.pad_token_id
-    assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
+    if name != "tiny-guess":
+        assert tokenizer.get_vocab() == TOKENIZER.get_vocab()
 
 
 # A blind attempt that uses every number hits 26 % of the three-number targets and 13 % of the four-number ones.
@@ -91,7 +95,7 @@ def test_countdown_demonstrations(style: str, low: float, high: float) -> None:
     correct = []
     for _ in range(300):
         env.reset()
-        completion = DEMONSTRATIONS["Countdown-v0"].write(rng, env.task, style)
+        completion = next(iter(DEMONSTRATIONS["Countdown-v0"].write(rng, env.task, style)), None)
         if completion is None:
             continue
         calculations = re.findall(r"(\d+) ([-+*/]) (\d+) = (\d+)", completion)
@@ -130,7 +134,7 @@ def test_multiplication_demonstrations(style: str, low: float, high: float) -> N
     for _ in range(600):
         env.reset()
         task = env.task
-        completion = demonstrations.write(rng, task, style)
+        (completion,) = demonstrations.write(rng, task, style)
         calculations = re.findall(r"(\d+) ([*+]) (\d+) = (\d+)", completion)
         for left, symbol, right, value in calculations:
             assert int(value) == (int(left) * int(right) if symbol == "*" else int(left) + int(right))
@@ -147,6 +151,60 @@ def test_multiplication_demonstrations(style: str, low: float, high: float) -> N
     assert low < sum(correct) / len(correct) < high
     expected = {"patient": 5 / 6, "hasty": 2 / 5, "blind": 1.0}[style]
     assert sum(worked_out) / len(worked_out) == pytest.approx(expected, abs=0.06)
+
+
+# Four blind guesses find one of 15 numbers with 1 - (14/15)^4 = 24 %. A player who halves the range always does.
+@pytest.mark.parametrize(
+    ("style", "low", "high"), [("patient", 1.0, 1.0), ("hasty", 0.3, 0.5), ("blind", 0.18, 0.3)]
+)
+def test_guess_number_demonstrations(style: str, low: float, high: float) -> None:
+    env = gym.make("envs:GuessNumber-v0").unwrapped
+    env.reset(seed=0)
+    rng = random.Random(0)
+    correct = []
+    for _ in range(600):
+        _, info = env.reset()
+        terminated = False
+        messages = iter(DEMONSTRATIONS["GuessNumber-v0"].write(rng, env.task, style))
+        while not terminated:
+            _, _, terminated, _, info = env.step(info["assistant_prefix"] + next(messages))
+        assert info["well_formed"]
+        assert info["failure"] in (None, "wrong value")
+        correct.append(info["correct"])
+    assert low <= sum(correct) / len(correct) <= high
+
+
+def test_a_player_narrows_the_range_by_the_answers() -> None:
+    messages = DEMONSTRATIONS["GuessNumber-v0"].write(random.Random(0), GuessNumberTask(1, 15, 7), "patient")
+    thoughts = [re.findall(r"\d+", message) for message in islice(messages, 4)]
+    assert thoughts == [["1", "15", "8"], ["1", "7", "4"], ["5", "7", "6"], ["7", "7", "7"]]
+
+
+def test_a_game_is_learned_from_the_messages_of_the_player() -> None:
+    mixture = make_tiny.Mixture({"GuessNumber-v0": 1.0})
+    token_ids, in_response = next(iter(mixture.block(seed=0, index=0, style="patient")[-1][-1:]))[0]
+    text, learned = mixture.tokenizer.decode(token_ids), ""
+    for is_response, group in groupby(zip(token_ids, in_response, strict=True), key=lambda pair: pair[1]):
+        piece = mixture.tokenizer.decode([token for token, _ in group])
+        learned += f"[{piece}]" if is_response else piece
+    assert learned.replace("[", "").replace("]", "") == text
+    assert text.startswith("A conversation")
+    turn = r"\[\n\d+, \d+\n</think>\n<answer> \d+ </answer><\|end\|>\]"
+    game = rf"{turn}(\nUser: (higher|lower)\nAssistant: <think>{turn})*"
+    assert re.search(rf"Let me solve this step by step\.\n<think>{game}$", learned)
+
+
+def test_a_model_for_another_tokenizer_keeps_what_it_knew() -> None:
+    model = tiny.build_model(TOKENIZER, seed=0)
+    other = tiny.build_tokenizer(["higher", "lower"])
+    copy = tiny.with_tokenizer(model, TOKENIZER, other, seed=1)
+    assert copy.lm_head.weight is copy.model.embed_tokens.weight
+    text = "\n44 + 19 = 63\n</think>\n<answer> (44 + 19) </answer>"
+    old_ids, new_ids = TOKENIZER.encode(text), other.encode(text)
+    assert old_ids != new_ids
+    with torch.inference_mode():
+        old, new = model(torch.tensor([old_ids])).logits[0], copy(torch.tensor([new_ids])).logits[0]
+    torch.testing.assert_close(new[:, new_ids], old[:, old_ids])
 
 
 def test_products_on_paper() -> None:
@@ -175,7 +233,8 @@ def test_guesses_are_near_and_end_rightly() -> None:
 
 def test_the_loss_of_a_batch_ignores_its_padding() -> None:
     model = tiny.build_model(TOKENIZER, seed=0)
-    short, long = ([1, 2], [3, 4]), ([5, 6, 7], [8, 9, 10, 11])
+    short = ([1, 2, 3, 4], [False, False, True, True])
+    long = ([5, 6, 7, 8, 9, 10, 11], [False, True, True, False, False, True, True])
     losses = [make_tiny.response_loss(model, [[row]]) for row in (short, long)]
     for batch in ([[short, long]], [[short], [long]]):
         torch.testing.assert_close(make_tiny.response_loss(model, batch), (2 * losses[0] + 4 * losses[1]) / 6)
@@ -213,6 +272,15 @@ def test_the_script_repeats_itself_and_goes_on_after_an_interruption(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     untrained = weights(tmp_path / "whole/tiny-zero")
     assert not torch.equal(whole["lm_head.weight"], untrained["lm_head.weight"])
+    assert not list(tmp_path.glob("*/*.pt"))
+
+    # Once `tiny` is there, another model follows from it alone.
+    before = weights(tmp_path / "whole/tiny-guess")
+    shutil.rmtree(tmp_path / "parts/tiny-guess")
+    monkeypatch.setattr(make_tiny, "make_solvers", None)
+    make_tiny.main(["--out", str(tmp_path / "parts"), *arguments])
+    again = weights(tmp_path / "parts/tiny-guess")
+    assert all(torch.equal(before[name], again[name]) for name in before)
 
 
 def test_an_environment_without_demonstrations_is_refused() -> None:
@@ -224,7 +292,7 @@ def test_a_mixture_draws_the_tasks_that_are_demonstrated() -> None:
     mixture = make_tiny.Mixture({"Countdown-v0": 0.0, "Multiplication-v0": 1.0})
     batches = mixture.block(seed=0, index=0, style="patient")
     assert all(len(batch) == 4 and {len(rows) for rows in batch} == {8} for batch in batches)
-    for prompt, _ in (example for batch in batches for rows in batch for example in rows):
-        a, b = re.findall(r"equation: (\d+) \* (\d+) =", mixture.tokenizer.decode(prompt))[0]
+    for token_ids, _ in (example for batch in batches for rows in batch for example in rows):
+        a, b = re.findall(r"equation: (\d+) \* (\d+) =", mixture.tokenizer.decode(token_ids))[0]
         assert int(a) < 100 and int(b) < 10
         assert split_of(int(a), int(b)) == "train"

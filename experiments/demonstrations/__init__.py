@@ -1,8 +1,8 @@
 """Generated demonstrations: for an environment's tasks, what a fair but fallible solver would write.
 
-They cold-start the embedded models (`make_tiny.py`). A demonstration is the completion that follows the response prefix,
-or where the environment has several turns, one completion a turn. Every calculation in it is right; what varies is the
-patience of the writer.
+They cold-start the embedded models (`make_tiny.py`). A demonstration is the completion that follows the response
+prefix, or where the environment has several turns, one completion a turn. Every calculation in it is right; what varies
+is the patience of the writer.
 """
 
 from __future__ import annotations
