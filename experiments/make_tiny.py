@@ -196,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--first-steps", type=int, default=2400, help="optimizer steps on Countdown alone")
     parser.add_argument("--steps", type=int, default=800, help="optimizer steps on the mixture")
     parser.add_argument("--last-steps", type=int, default=256, help="optimizer steps of each short stage")
+    parser.add_argument("--game-steps", type=int, default=1024, help="optimizer steps on games of guessing")
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     state_files = {name: args.out / f"{name}.pt" for name in ("search", *STYLES, "game")}
@@ -226,7 +227,7 @@ def make_player(args: argparse.Namespace, state_file: Path) -> None:
     mixture = Mixture(GAME)
     folder = str(args.out / "tiny")
     model = tiny.with_tokenizer(load_causal_lm(folder), load_tokenizer(folder), mixture.tokenizer, args.seed)
-    train(model, mixture, Stage("hasty", args.last_steps, 5e-4), args.seed, state_file)
+    train(model, mixture, Stage("hasty", args.game_steps, 1e-3), args.seed, state_file)
     tiny.save(model, mixture.tokenizer, args.out / "tiny-guess")
 
 

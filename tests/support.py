@@ -119,20 +119,31 @@ def record_gradients(learner: Any) -> None:
 def _record_sharded_gradients(learner: Any) -> None:
     from deepspeed.utils import safe_get_full_grad
 
-    step = learner.engine.step
+    def record(engine: DeepSpeedEngine, module: torch.nn.Module) -> None:
+        step = engine.step
 
-    def record_and_step() -> float:
-        grads = [safe_get_full_grad(p).flatten().clone() for p in learner.policy.parameters()]
-        learner.recorded.append(torch.cat(grads))
-        return step()
+        def record_and_step() -> float:
+            grads = [safe_get_full_grad(p).flatten().clone() for p in module.parameters() if p.requires_grad]
+            learner.recorded.append(torch.cat(grads))
+            return step()
 
-    learner.engine.step = record_and_step
+        engine.step = record_and_step
+
+    for engine, module in _engines(learner):
+        record(engine, module)
+
+
+def _engines(learner: Any) -> list[tuple[Any, torch.nn.Module]]:
+    """In the order of their steps."""
+    critic = [] if learner.critic_engine is None else [(learner.critic_engine, learner.critic)]
+    return [*critic, (learner.engine, learner.policy)]
 
 
 def take_gradients(learner: Any) -> list[torch.Tensor]:
     """The recorded gradients, one flat vector a step; ends the recording."""
     if isinstance(learner.engine, DeepSpeedEngine):
-        del learner.engine.step
+        for engine_, _ in _engines(learner):
+            del engine_.step
     else:
         engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
     return learner.recorded

@@ -59,13 +59,22 @@ def local_group(
     return config.build_learner_group(spaces=SPACES)
 
 
-def rebuild(group: LLMLearnerGroup, stage: str) -> LLMLearnerGroup:
-    """The learners start anew from the model's folder with another engine; their processes are the same ones."""
+def rebuild(group: LLMLearnerGroup, stage: str, config: Any = None) -> LLMLearnerGroup:
+    """The learners start anew from the model's folder with another engine; their processes are the same ones.
+
+    By their first config, unless another one is given.
+    """
+    if config is not None:
+        config.validate()
 
     def start_anew(learner: Any) -> None:
-        index, spec = learner._learner_index, learner._module_spec
-        config = set_stage(learner.config.copy(copy_frozen=False), stage)
-        type(learner).__init__(learner, config=config, module_spec=spec)
+        first = vars(learner).setdefault("first", (type(learner), learner.config, learner._module_spec))
+        index, (cls, own, spec) = learner._learner_index, first
+        if config is not None:
+            cls, own, spec = config.learner_class, config, config.get_multi_rl_module_spec(spaces=SPACES)
+        config_of_stage = set_stage(own.copy(copy_frozen=False), stage)
+        learner.__class__ = cls
+        learner.__init__(config=config_of_stage, module_spec=spec)
         learner._learner_index = index
         learner.build()
 
@@ -412,3 +421,33 @@ def test_a_critic_is_trained_as_by_the_plain_engine(model_folder: str, critic: s
     for key in ("explained_variance", "value_loss"):
         mine, plain = (each[DEFAULT_MODULE_ID][key].peek() for each in metrics)
         assert mine == pytest.approx(plain, abs=1e-4)
+
+
+POLICIES = {
+    "plain": ("GRPO", {}, {}),
+    "shared critic": ("PPO", {"critic": "shared", "value_clip": None}, {}),
+    "separate critic": ("PPO", {"critic": "separate", "value_clip": None}, {}),
+    "adapters": ("GRPO", {}, {"lora_rank": 3}),
+}
+
+
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
+@pytest.mark.parametrize("kind", POLICIES)
+def test_two_learners_with_shared_prompts(
+    two: LLMLearnerGroup, model_folder: str, kind: str, stage: str
+) -> None:
+    """In each of three steps, the gradient of a learner by itself that shares none, with PyTorch's engine."""
+    algo, training, policy = POLICIES[kind]
+
+    def config(**more: Any) -> Any:
+        return small_config(model_folder, algo, kl_coeff=0.05, **training, **more).policy(**policy)
+
+    theirs = Update(config().build_learner_group(spaces=SPACES), uneven_plan(1))
+    shared = config(num_learners=2, shared_prompts=True)
+    plan = make_plan(make_rows(), 2, minibatch_size=5, tokens=70, shared_prompts=True)
+    ours = Update(rebuild(two, stage, shared), plan)
+    assert len(theirs.gradients[0]) == (6 if kind == "separate critic" else 3)
+    for gradients in ours.gradients:
+        for ours_step, theirs_step in zip(gradients, theirs.gradients[0], strict=True):
+            assert relative_gap(ours_step, theirs_step) < 1e-4
+    assert ours.summed("total_loss") == pytest.approx(theirs.summed("total_loss"), abs=1e-5)

@@ -251,7 +251,18 @@ def test_the_script_repeats_itself_and_goes_on_after_an_interruption(
     monkeypatch.setattr(make_tiny, "ROWS_PER_PASS", 1)
     monkeypatch.setattr(make_tiny, "BATCHES_PER_BLOCK", 2)
     monkeypatch.setattr(make_tiny, "SAVE_EVERY_BLOCKS", 1)
-    arguments = ["--seed", "3", "--first-steps", "3", "--steps", "2", "--last-steps", "1"]
+    arguments = [
+        "--seed",
+        "3",
+        "--first-steps",
+        "3",
+        "--steps",
+        "2",
+        "--last-steps",
+        "1",
+        "--game-steps",
+        "1",
+    ]
     make_tiny.main(["--out", str(tmp_path / "whole"), *arguments])
 
     response_loss, calls = make_tiny.response_loss, 0
