@@ -8,6 +8,9 @@ take turns, so that a machine that slows down meanwhile slows all of them; repor
 
 The share of the peak is that of the operations that were carried out, counted by PyTorch, in what the process reaches
 in plain float32 matrix products just before. Look at the cores too: a run that had fewer of them says nothing.
+
+With `--growth FILE.png` it draws instead how seconds and memory grow with the size of a group and with the length of
+the responses.
 """
 
 from __future__ import annotations
@@ -32,7 +35,6 @@ from llmenv.models import load_causal_lm
 from llmenv.policy import CausalPolicy
 
 LOOP, PLAIN, FAST = "Hugging Face loop", "plain path", "shared prompts"
-GROUP_SIZE = 8
 SEQUENCES = 8  # of a micro-batch of the loop
 LENGTHS = {"uneven": 0.25, "equal": 1.0}  # of the shortest response, as a share of the longest
 
@@ -42,17 +44,61 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="tiny", help="name or path of the model (default: %(default)s)")
-    parser.add_argument("--prompts", type=int, default=8, help="groups of 8 (default: %(default)s)")
+    parser.add_argument("--prompts", type=int, default=8, help="groups (default: %(default)s)")
+    parser.add_argument("--group-size", type=int, default=8, help="samples of each (default: %(default)s)")
     parser.add_argument("--prompt-tokens", type=int, default=180, help="of each (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=128, help="of the longest (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
     parser.add_argument("--lengths", choices=LENGTHS, nargs="*", default=list(LENGTHS))
+    parser.add_argument("--growth", type=Path, metavar="FILE.png", help="draw how cost grows, instead")
     arguments = parser.parse_args()
+    if arguments.growth:
+        draw_growth(arguments)
+        return
     for lengths in arguments.lengths:
         compare(arguments, lengths)
 
 
-def compare(arguments: argparse.Namespace, lengths: str) -> None:
+def draw_growth(arguments: argparse.Namespace) -> None:
+    """Of 32 samples each time, a group of 8 and responses of up to 128 tokens where the other one is varied."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col", sharey="row")
+    figure.suptitle(
+        f"a GRPO update of 32 samples, prompts of {arguments.prompt_tokens} tokens, {arguments.model}"
+    )
+    varied: list[tuple[str, str, Sequence[int]]] = [
+        ("samples of a prompt", "group_size", [1, 2, 4, 8, 16, 32]),
+        ("tokens of the longest response", "tokens", [64, 128, 256, 512, 1024]),
+    ]
+    for column, (label, name, sizes) in zip(axes.T, varied, strict=True):
+        points = []
+        for size in sizes:
+            one = {**vars(arguments), "group_size": 8, "tokens": 128, name: size}
+            points.append(
+                compare(argparse.Namespace(**{**one, "prompts": 32 // one["group_size"]}), "uneven")
+            )
+        for way in points[0]:
+            column[0].plot(sizes, [point[way]["seconds"] for point in points], "o-", label=way)
+            column[1].plot(
+                sizes, [point[way]["peak"] - point[way]["idle"] for point in points], "o-", label=way
+            )
+        column[1].set_xlabel(label)
+        for panel in column:
+            panel.set_xscale("log", base=2)
+            panel.set_xticks(sizes, [str(size) for size in sizes])
+            panel.set_ylim(bottom=0)
+    axes[0, 0].set_ylabel("seconds")
+    axes[1, 0].set_ylabel("peak memory (GiB over idle)")
+    axes[0, 0].legend()
+    figure.savefig(arguments.growth, dpi=110)
+
+
+def compare(arguments: argparse.Namespace, lengths: str) -> dict[str, dict[str, float]]:
+    """Lets all ways take turns and prints how they did; for each way the medians of its figures."""
     context = multiprocessing.get_context("spawn")
     turns: dict[str, list[dict[str, float]]] = {LOOP: [], PLAIN: [], FAST: []}
     lines = {}
@@ -65,18 +111,24 @@ def compare(arguments: argparse.Namespace, lengths: str) -> None:
             turns[name].append(line.recv())
     for line in lines.values():
         line.send("stop")
-    report(arguments, lengths, turns)
-
-
-def report(arguments: argparse.Namespace, lengths: str, turns: dict[str, list[dict[str, float]]]) -> None:
     middle = {
         name: {key: median(turn[key] for turn in results) for key in results[0]}
         for name, results in turns.items()
     }
+    report(arguments, lengths, turns, middle)
+    return middle
+
+
+def report(
+    arguments: argparse.Namespace,
+    lengths: str,
+    turns: dict[str, list[dict[str, float]]],
+    middle: dict[str, dict[str, float]],
+) -> None:
     loop = middle[LOOP]
     print(
-        f"\n{arguments.model}, {arguments.prompts} prompts of {arguments.prompt_tokens} tokens x {GROUP_SIZE}, "
-        f"responses of {max(1, round(LENGTHS[lengths] * arguments.tokens))} to {arguments.tokens} tokens\n"
+        f"\n{arguments.model}, {arguments.prompts} prompts of {arguments.prompt_tokens} tokens x "
+        f"{arguments.group_size}, responses of {max(1, round(LENGTHS[lengths] * arguments.tokens))} to {arguments.tokens} tokens\n"
         f"{'':18}{'seconds':>9}{'(all)':>20}{'tokens/s':>10}{'speed-up':>9}{'GiB':>7}{'(less idle)':>12}"
         f"{'TFLOP':>8}{'of peak':>8}{'cores':>6}"
     )
@@ -135,7 +187,7 @@ def make_rows(arguments: argparse.Namespace, vocab_size: int, shortest: float) -
     for group in range(arguments.prompts):
         length = max(1, round(arguments.prompt_tokens * rng.uniform(0.9, 1.1)))
         prompt = rng.integers(vocab_size, size=length)
-        for _ in range(GROUP_SIZE):
+        for _ in range(arguments.group_size):
             size = max(1, round(arguments.tokens * rng.uniform(shortest, 1)))
             mask = np.repeat([False, True], [length, size])
             rows.append(

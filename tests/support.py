@@ -129,8 +129,8 @@ def _record_sharded_gradients(learner: Any) -> None:
 
         engine.step = record_and_step
 
-    for engine, module in _engines(learner):
-        record(engine, module)
+    for each in _engines(learner):
+        record(*each)
 
 
 def _engines(learner: Any) -> list[tuple[Any, torch.nn.Module]]:
@@ -142,8 +142,8 @@ def _engines(learner: Any) -> list[tuple[Any, torch.nn.Module]]:
 def take_gradients(learner: Any) -> list[torch.Tensor]:
     """The recorded gradients, one flat vector a step; ends the recording."""
     if isinstance(learner.engine, DeepSpeedEngine):
-        for engine_, _ in _engines(learner):
-            del engine_.step
+        for sharded, _ in _engines(learner):
+            del sharded.step
     else:
         engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
     return learner.recorded

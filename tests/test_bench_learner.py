@@ -23,7 +23,9 @@ from support import relative_gap
 def test_all_ways_give_the_same_gradient(model_folder: str) -> None:
     def gradient(name: str) -> torch.Tensor:
         model: Any = load_causal_lm(model_folder)
-        rows = make_rows(Namespace(prompts=2, prompt_tokens=10, tokens=8), 1000, LENGTHS["uneven"])
+        rows = make_rows(
+            Namespace(prompts=2, group_size=8, prompt_tokens=10, tokens=8), 1000, LENGTHS["uneven"]
+        )
         contender(name, model, rows)()
         return torch.cat([p.grad.flatten() for p in model.parameters()])
 
