@@ -52,7 +52,7 @@ class LLMConfig(AlgorithmConfig):
         self.minibatch_size: int | None = None
         self.num_epochs = 1
         self.micro_batch_tokens = 8192
-        self.shared_prompts = False
+        self.shared_prompts = True
         self.method = type(self).__name__.removesuffix("Config")  # its name among `algorithms.methods`
         self.lr = 1e-6
         self.lr_warmup_iterations = 0
@@ -247,8 +247,7 @@ class LLMConfig(AlgorithmConfig):
                 the whole batch is one step.
             micro_batch_tokens: Tokens that one forward pass computes. Changes memory and speed, not the result.
             shared_prompts: Compute the prompt of a group once a forward pass, and no padding. Changes memory and speed,
-                not the result. A model whose attention cannot do it goes without, and says so. Off until a run's
-                results with it have been measured.
+                not the result. A model whose attention cannot do it goes without, and says so.
             lr_warmup_iterations: The learning rate rises linearly over so many iterations. Only for a plain
                 number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
             adam_betas: Of AdamW.

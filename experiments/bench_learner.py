@@ -127,8 +127,8 @@ def report(
 ) -> None:
     loop = middle[LOOP]
     print(
-        f"\n{arguments.model}, {arguments.prompts} prompts of {arguments.prompt_tokens} tokens x "
-        f"{arguments.group_size}, responses of {max(1, round(LENGTHS[lengths] * arguments.tokens))} to {arguments.tokens} tokens\n"
+        f"\n{arguments.model}, {arguments.prompts} prompts of {arguments.prompt_tokens} tokens x {arguments.group_size}"
+        f", responses of {max(1, round(LENGTHS[lengths] * arguments.tokens))} to {arguments.tokens} tokens\n"
         f"{'':18}{'seconds':>9}{'(all)':>20}{'tokens/s':>10}{'speed-up':>9}{'GiB':>7}{'(less idle)':>12}"
         f"{'TFLOP':>8}{'of peak':>8}{'cores':>6}"
     )

@@ -58,7 +58,7 @@ def main(
     minibatch_size: Annotated[int | None, Option(help="Sequences an optimizer step.")] = None,
     num_epochs: Annotated[int | None, Option(help="Passes over each batch.")] = None,
     shared_prompts: Annotated[
-        bool | None, Option(help="Learn a group's prompt once. [default: --no-shared-prompts]")
+        bool | None, Option(help="Learn a group's prompt once. [default: --shared-prompts]")
     ] = None,
     lr: Annotated[float | None, Option(help="Learning rate.")] = None,
     kl_coeff: Annotated[

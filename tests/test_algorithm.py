@@ -245,7 +245,7 @@ def test_micro_batches_are_cut_for_what_the_learners_compute(
 
     original = algorithms.base.plan_update
     monkeypatch.setattr(algorithms.base, "plan_update", plan_update)
-    algorithm = small_config("tiny", shared_prompts=True).build_algo()
+    algorithm = small_config("tiny").build_algo()
     algorithm.train()
     algorithm.stop()
     assert planned == [able]

@@ -405,8 +405,8 @@ def test_without_deepspeed_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
 def test_a_critic_is_trained_as_by_the_plain_engine(model_folder: str, critic: str, stage: str) -> None:
     """With shared prompts, too, which the plain one here goes without."""
     settings = {"critic": critic, "value_clip": None, "value_warmup_iterations": 1}
-    ours = local_group(model_folder, stage, "PPO", shared_prompts=True, **settings)
-    theirs = make_group(model_folder, "PPO", kl_coeff=0.05, **settings)
+    ours = local_group(model_folder, stage, "PPO", **settings)
+    theirs = make_group(model_folder, "PPO", kl_coeff=0.05, shared_prompts=False, **settings)
     read = [flat_weights, critic_weights] if critic == "separate" else [flat_weights]
     before = [[f(group._learner) for f in read] for group in (ours, theirs)]
     for _ in range(3):
@@ -442,10 +442,9 @@ def test_two_learners_with_shared_prompts(
     def config(**more: Any) -> Any:
         return small_config(model_folder, algo, kl_coeff=0.05, **training, **more).policy(**policy)
 
-    theirs = Update(config().build_learner_group(spaces=SPACES), uneven_plan(1))
-    shared = config(num_learners=2, shared_prompts=True)
-    plan = make_plan(make_rows(), 2, minibatch_size=5, tokens=70, shared_prompts=True)
-    ours = Update(rebuild(two, stage, shared), plan)
+    plain = config(shared_prompts=False).build_learner_group(spaces=SPACES)
+    theirs = Update(plain, make_plan(make_rows(), 1, minibatch_size=5, tokens=70, shared_prompts=False))
+    ours = Update(rebuild(two, stage, config(num_learners=2)), uneven_plan(2))
     assert len(theirs.gradients[0]) == (6 if kind == "separate critic" else 3)
     for gradients in ours.gradients:
         for ours_step, theirs_step in zip(gradients, theirs.gradients[0], strict=True):

@@ -324,7 +324,7 @@ def test_the_reference_is_the_initial_policy_throughout(model_folder: str, rank:
     ((share,),) = make_plan(make_rows(), 1)
     for _ in range(2):
         learner.update([share])
-    initial = CausalPolicy(load_causal_lm(model_folder), shared_prompts=False)
+    initial = CausalPolicy(load_causal_lm(model_folder))
     for batch in learner._prepare(share, fixed_old_logps=False).micro_batches:
         with torch.no_grad():
             assert torch.equal(batch.ref_logps, initial(batch.tokens).logps)
