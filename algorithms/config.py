@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from algorithms.losses import KL_ESTIMATORS, NORMALISERS, SURROGATES
+from algorithms.checks import check
 from llmenv.deepspeed_engine import build_config, read_config
 from llmenv.env_runner import LLMEnvRunner
 from llmenv.learner_group import LLMLearnerGroup
 from llmenv.lora import ALL_LINEAR
-from llmenv.renderer import TEMPLATES
 from llmenv.rl_module import LLMModule
-from llmenv.weight_transfer import BACKENDS
 
 
 class LLMConfig(AlgorithmConfig):
@@ -407,133 +404,9 @@ class LLMConfig(AlgorithmConfig):
         known = {*vars(type(self)()), "class"}  # RLlib writes "class" when it restores a config
         unknown = sorted(name for name in vars(self) if name not in known and not name.startswith("__"))
         if unknown:  # "__stdout_file__" and the like are Tune's
-            self._value_error(f"unknown settings {unknown}: check their spelling")
-        self._check_choices()
-        self._check_lora()
-        if (size := self.minibatch_size) is not None and (size <= 0 or self.samples_per_iteration % size):
-            self._value_error(
-                f"minibatch_size={size} must divide the batch of prompts_per_iteration x group_size = "
-                f"{self.prompts_per_iteration} x {self.group_size} = {self.samples_per_iteration} samples"
-            )
-        if self.deepspeed_config is None and (
-            self.offload_optimizer or self.offload_parameters or self.deepspeed_extra
-        ):
-            self._value_error("settings of DeepSpeed without DeepSpeed: set zero_stage, or leave them out")
-        if self.deepspeed_config is not None and self.dtype == "float16" and not self.num_gpus_per_learner:
-            self._value_error(
-                "DeepSpeed's float16 needs GPUs: set num_gpus_per_learner, or dtype='bfloat16' or 'float32'"
-            )
-        if self.evaluation_parallel_to_training:
-            self._value_error("evaluation_parallel_to_training would share the sampler with training")
-        if self.lr_warmup_iterations and not isinstance(self.lr, int | float):
-            self._value_error("lr_warmup_iterations needs a plain number as lr; a schedule says it itself")
+            raise ValueError(f"unknown settings {unknown}: check their spelling")
+        check(self)
 
     def _value_error(self, errmsg: str) -> None:
+        """What RLlib's own checks call."""
         raise ValueError(errmsg)
-
-    def _check_lora(self) -> None:
-        rank, alpha, targets = self.lora_rank, self.lora_alpha, self.lora_targets
-        if rank is None:
-            if alpha is not None or targets != ALL_LINEAR:
-                self._value_error("lora_alpha and lora_targets need a lora_rank: set it, or leave them out")
-            return
-        if type(rank) is not int or rank < 1:
-            self._value_error(
-                f"lora_rank must be a whole number of at least 1, or None to train all weights, got {rank!r}"
-            )
-        if alpha is not None and (type(alpha) is not int or alpha < 1):
-            self._value_error(
-                f"lora_alpha must be a whole number of at least 1, or None for twice the rank, got {alpha!r}"
-            )
-        if targets != ALL_LINEAR and (isinstance(targets, str) or not targets):
-            self._value_error(
-                f'lora_targets must be "{ALL_LINEAR}" or a list of names such as ["q_proj", "v_proj"], got {targets!r}'
-            )
-
-    def _check_choices(self) -> None:
-        for name in (
-            "prompts_per_iteration",
-            "group_size",
-            "num_epochs",
-            "max_new_tokens",
-            "micro_batch_tokens",
-            "max_skipped_steps",
-            "max_rows_per_sampler",
-            "max_sampling_rounds",
-            "evaluation_duration",
-        ):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                self._value_error(f"{name} must be a whole number of at least 1, got {getattr(self, name)!r}")
-        choices = {
-            "template": TEMPLATES,
-            "dtype": ("float32", "bfloat16", "float16"),
-            "overlong_prompts": ("drop", "error"),
-            "sampler": ("transformers", "vllm"),
-            "surrogate": tuple(SURROGATES),
-            "ratio_level": ("token", "sequence"),
-            "kl_estimator": (*KL_ESTIMATORS, None),
-            "kl_in": ("loss", "reward"),
-            "loss_normaliser": NORMALISERS,
-        }
-        for name, allowed in choices.items():
-            self._check_choice(name, allowed)
-        if not self.temperature > 0:
-            self._value_error(f"temperature must be above 0 in training, got {self.temperature}")
-        if self.sampler == "vllm" and not 0.01 <= self.temperature <= 2:
-            self._value_error(f"vLLM samples at temperatures from 0.01 to 2, got {self.temperature}")
-        if self.sampler_kwargs and self.sampler != "vllm":
-            self._value_error("sampler_kwargs are vLLM's: set sampler='vllm', or leave them out")
-        self._check_weight_transfer()
-        if not isinstance(self.run_seed, int) or self.run_seed < 0:
-            self._value_error(f"run_seed must be a whole number of at least 0, got {self.run_seed!r}")
-        if isinstance(self.tis_cap, str) and self.tis_cap != "auto":
-            self._value_error(f'tis_cap must be a number above 0, None or "auto", got {self.tis_cap!r}')
-        if self.importance_cap is not None and not self.importance_cap > 0:
-            self._value_error(
-                f"tis_cap must be above 0, or None for no importance weights, got {self.tis_cap}"
-            )
-        for name in ("kl_coeff", "entropy_coeff", "value_warmup_iterations"):
-            if getattr(self, name) < 0:
-                self._value_error(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("clip_param", "clip_param_high", "kl_target", "kl_horizon", "kl_stop"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                self._value_error(f"{name} must be above 0, got {value!r}")
-        if self.kl_target is not None and not self.kl_coeff:
-            self._value_error("kl_target needs a kl_coeff above 0 to start from")
-        if self.kl_target is not None and self.kl_horizon < self.samples_per_iteration:
-            self._value_error(
-                f"kl_horizon={self.kl_horizon} must be at least the {self.samples_per_iteration} samples of an "
-                "iteration"
-            )
-        if self.dual_clip is not None and not (self.dual_clip > 1 and self.surrogate == "clip"):
-            self._value_error(
-                f"dual_clip must be above 1, and is of surrogate='clip', got {self.dual_clip!r}"
-            )
-
-    def _check_choice(self, name: str, allowed: Sequence[str | None]) -> None:
-        if getattr(self, name) not in allowed:
-            self._value_error(
-                f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(self, name)!r}"
-            )
-
-    def _check_weight_transfer(self) -> None:
-        if self.weight_transfer is None:
-            return
-        if self.weight_transfer not in BACKENDS:
-            self._value_error(
-                f"weight_transfer must be None or one of {', '.join(BACKENDS)}, got {self.weight_transfer!r}"
-            )
-        if self.sampler != "vllm" or not (self.num_gpus_per_env_runner and self.num_gpus_per_learner):
-            self._value_error(
-                f"weight_transfer={self.weight_transfer!r} is from the GPUs of learners to those of vLLM: it needs "
-                "sampler='vllm' and GPUs for both (num_gpus_per_env_runner, num_gpus_per_learner); or leave it at None"
-            )
-        if not (self.num_env_runners and self.num_learners):
-            self._value_error(
-                f"weight_transfer={self.weight_transfer!r} is between processes: num_env_runners and num_learners "
-                "must be at least 1; or leave it at None"
-            )
-        if self.weight_transfer == "ipc" and (self.num_env_runners, self.num_learners) != (1, 1):
-            self._value_error(
-                "weight_transfer='ipc' is between one learner and one runner on one GPU: use 'nccl'"
-            )

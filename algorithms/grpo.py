@@ -10,6 +10,7 @@ from ray.rllib.algorithms.algorithm_config import NotProvided
 
 from algorithms.advantages import BASELINES, SCALES, group_relative_advantages, overlong_penalties
 from algorithms.base import LLMAlgorithm, groups_with_signal
+from algorithms.checks import check_choice
 from algorithms.config import LLMConfig
 from algorithms.learner import PolicyLearner
 from llmenv.episode import TextEpisode
@@ -58,16 +59,16 @@ class GRPOConfig(LLMConfig):
     def validate(self) -> None:
         super().validate()
         if self.group_size < 2:
-            self._value_error(f"{self.method} compares the samples of a group: group_size must be at least 2")
+            raise ValueError(f"{self.method} compares the samples of a group: group_size must be at least 2")
         if self.kl_in != "loss":
-            self._value_error(
+            raise ValueError(
                 f"{self.method} compares rewards before the learners know a KL: leave kl_in at 'loss'; "
                 "PPO and REINFORCE++ take it in the reward"
             )
-        self._check_choice("baseline", BASELINES)
-        self._check_choice("advantage_scale", SCALES)
+        check_choice(self, "baseline", BASELINES)
+        check_choice(self, "advantage_scale", SCALES)
         if not 0 <= self.overlong_buffer <= 1:
-            self._value_error(f"overlong_buffer is a share from 0 to 1, got {self.overlong_buffer!r}")
+            raise ValueError(f"overlong_buffer is a share from 0 to 1, got {self.overlong_buffer!r}")
 
     def get_default_learner_class(self) -> type[PolicyLearner]:
         return PolicyLearner

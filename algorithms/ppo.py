@@ -12,6 +12,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 
 from algorithms.advantages import generalized_advantages
 from algorithms.base import LLMAlgorithm
+from algorithms.checks import check_choice
 from algorithms.config import LLMConfig
 from algorithms.learner import PolicyLearner
 from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_value_loss
@@ -79,19 +80,19 @@ class PPOConfig(LLMConfig):
 
     def validate(self) -> None:
         super().validate()
-        self._check_choice("critic", CRITICS)
+        check_choice(self, "critic", CRITICS)
         for name in ("gamma", "lambda_"):
             if not 0 <= getattr(self, name) <= 1:
-                self._value_error(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
+                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
         for name in ("vf_loss_coeff", "value_clip", "critic_lr"):
             if (value := getattr(self, name)) is not None and not value > 0:
-                self._value_error(f"{name} must be above 0, got {value!r}")
+                raise ValueError(f"{name} must be above 0, got {value!r}")
         if self.critic != "separate" and self.critic_lr is not None:
-            self._value_error("critic_lr is of a separate critic: set critic='separate', or leave it out")
+            raise ValueError("critic_lr is of a separate critic: set critic='separate', or leave it out")
         if self.critic is None and (self.value_warmup_iterations or self.bootstrap_length_cap):
-            self._value_error("value_warmup_iterations and bootstrap_length_cap need a critic")
+            raise ValueError("value_warmup_iterations and bootstrap_length_cap need a critic")
         if self.critic == "shared" and self.value_warmup_iterations and self.weight_decay:
-            self._value_error(
+            raise ValueError(
                 "with critic='shared' weight_decay would move the policy during value_warmup_iterations: "
                 "leave out one of them, or set critic='separate'"
             )

@@ -4,7 +4,7 @@ Both sides get the same model folder, the same Countdown tasks rendered with its
 groups of 8, up to 64 new tokens at temperature 1, no KL term, float32, and take one optimizer step an
 iteration. An iteration is everything: prompts, sampling, rewards (on both sides `step` of the same Gymnasium
 environment), update. Each run is a process of its own; the sides take turns, so that a machine that slows
-down meanwhile slows both.
+down meanwhile slows both. This project runs with its transformers sampler and, where vLLM is installed, with that.
 
 The environment's verdict is computed on both sides, but the reward learned from is `coin`: this model hardly ever
 solves a task in 64 tokens, and samples of a group that all score the same have no gradient, so that a trainer
@@ -31,10 +31,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+TRL, OURS, OURS_VLLM = SIDES = ("trl", "ours", "ours-vllm")
 ROOT = Path(__file__).resolve().parent.parent
 ENV_ID = "envs:Countdown-v0"
 PROMPTS = 4  # an iteration
@@ -61,30 +63,31 @@ def main() -> None:
     parser.add_argument(
         "--threads", type=int, default=2, help="CPU threads of each side (default: %(default)s)"
     )
-    parser.add_argument("--only", choices=("trl", "ours"), help="measure one side alone")
+    parser.add_argument("--only", choices=SIDES, help="measure one side alone")
     parser.add_argument(
         "--trl-batch", type=int, default=32, help="samples in one forward pass of TRL's update"
     )
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    parser.add_argument("--worker", choices=("trl", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         work = json.loads(args.work.read_text())
-        result = {"trl": run_trl, "ours": run_ours}[args.worker](work)
+        samplers = {OURS: "transformers", OURS_VLLM: "vllm"}
+        result = run_trl(work) if args.worker == TRL else run_ours(work, samplers[args.worker])
         args.work.with_name("result.json").write_text(json.dumps(result))
         return
-    sides = (args.only,) if args.only else ("trl", "ours")
-    if "trl" in sides and not args.trl_python:
+    sides = (args.only,) if args.only else SIDES if find_spec("vllm") else (TRL, OURS)
+    if TRL in sides and not args.trl_python:
         parser.error("TRL runs in a virtual environment of its own: name its interpreter with --trl-python")
     if PROMPTS * GROUP_SIZE % args.trl_batch:
         parser.error(f"--trl-batch must divide the {PROMPTS * GROUP_SIZE} samples of an iteration")
     work = prepare(args.model, args.iterations, args.threads, args.trl_batch)
-    python = {"trl": args.trl_python, "ours": sys.executable}
     runs: list[dict[str, Any]] = []
     for _ in range(args.repeats):
         for side in sides:
-            runs.append({"side": side, **measure(side, work, python[side])})
+            python = args.trl_python if side == TRL else sys.executable
+            runs.append({"side": side, **measure(side, work, python)})
             show(runs[-1:])
     if len(runs) > 1:
         show(runs)
@@ -154,18 +157,19 @@ def resident_bytes(root: Any) -> int:
 
 
 def show(runs: list[dict[str, Any]]) -> None:
-    print(f"{'side':6} {'seconds an iteration':30}  median  peak GB  prompt  response tokens")
+    print(f"{'side':9} {'seconds an iteration':30}  median  peak GB  prompt  response tokens")
     seconds: dict[str, list[float]] = {}
     for run in runs:
         seconds.setdefault(run["side"], []).extend(run["seconds"])
         each = " ".join(f"{s:.1f}" for s in run["seconds"])
         print(
-            f"{run['side']:6} {each:30} {median(run['seconds']):7.1f} {run['peak_memory_gb']:8.2f}", end=" "
+            f"{run['side']:9} {each:30} {median(run['seconds']):7.1f} {run['peak_memory_gb']:8.2f}", end=" "
         )
         print(f"{run['prompt_tokens']:7.1f} {run['response_tokens']:16.1f}", flush=True)
-    if len(seconds) == 2:
-        ratio = median(seconds["trl"]) / median(seconds["ours"])
-        print(f"TRL takes {ratio:.2f} times as long an iteration as this project")
+    for side in seconds:
+        if side != TRL and TRL in seconds:
+            ratio = median(seconds[TRL]) / median(seconds[side])
+            print(f"TRL takes {ratio:.2f} times as long an iteration as {side}")
 
 
 def coin(token_ids: list[int]) -> float:
@@ -173,7 +177,7 @@ def coin(token_ids: list[int]) -> float:
     return float(sum(token_ids) % 2)
 
 
-def run_ours(work: dict[str, Any]) -> dict[str, Any]:
+def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
     """This project through its public configuration; only the tasks' seeds are put in from outside."""
     import torch
 
@@ -184,7 +188,12 @@ def run_ours(work: dict[str, Any]) -> dict[str, Any]:
         GRPOConfig()
         .environment(ENV_ID)
         .policy(model=work["model"])
-        .sampling(max_new_tokens=MAX_NEW_TOKENS)
+        .sampling(
+            sampler=sampler,
+            sampler_kwargs={"kv_cache_memory_bytes": 2**28} if sampler == "vllm" else {},
+            max_new_tokens=MAX_NEW_TOKENS,
+            max_prompt_tokens=256,
+        )
         .training(
             prompts_per_iteration=PROMPTS,
             group_size=GROUP_SIZE,
