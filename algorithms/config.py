@@ -408,5 +408,5 @@ class LLMConfig(AlgorithmConfig):
         check(self)
 
     def _value_error(self, errmsg: str) -> None:
-        """What RLlib's own checks call."""
+        """What RLlib's own checks call; RLlib's would advise to switch them off."""
         raise ValueError(errmsg)

@@ -50,9 +50,13 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of the longest (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each (default: %(default)s)")
     parser.add_argument("--lengths", choices=LENGTHS, nargs="*", default=list(LENGTHS))
-    parser.add_argument("--growth", type=Path, metavar="FILE.png", help="draw how cost grows, instead")
+    parser.add_argument(
+        "--growth", type=Path, metavar="FILE.png", help="draw how cost grows, instead, over its own sizes"
+    )
     arguments = parser.parse_args()
     if arguments.growth:
+        if not arguments.growth.parent.is_dir():
+            parser.error(f"there is no folder {arguments.growth.parent} to draw into")
         draw_growth(arguments)
         return
     for lengths in arguments.lengths:

@@ -1,12 +1,13 @@
 """Whole GRPO iterations side by side with TRL: seconds an iteration and peak memory, on the same work.
 
-Both sides get the same model folder, the same Countdown tasks rendered with its chat template, 4 prompts x
+All sides get the same model folder, the same Countdown tasks rendered with its chat template, 4 prompts x
 groups of 8, up to 64 new tokens at temperature 1, no KL term, float32, and take one optimizer step an
-iteration. An iteration is everything: prompts, sampling, rewards (on both sides `step` of the same Gymnasium
+iteration. An iteration is everything: prompts, sampling, rewards (on all sides `step` of the same Gymnasium
 environment), update. Each run is a process of its own; the sides take turns, so that a machine that slows
-down meanwhile slows both. This project runs with its transformers sampler and, where vLLM is installed, with that.
+down meanwhile slows all. This project runs with its transformers sampler and, where vLLM is installed, with
+that, which gets 256 MiB for keys and values.
 
-The environment's verdict is computed on both sides, but the reward learned from is `coin`: this model hardly ever
+The environment's verdict is computed on all sides, but the reward learned from is `coin`: this model hardly ever
 solves a task in 64 tokens, and samples of a group that all score the same have no gradient, so that a trainer
 that drops them (as this project does) would be timed without its update.
 
@@ -97,7 +98,7 @@ def main() -> None:
 
 
 def prepare(model: str, iterations: int, threads: int, trl_batch: int) -> dict[str, Any]:
-    """What both sides work on: the model's folder and, for each prompt, its seed and its rendered text."""
+    """What all sides work on: the model's folder and, for each prompt, its seed and its rendered text."""
     import gymnasium as gym
 
     from llmenv.models import resolve_model
@@ -193,6 +194,7 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
             sampler_kwargs={"kv_cache_memory_bytes": 2**28} if sampler == "vllm" else {},
             max_new_tokens=MAX_NEW_TOKENS,
             max_prompt_tokens=256,
+            overlong_prompts="error",
         )
         .training(
             prompts_per_iteration=PROMPTS,

@@ -116,7 +116,7 @@ class Display:
             self.console.print(f"[bold red]warning[/bold red]: {warning}")
 
     def sample(self, episode: TextEpisode) -> None:
-        """Shows one completion with its verdict."""
+        """Shows one episode with its verdict."""
         info = episode.turns[-1].info
         verdict = "correct" if info.get("correct") else (info.get("failure") or "wrong")
         self.console.print(

@@ -8,7 +8,8 @@ short stages lead to `tiny`, which sees solvers that soon give up or guess (RL h
 `tiny-zero`, which sees blind attempts. `tiny-guess` is `tiny`, which then saw games of GuessNumber-v0, most of them of
 players who forget what they were told; the wording of the game joins its tokenizer. All tasks are of the training
 split, and the loss is on the responses. What is drawn is a function of the seed and the step: started again with the
-same arguments, an interrupted run goes on from its last save. A model that is there already is not made again.
+same arguments, an interrupted run goes on from its last save. A model that is there already is not made again, even if
+another one that it was made from is.
 
 Of the weights in the package, the first stage came from a loop of its own, with the same data, seed and schedule but
 without the tokens of the multiplication prompt, and was rounded to float16. All that followed is this script's output,
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import copy
 import math
+import os
 import random
 import time
 from collections.abc import Sequence
@@ -41,8 +43,10 @@ BATCH_SIZE = 32
 ROWS_PER_PASS = 8
 BATCHES_PER_BLOCK = 16  # drawn together, so that rows of about one length are found for each pass
 MIXTURE = {"Countdown-v0": 2.0, "Multiplication-v0": 1.0}
+# An environment of weight 0 is in the tokenizer alone.
 SEARCH = {"Countdown-v0": 1.0, "Multiplication-v0": 0.0}
 GAME = {"Countdown-v0": 0.0, "Multiplication-v0": 0.0, "GuessNumber-v0": 1.0}
+SOLVERS = {"tiny": "hasty", "tiny-zero": "blind"}  # model: what it sees last
 WARMUP_STEPS = 100
 SAVE_EVERY_BLOCKS = 20
 
@@ -106,12 +110,13 @@ class Mixture:
             in_response = [False] * len(token_ids)
             for completion in DEMONSTRATIONS[env_id].write(rng, env.task, style):
                 response = self.tokenizer.encode(completion + tiny.END_TOKEN)
-                observation, _, terminated, _, info = env.step(prefix + completion)
-                prefix = info.get("assistant_prefix", "")
-                question = [] if terminated else self.renderer.next_turn(response, observation, prefix)
+                observation, _, terminated, truncated, info = env.step(prefix + completion)
+                prefix, continues = info.get("assistant_prefix", ""), bool(info.get("continues"))
+                over = terminated or truncated
+                question = [] if over else self.renderer.next_turn(response, observation, prefix, continues)
                 token_ids += response + question
                 in_response += [True] * len(response) + [False] * len(question)
-                if terminated:
+                if over:
                     return token_ids, in_response
 
 
@@ -200,7 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     state_files = {name: args.out / f"{name}.pt" for name in ("search", *STYLES, "game")}
-    if not all((args.out / name).exists() for name in ("tiny", "tiny-zero")):
+    for name in sorted(path.name for path in args.out.iterdir() if path.is_dir()):
+        print(f"{args.out / name} is there already: delete it to have it made again")
+    if not all((args.out / name).exists() for name in SOLVERS):
         make_solvers(args, state_files)
     if not (args.out / "tiny-guess").exists():
         make_player(args, state_files["game"])
@@ -210,16 +217,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_solvers(args: argparse.Namespace, state_files: dict[str, Path]) -> None:
-    """Writes `tiny` and `tiny-zero`."""
+    """Writes those of `tiny` and `tiny-zero` that are not there."""
     mixture = Mixture(SEARCH)
     solver = tiny.build_model(mixture.tokenizer, args.seed)
     train(solver, mixture, Stage("patient", args.first_steps, 3e-3), args.seed, state_files["search"])
     mixture.weights = MIXTURE
     train(solver, mixture, Stage("patient", args.steps, 1e-3), args.seed, state_files["patient"])
-    for name, style in (("tiny", "hasty"), ("tiny-zero", "blind")):
-        model = copy.deepcopy(solver)
-        train(model, mixture, Stage(style, args.last_steps, 5e-4), args.seed, state_files[style])
-        tiny.save(model, mixture.tokenizer, args.out / name)
+    for name, style in SOLVERS.items():
+        if not (args.out / name).exists():
+            model = copy.deepcopy(solver)
+            train(model, mixture, Stage(style, args.last_steps, 5e-4), args.seed, state_files[style])
+            save(model, mixture, args.out / name)
 
 
 def make_player(args: argparse.Namespace, state_file: Path) -> None:
@@ -228,7 +236,14 @@ def make_player(args: argparse.Namespace, state_file: Path) -> None:
     folder = str(args.out / "tiny")
     model = tiny.with_tokenizer(load_causal_lm(folder), load_tokenizer(folder), mixture.tokenizer, args.seed)
     train(model, mixture, Stage("hasty", args.game_steps, 1e-3), args.seed, state_file)
-    tiny.save(model, mixture.tokenizer, args.out / "tiny-guess")
+    save(model, mixture, args.out / "tiny-guess")
+
+
+def save(model: LlamaForCausalLM, mixture: Mixture, folder: Path) -> None:
+    """Writes a model's folder, which is there only once it is whole."""
+    partial = folder.with_name(f".partial_{folder.name}")
+    tiny.save(model, mixture.tokenizer, partial)
+    os.replace(partial, folder)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ progress.csv       a line an iteration
 evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard
 curve.png          accuracy, response length and entropy over iterations
-samples/           completions with their verdicts, as parquet
+samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt
 checkpoints/       the newest ones, to resume from
 policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place

@@ -25,7 +25,7 @@ class Turn:
         text: The action given to the environment: what the template had opened, then the decoded response.
         reward: What `step()` paid.
         info: The `info` of that `step()`.
-        observation: The text that it returned: the environment's next message, or nothing.
+        observation: The environment's next message; nothing where there is none.
     """
 
     prompt_ids: list[int]
@@ -75,8 +75,12 @@ class TextEpisode:
 
     @property
     def transcript(self) -> str:
-        """All that was said after the first user message, by the model and the environment in turn."""
-        return "\n".join(text for turn in self.turns for text in (turn.text, turn.observation) if text)
+        """All that was said after the first user message: a message a line, but for one that goes on with another."""
+        parts = []
+        for turn in self.turns:
+            gap = "" if turn.info.get("continues") else "\n"
+            parts += [turn.text, gap, turn.observation, gap] if turn.observation else [turn.text]
+        return "".join(parts)
 
     @property
     def response_length(self) -> int:

@@ -180,7 +180,7 @@ def _take_step(
     env: gym.Env, slot: _Slot, step: Future[Any], renderer: Renderer, max_prompt_tokens: int | None
 ) -> None:
     turn = slot.episode.turns[-1]
-    turn.observation, reward, terminated, truncated, turn.info = step.result()
+    observation, reward, terminated, truncated, turn.info = step.result()
     turn.reward = float(reward)
     if not math.isfinite(turn.reward):
         raise ValueError(f"the environment's reward is {turn.reward}")
@@ -188,9 +188,9 @@ def _take_step(
     slot.active = False
     # A response cut at the length cap ends the episode: the model never got to say what it would have said.
     if not (terminated or truncated or turn.finish_reason == "length"):
-        slot.response_prefix = turn.info.get("assistant_prefix", "")
+        turn.observation, slot.response_prefix = observation, turn.info.get("assistant_prefix", "")
         continues = bool(turn.info.get("continues"))
-        prompt_ids = renderer.next_turn(turn.response_ids, turn.observation, slot.response_prefix, continues)
+        prompt_ids = renderer.next_turn(turn.response_ids, observation, slot.response_prefix, continues)
         _ask(slot, prompt_ids, max_prompt_tokens)
 
 

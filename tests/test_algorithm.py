@@ -231,9 +231,9 @@ def test_iterations_and_groups_have_tasks_of_their_own() -> None:
     other.stop()
 
 
-@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize(("able", "asked"), [(True, True), (False, True), (True, False)])
 def test_micro_batches_are_cut_for_what_the_learners_compute(
-    able: bool, monkeypatch: pytest.MonkeyPatch
+    able: bool, asked: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not able:
         monkeypatch.setattr(llmenv.policy, "why_not", lambda model: "layers of its own")
@@ -245,10 +245,10 @@ def test_micro_batches_are_cut_for_what_the_learners_compute(
 
     original = algorithms.base.plan_update
     monkeypatch.setattr(algorithms.base, "plan_update", plan_update)
-    algorithm = small_config("tiny").build_algo()
+    algorithm = small_config("tiny", shared_prompts=asked).build_algo()
     algorithm.train()
     algorithm.stop()
-    assert planned == [able]
+    assert planned == [able and asked]
 
 
 def test_over_long_prompts_are_dropped_and_counted_or_refused() -> None:

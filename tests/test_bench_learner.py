@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from experiments import bench_learner
 from experiments.bench_learner import (
     FAST,
     LENGTHS,
     LOOP,
     PLAIN,
     contender,
+    draw_growth,
     make_rows,
     measure_matrix_products,
 )
@@ -32,6 +36,22 @@ def test_all_ways_give_the_same_gradient(model_folder: str) -> None:
     expected = gradient(LOOP)
     for name in (PLAIN, FAST):
         assert relative_gap(gradient(name), expected) < 1e-4
+
+
+def test_growth_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures = {name: {"seconds": 1.0, "peak": 2.0, "idle": 1.0} for name in (LOOP, PLAIN, FAST)}
+    asked = []
+
+    def compare(arguments: Namespace, lengths: str) -> dict[str, dict[str, float]]:
+        asked.append((arguments.prompts, arguments.group_size, arguments.tokens))
+        return figures
+
+    monkeypatch.setattr(bench_learner, "compare", compare)
+    draw_growth(Namespace(model="tiny", prompt_tokens=10, growth=tmp_path / "growth.png"))
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert {prompts * group_size for prompts, group_size, _ in asked} == {32}
+    assert {size for _, size, _ in asked} == {1, 2, 4, 8, 16, 32}
+    assert {tokens for *_, tokens in asked} == {64, 128, 256, 512, 1024}
 
 
 def test_matrix_products_are_timed() -> None:

@@ -222,6 +222,7 @@ def test_only_tokens_that_the_model_sampled_carry_gradient(tool_user: str, engin
     assert tokenizer.decode(called.token_ids) == f"{CALL}\n" and called.finish_reason == "stop"
     assert [turn.text for turn in episode.turns] == [f"{PREFIX}{CALL}\n", ANSWER]
     assert (episode.total_reward, episode.terminated) == (1.0, True)
+    assert episode.transcript == f"{PREFIX}{CALL}\n<result> 63 </result>{ANSWER}"  # one message
 
     row = TokenRow.from_episode(episode, advantage=0.7)
     positions = sampled_positions(recorder, episode)
