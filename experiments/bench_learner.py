@@ -70,7 +70,7 @@ def draw_growth(arguments: argparse.Namespace) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col", sharey="row")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), layout="constrained", sharex="col")
     figure.suptitle(
         f"a GRPO update of 32 samples, prompts of {arguments.prompt_tokens} tokens, {arguments.model}"
     )
