@@ -118,6 +118,8 @@ class Mixture:
                 in_response += [True] * len(response) + [False] * len(question)
                 if over:
                     return token_ids, in_response
+            if any(in_response):
+                raise ValueError(f"a demonstration of {env_id} ends before its episode does")
 
 
 def _renderer(tokenizer: tiny.PreTrainedTokenizerFast) -> Renderer:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from envs.guess_number import GuessNumberTask
 from envs.multiplication import share_of_steps, split_of
 from experiments import make_tiny
-from experiments.demonstrations import DEMONSTRATIONS
+from experiments.demonstrations import DEMONSTRATIONS, Demonstrations
 from experiments.demonstrations.countdown import MAX_VALUE, term_of
 from experiments.demonstrations.multiplication import guess, work_out
 from llmenv import tiny
@@ -156,9 +156,11 @@ def test_multiplication_demonstrations(style: str, low: float, high: float) -> N
     assert sum(worked_out) / len(worked_out) == pytest.approx(expected, abs=0.06)
 
 
-# Four blind guesses find one of 15 numbers with 1 - (14/15)^4 = 24 %. A player who halves the range always does.
+# Four blind guesses find one of 15 numbers with 1 - (14/15)^4 = 24 %. Who guesses anywhere in what is left of the range
+# finds it with P(15, 4) = 60 %, where P(n, k) = 1/n + 2/n^2 (sum over m < n of m P(m, k - 1)): a wrong guess leaves m
+# of them on its side. So the hasty do with 3/5 * 24 % + 2/5 * 60 % = 39 %. A player who halves the range always does.
 @pytest.mark.parametrize(
-    ("style", "low", "high"), [("patient", 1.0, 1.0), ("hasty", 0.3, 0.5), ("blind", 0.18, 0.3)]
+    ("style", "low", "high"), [("patient", 1.0, 1.0), ("hasty", 0.32, 0.45), ("blind", 0.18, 0.3)]
 )
 def test_guess_number_demonstrations(style: str, low: float, high: float) -> None:
     env = gym.make("envs:GuessNumber-v0").unwrapped
@@ -175,6 +177,13 @@ def test_guess_number_demonstrations(style: str, low: float, high: float) -> Non
         assert info["failure"] in (None, "wrong value")
         correct.append(info["correct"])
     assert low <= sum(correct) / len(correct) <= high
+
+
+def test_a_demonstration_that_ends_too_early_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    brief = Demonstrations((), lambda rng, task, style: [f"</think><answer> {task.low - 1} </answer>"])
+    monkeypatch.setitem(DEMONSTRATIONS, "GuessNumber-v0", brief)
+    with pytest.raises(ValueError, match="a demonstration of GuessNumber-v0 ends before its episode"):
+        make_tiny.Mixture({"GuessNumber-v0": 1.0}).block(seed=0, index=0, style="patient")
 
 
 def test_a_player_narrows_the_range_by_the_answers() -> None:
