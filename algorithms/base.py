@@ -57,8 +57,20 @@ class LLMAlgorithm(Algorithm):
         self._receivers: list[Any] = []  # the runners that the last weight transfer went to
         self._num_tasks = preflight(self.config)
         super().setup(config)
-        # A model that cannot says so where it is loaded; what a micro-batch costs is then counted otherwise.
-        self._shared_prompts = all(self.learner_group.on_all(lambda learner: learner.policy.shared_prompts))
+        # All learners have the same model; where it is loaded they find out what it can do.
+        self._shared_prompts, self._attention_cost, reason = self.learner_group.on_all(
+            lambda learner: (
+                learner.policy.shared_prompts,
+                learner.policy.attention_cost,
+                learner.policy.why_not_shared,
+            )
+        )[0]
+        if self.config.shared_prompts and not self._shared_prompts:
+            logger.warning(
+                "%s has %s: prompts are not shared, and sequences are padded, as with shared_prompts=False",
+                self.config.base_model,
+                reason,
+            )
         self.sync_weights()
 
     def training_step(self) -> None:
@@ -223,6 +235,7 @@ class LLMAlgorithm(Algorithm):
             rng=np.random.default_rng(seed),
             has_gradient=self.has_gradient,
             shared_prompts=self._shared_prompts,
+            attention_cost=self._attention_cost,
         )
         effective = sum(map(self.has_gradient, rows))
         self.metrics.log_value(("rollout", "effective_batch"), effective, reduce="mean", window=1)

@@ -2,7 +2,8 @@
 
 The same model, samples, loss and gradient (which is compared): a plain Hugging Face loop over micro-batches of 8 padded
 sequences with full logits, this project's plain path (`--no-shared-prompts`), and its fast one, which computes the
-prompt of a group once. All may take as many tokens a forward as the loop does. Measured are forward and backward passes
+prompt of a group once. The plain path may take as many tokens a forward as the loop does; the fast one, as many as 8
+sequences of one group come to. Measured are forward and backward passes
 of a whole batch, without the optimizer's step. Each way has a process of its own, and so a peak memory of its own; they
 take turns, so that a machine that slows down meanwhile slows all of them; reported is the median of the rounds.
 
@@ -151,10 +152,7 @@ def report(
 
 def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: str) -> None:
     """A process's life: the whole batch at every "go"."""
-    aten = torch.ops.aten  # the counter knows attention on GPUs alone
-    register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(sdpa_flop)
-    backward = aten._scaled_dot_product_flash_attention_for_cpu_backward
-    register_flop_formula(backward, get_raw=True)(sdpa_backward_flop)
+    count_attention()
     model = load_causal_lm(arguments.model)
     rows = make_rows(arguments, model.config.vocab_size, LENGTHS[lengths])
     run = contender(name, model, rows)
@@ -182,6 +180,32 @@ def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: st
                 "norm": float(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]).norm()),
             }
         )
+
+
+def count_attention() -> None:
+    """PyTorch's counter knows attention on GPUs alone; and what is causal takes half of all pairs."""
+
+    def forward(
+        query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, **_: Any
+    ) -> int:
+        return sdpa_flop(query, key, value) // (1 + is_causal)
+
+    def backward(
+        gradient: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        out: Any,
+        lse: Any,
+        dropout_p: float,
+        is_causal: bool,
+        **_: Any,
+    ) -> int:
+        return sdpa_backward_flop(gradient, query, key, value) // (1 + is_causal)
+
+    aten = torch.ops.aten
+    register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(forward)
+    register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward, get_raw=True)(backward)
 
 
 def make_rows(arguments: argparse.Namespace, vocab_size: int, shortest: float) -> list[TokenRow]:
@@ -215,10 +239,12 @@ def contender(name: str, model: Any, rows: Sequence[TokenRow]) -> Callable[[], N
         batches = [TokenBatch.from_rows(rows[i : i + SEQUENCES]) for i in range(0, len(rows), SEQUENCES)]
         policy = full_logits(model)
     else:
+        longest, responses = max(map(len, rows)), max(row.num_response_tokens for row in rows)
+        alike = longest - responses if name == FAST else 0
         ((minibatch,),) = plan_update(
             rows,
             minibatch_size=len(rows),
-            micro_batch_tokens=SEQUENCES * max(map(len, rows)),
+            micro_batch_tokens=alike + SEQUENCES * (longest - alike),
             num_learners=1,
             rng=np.random.default_rng(0),
             shared_prompts=name == FAST,

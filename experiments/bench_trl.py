@@ -44,6 +44,7 @@ PROMPTS = 4  # an iteration
 GROUP_SIZE = 8
 MAX_NEW_TOKENS = 64
 LEARNING_RATE = 1e-6
+PHASES = ("sampling", "learning", "weight_sync")  # of an iteration of this project
 POLL_S = 0.2  # between looks at the processes' memory
 
 
@@ -166,7 +167,8 @@ def show(runs: list[dict[str, Any]]) -> None:
         print(
             f"{run['side']:9} {each:30} {median(run['seconds']):7.1f} {run['peak_memory_gb']:8.2f}", end=" "
         )
-        print(f"{run['prompt_tokens']:7.1f} {run['response_tokens']:16.1f}", flush=True)
+        print(f"{run['prompt_tokens']:7.1f} {run['response_tokens']:16.1f}", end=" ")
+        print(*(f" {median(of):.1f} s {phase}" for phase, of in run.get("phases", {}).items()), flush=True)
     for side in seconds:
         if side != TRL and TRL in seconds:
             ratio = median(seconds[TRL]) / median(seconds[side])
@@ -180,10 +182,12 @@ def coin(token_ids: list[int]) -> float:
 
 def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
     """This project through its public configuration; only the tasks' seeds are put in from outside."""
+    import ray
     import torch
 
     from algorithms.grpo import GRPOConfig
 
+    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     torch.set_num_threads(work["threads"])
     config = (
         GRPOConfig()
@@ -200,6 +204,7 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
             prompts_per_iteration=PROMPTS,
             group_size=GROUP_SIZE,
             minibatch_size=PROMPTS * GROUP_SIZE,
+            micro_batch_tokens=1024,
             lr=LEARNING_RATE,
         )
         .env_runners(num_env_runners=0)
@@ -221,14 +226,18 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
         return sampled
 
     algo.env_runner.sample = sample_given_tasks
-    seconds = []
+    seconds: list[float] = []
+    phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(work["iterations"]):
         start = time.perf_counter()
-        algo.train()
+        timers = algo.train()["timers"]
         seconds.append(time.perf_counter() - start)
+        for phase in PHASES:
+            phases[phase].append(float(timers[phase]))
     algo.stop()
     return {
         "seconds": seconds,
+        "phases": phases,
         "samples": len(episodes),
         "prompt_tokens": mean(len(episode.turns[0].prompt_ids) for episode in episodes),
         "response_tokens": mean(episode.response_length for episode in episodes),

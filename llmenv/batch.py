@@ -229,8 +229,9 @@ def plan_update(
     rng: np.random.Generator,
     has_gradient: Callable[[TokenRow], bool] = lambda row: True,
     shared_prompts: bool = True,
+    attention_cost: float = 0.0,
 ) -> list[list[Minibatch]]:
-    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by tokens computed.
+    """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by what they cost.
 
     Groups are shuffled, not rows, so that a group stays together where the sizes let it. Every row keeps its
     minibatch, learner and micro-batch through all epochs (only the order of the minibatches changes), so that
@@ -244,8 +245,9 @@ def plan_update(
         rng: Draws the order of the groups.
         has_gradient: False for rows whose gradient is known to be zero: they count, but are not computed.
         shared_prompts: Whether a forward computes what rows of a group begin with once, and no padding. A group is
-            then torn between learners only where that takes tokens off the busiest of them, and between
+            then torn between learners only where that takes work off the busiest of them, and between
             micro-batches only where it is larger than the budget.
+        attention_cost: What it costs a token to look at another, in units of what else is computed for it.
 
     Returns:
         For each learner, its minibatches; every learner has the same number of them, and in each the same number of
@@ -260,7 +262,7 @@ def plan_update(
         learned = [row for row in minibatch if has_gradient(row)]
         pieces = _by_group(learned) if shared_prompts else [[row] for row in learned]
         cut = _packed_chunks if shared_prompts else _padded_chunks
-        shares = [cut(share, micro_batch_tokens) for share in _deal(pieces, num_learners)]
+        shares = [cut(share, micro_batch_tokens) for share in _deal(pieces, num_learners, attention_cost)]
         most = max(map(len, shares))
         for learner, chunks in enumerate(shares):
             chunks += [[_idle_row()]] * (most - len(chunks))
@@ -287,41 +289,53 @@ def _idle_row() -> TokenRow:
     )
 
 
-def _num_tokens(piece: Sequence[TokenRow]) -> int:
+def _cost(start: int, stop: int, attention_cost: float = 0.0) -> float:
+    """What a forward computes of a sequence from one token to another, in tokens."""
+    looked_at = (stop * (stop - 1) - start * (start - 1)) // 2
+    return stop - start + attention_cost * looked_at
+
+
+def _piece_cost(piece: Sequence[TokenRow], attention_cost: float = 0.0) -> float:
     """What a forward computes of rows of one group: what they begin with, and the rest of each."""
     prefix = shared_prefix(piece)
-    return prefix + sum(len(row) - prefix for row in piece)
+    return _cost(0, prefix, attention_cost) + sum(_cost(prefix, len(row), attention_cost) for row in piece)
 
 
-def _deal(pieces: Sequence[list[TokenRow]], num_learners: int) -> list[list[list[TokenRow]]]:
-    """Largest first, each piece to the learner with the fewest tokens so far; then tears where that balances them."""
+def _deal(
+    pieces: Sequence[list[TokenRow]], num_learners: int, attention_cost: float
+) -> list[list[list[TokenRow]]]:
+    """Largest first, each piece to the learner with the least to do so far; then tears where that balances them."""
     shares: list[list[list[TokenRow]]] = [[] for _ in range(num_learners)]
-    loads = [0] * num_learners
-    for piece in sorted(pieces, key=_num_tokens, reverse=True):
+    loads = [0.0] * num_learners
+    for cost, _, piece in sorted(
+        ((_piece_cost(piece, attention_cost), i, piece) for i, piece in enumerate(pieces)), reverse=True
+    ):
         lightest = loads.index(min(loads))
         shares[lightest].append(piece)
-        loads[lightest] += _num_tokens(piece)
+        loads[lightest] += cost
     while True:
         heaviest, lightest = loads.index(max(loads)), loads.index(min(loads))
-        torn = _tear(shares[heaviest], loads[heaviest], loads[lightest])
+        torn = _tear(shares[heaviest], loads[heaviest], loads[lightest], attention_cost)
         if torn is None:
             return shares
         shares[heaviest], moved = torn
         shares[lightest].append(moved)
         for learner in (heaviest, lightest):
-            loads[learner] = sum(map(_num_tokens, shares[learner]))
+            loads[learner] = sum(_piece_cost(piece, attention_cost) for piece in shares[learner])
 
 
 def _tear(
-    share: list[list[TokenRow]], load: int, other_load: int
+    share: list[list[TokenRow]], load: float, other_load: float, attention_cost: float
 ) -> tuple[list[list[TokenRow]], list[TokenRow]] | None:
     """The best part of a share to give to a learner with less, and what is left; None if none is worth its prompt."""
     best, least = None, load
     for i, piece in enumerate(share):
-        prefix = moved = shared_prefix(piece)
+        prefix = shared_prefix(piece)
+        again = _cost(0, prefix, attention_cost)
+        moved = 0.0
         for cut in range(len(piece) - 1, 0, -1):
-            moved += len(piece[cut]) - prefix
-            greater = max(load - (moved - prefix), other_load + moved)
+            moved += _cost(prefix, len(piece[cut]), attention_cost)
+            greater = max(load - moved, other_load + again + moved)
             if greater < least:
                 best, least = (i, cut), greater
     if best is None:
@@ -342,9 +356,9 @@ def _packed_chunks(pieces: Sequence[list[TokenRow]], micro_batch_tokens: int) ->
             fitting[-1].append(row)
             size += len(row) - prefix
     chunks: list[list[TokenRow]] = []
-    room: list[int] = []
-    for piece in sorted(fitting, key=_num_tokens, reverse=True):
-        size = _num_tokens(piece)
+    room: list[float] = []
+    for piece in sorted(fitting, key=_piece_cost, reverse=True):
+        size = _piece_cost(piece)
         i = next((i for i, left in enumerate(room) if left >= size), len(room))
         if i == len(room):
             chunks.append([])

@@ -4,25 +4,29 @@ Every layer of a model but attention works token by token: on such a row it comp
 attention has to know which of them form a sequence. It comes in by transformers' `AttentionInterface`, under a name
 of its own. This module knows indices and tensors, and nothing about policies or losses.
 
-The attention is plain PyTorch, and the same on every device; nothing of it has been run on a GPU, where
-flash-attention or FlexAttention could take the place of `_attend`.
+It is computed in dense blocks, or on a GPU by FlexAttention, whose kernels leave out what no token sees and need no
+mask in memory. Nothing of this has been run on a GPU; the tests run FlexAttention's own reference implementation.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 ATTENTION = "llmenv_packed"
+# Queries [1, H, N, D], keys and values [1, H or fewer, N, D] and the scale (None: D**-0.5) to outputs [1, N, H, D].
+Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]
 # Arguments by which models of transformers make another thing of attention.
 _UNKNOWN_TO_US = ("sliding_window", "softcap", "s_aux", "position_bias")
 
@@ -41,11 +45,14 @@ class Block:
     keys: torch.Tensor
     starts: torch.Tensor
 
-    def mask(self) -> torch.Tensor:
-        """What a query may see: bool [R or 1, 1, S, K], True for what is not after it.
+    def mask(self) -> torch.Tensor | None:
+        """What a query may see: bool [R or 1, 1, S, K], True for what is not after it; None for whole sequences.
 
-        A sequence's padding is after all its queries, and needs no mask of its own.
+        A sequence's padding is after all its queries, and needs no mask of its own. Whole sequences are plainly causal:
+        their S is their K, and no square of it has to be in memory.
         """
+        if self.starts.tolist() == [0]:
+            return None
         positions = self.starts[:, None] + torch.arange(self.queries.shape[1], device=self.starts.device)
         seen = torch.arange(self.keys.shape[1], device=self.starts.device) <= positions[:, :, None]
         return seen[:, None]
@@ -61,6 +68,8 @@ class PackedRow:
         predicting: int64 [M], where the tokens stand before those of a mask, in its order.
         blocks: The attention of all tokens; each is a query in one of them.
         places: int64 [N], where the tokens stand among the queries of all blocks, one block after the other.
+        spans: int64 [N], which stretch of the row a token is in: what sequences share, or what one has for itself.
+        parents: int64 [N], the span that stands before its own in a sequence; its own where none does.
     """
 
     input_ids: torch.Tensor
@@ -68,6 +77,8 @@ class PackedRow:
     predicting: torch.Tensor
     blocks: list[Block]
     places: torch.Tensor
+    spans: torch.Tensor
+    parents: torch.Tensor
 
     @classmethod
     def from_columns(
@@ -92,7 +103,9 @@ class PackedRow:
         paths = torch.zeros(len(stops), width, dtype=torch.long)  # [b, t]: where token t of sequence b stands
         sources: list[torch.Tensor] = []  # where in [B, T] the row's tokens come from
         spans: list[_Span] = []  # each token of the row is in one of them
+        parents: list[int] = []
         heads: dict[int, int] = {}  # group: its first sequence, which holds the tokens that the others share
+        shared: dict[int, int] = {}  # group: the span of those tokens, if there are any
         size = 0
         for i, (group, prefix) in enumerate(zip(groups.tolist(), prefix_lengths.tolist(), strict=True)):
             head = heads.setdefault(group, i)
@@ -102,17 +115,23 @@ class PackedRow:
                     continue
                 paths[i, start:stop] = torch.arange(size, size + stop - start)
                 sources.append(torch.arange(start, stop) + i * width)
+                parents.append(shared.get(group, len(spans)))
+                if stop == prefix:
+                    shared[group] = len(spans)
                 spans.append(_Span(i, start, stop))
                 size += stop - start
         source = torch.cat(sources)
         blocks, places = _blocks(spans, paths, size)
         paths = paths.to(device)
+        widths = torch.tensor([span.stop - span.start for span in spans])
         return cls(
             input_ids=input_ids.flatten()[source.to(device)][None],
             position_ids=(source % width).to(device)[None],
             predicting=paths[:, :-1][predicted[:, 1:]],
             blocks=[Block(*(index.to(device) for index in vars(block).values())) for block in blocks],
             places=places.to(device),
+            spans=torch.arange(len(spans)).repeat_interleave(widths).to(device),
+            parents=torch.tensor(parents).repeat_interleave(widths).to(device),
         )
 
 
@@ -151,11 +170,10 @@ def run_packed(backbone: nn.Module, packed: PackedRow) -> torch.Tensor:
         input_ids=packed.input_ids,
         position_ids=packed.position_ids,
         # Four dimensions say to transformers that this mask is made already; without one it would take positions that
-        # start anew for sequences that have nothing to do with each other. `_packed_attention` looks at its own.
+        # start anew for sequences that have nothing to do with each other. `_packed_attention` does not look at it.
         attention_mask=packed.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),
         use_cache=False,
-        packed=packed,
-        masks=[block.mask() for block in packed.blocks],
+        attend=(in_one_kernel if packed.input_ids.is_cuda else in_blocks)(packed),
     ).last_hidden_state
     return _take(hidden[0], packed.predicting)
 
@@ -166,13 +184,12 @@ def _packed_attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
-    packed: PackedRow | None = None,
-    masks: Sequence[torch.Tensor] = (),
+    attend: Attend | None = None,
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """An attention function of transformers: [1, H, N, D] to [1, N, H, D]. Without a packed row, its own SDPA."""
-    if packed is None:
+    """An attention function of transformers. Without a packed row, its own SDPA."""
+    if attend is None:
         if attention_mask is not None and attention_mask.shape[-1] == 1 < key.shape[2]:
             raise RuntimeError(
                 f"{type(module).__name__} is not given what the model is called with: set shared_prompts=False"
@@ -182,23 +199,72 @@ def _packed_attention(
         raise RuntimeError(
             f"{type(module).__name__} asks for {', '.join(changed)}: set shared_prompts=False for this model"
         )
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, H, D]
-    outputs = [
-        _attend(_take(query, block.queries), _take(key, block.keys), _take(value, block.keys), mask, scaling)
-        for block, mask in zip(packed.blocks, masks, strict=True)
-    ]
-    return _take(torch.cat([output.flatten(0, 1) for output in outputs]), packed.places)[None], None
+    return attend(query, key, value, scaling), None
+
+
+def in_one_kernel(packed: PackedRow) -> Attend:
+    """Attention over the whole row at once, by FlexAttention."""
+    spans, parents, size = packed.spans, packed.parents, len(packed.spans)
+
+    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+        return (key <= query) & ((spans[key] == spans[query]) | (spans[key] == parents[query]))
+
+    # Compiled on a GPU, where they would otherwise hold all pairs of tokens in memory.
+    make_mask, flex = (_compiled(f) if spans.is_cuda else f for f in (create_block_mask, flex_attention))
+    block_mask = make_mask(sees, None, None, size, size, device=spans.device)
+
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        grouped = query.shape[1] != key.shape[1]
+        output = flex(query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=grouped)
+        return output.transpose(1, 2)
+
+    return attend
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=True)
+
+
+def in_blocks(packed: PackedRow) -> Attend:
+    """Attention block by block, in plain PyTorch: the same on every device."""
+    masks = [block.mask() for block in packed.blocks]
+
+    def attend(
+        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+    ) -> torch.Tensor:
+        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, H, D]
+        outputs = [
+            _attend(
+                _take(query, block.queries), _take(key, block.keys), _take(value, block.keys), mask, scaling
+            )
+            for block, mask in zip(packed.blocks, masks, strict=True)
+        ]
+        return _take(torch.cat([output.flatten(0, 1) for output in outputs]), packed.places)[None]
+
+    return attend
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
 ) -> torch.Tensor:
-    """[R, S, H, D] over [R, K, H or fewer, D] to [R, S, H, D]."""
+    """[R, S, H, D] over [R, K, H or fewer, D] to [R, S, H, D]; causal without a mask."""
     repeats = query.shape[2] // key.shape[2]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
     output = functional.scaled_dot_product_attention(
-        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask, scale=scaling
+        query.transpose(1, 2),
+        key.transpose(1, 2),
+        value.transpose(1, 2),
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
     )
     return output.transpose(1, 2)
 

@@ -6,7 +6,6 @@ of the size [B, T, V] ever exists, neither forward nor backward.
 
 from __future__ import annotations
 
-import logging
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,10 +18,8 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from llmenv.batch import TokenBatch
 from llmenv.packed import ATTENTION, run_packed, why_not
 
-logger = logging.getLogger(__name__)
-
-# Positions whose logits exist at the same time: 1,024 x 50,000 float32 are 200 MB.
-CHUNK_POSITIONS = 1024
+# Positions whose logits exist at the same time: 512 x 50,000 float32 are 100 MB.
+CHUNK_POSITIONS = 512
 
 
 class PolicyOutput(NamedTuple):
@@ -60,10 +57,10 @@ class _TokenLogProbs(torch.autograd.Function):
             chunk = slice(start, start + CHUNK_POSITIONS)
             logits = (hidden[chunk] @ weight.T).to(wide).div_(temperature)
             normaliser[chunk] = logits.logsumexp(-1)
-            logps[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - normaliser[chunk]
-            probs = (logits - normaliser[chunk, None]).exp_()
-            # H = log Z - sum_v p_v z_v. A logit of -inf has probability 0 and adds nothing.
-            entropy[chunk] = normaliser[chunk] - probs.mul_(logits).nan_to_num_(0.0).sum(-1)
+            log_probs = logits.sub_(normaliser[chunk, None])
+            logps[chunk] = log_probs.gather(-1, targets[chunk, None]).squeeze(-1)
+            # H = -sum_v p_v log p_v. A logit of -inf has probability 0 and adds nothing.
+            entropy[chunk] = -log_probs.exp().mul_(log_probs).nan_to_num_(0.0).sum(-1)
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
@@ -124,6 +121,7 @@ class CausalPolicy(nn.Module):
         value_head: Whether the same hidden states are also what a critic's values come from.
 
     Attributes:
+        why_not_shared: What in the model keeps it from sharing prompts; None if nothing does.
         trunk_learns_values: Whether the values' gradient goes on into the model, or ends in the value head.
 
     Raises:
@@ -158,10 +156,22 @@ class CausalPolicy(nn.Module):
         self.head = TokenHead(output_layer.weight)
         self.value_head = ValueHead(model) if value_head else None
         self.temperature = temperature
-        self.shared_prompts = shared_prompts and share_prompts(model)
+        self.why_not_shared = why_not(model)
+        self.shared_prompts = shared_prompts and self.why_not_shared is None
+        if self.shared_prompts:
+            model.set_attn_implementation(ATTENTION)
         self.trunk_learns_values = True
         if gradient_checkpointing:
             checkpoint_layers(model)
+
+    @property
+    def attention_cost(self) -> float:
+        """What it costs a token to look at one other, as a share of what the rest of a layer computes for it.
+
+        With a width of d, a layer has about 12 d^2 weights, two operations each (Kaplan et al., 2001.08361, section
+        2.1), and takes 4 d for each token looked at: a product with its key and one with its value.
+        """
+        return 1 / (6 * self.model.config.get_text_config().hidden_size)
 
     def train(self, mode: bool = True) -> CausalPolicy:
         """Never drops anything out: with dropout the policy would not be the one that was sampled from."""
@@ -212,7 +222,9 @@ class Critic(nn.Module):
         self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, shared_prompts: bool = True
     ):
         super().__init__()
-        self.shared_prompts = shared_prompts and share_prompts(model)
+        self.shared_prompts = shared_prompts and why_not(model) is None
+        if self.shared_prompts:
+            model.set_attn_implementation(ATTENTION)
         if gradient_checkpointing:
             checkpoint_layers(model)
         self.head = ValueHead(model)
@@ -227,16 +239,6 @@ class Critic(nn.Module):
     def forward(self, batch: TokenBatch) -> torch.Tensor:
         """Values [B, T], as in `PolicyOutput`."""
         return self.head(run_trunk(self.trunk, batch, self.shared_prompts), batch)
-
-
-def share_prompts(model: PreTrainedModel) -> bool:
-    """Makes a model ready for packed rows; False, with a warning, if it cannot run on them."""
-    reason = why_not(model)
-    if reason is not None:
-        logger.warning("%s has %s: prompts are not shared", type(model).__name__, reason)
-        return False
-    model.set_attn_implementation(ATTENTION)
-    return True
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:

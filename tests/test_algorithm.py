@@ -233,14 +233,14 @@ def test_iterations_and_groups_have_tasks_of_their_own() -> None:
 
 @pytest.mark.parametrize(("able", "asked"), [(True, True), (False, True), (True, False)])
 def test_micro_batches_are_cut_for_what_the_learners_compute(
-    able: bool, asked: bool, monkeypatch: pytest.MonkeyPatch
+    able: bool, asked: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if not able:
         monkeypatch.setattr(llmenv.policy, "why_not", lambda model: "layers of its own")
     planned = []
 
     def plan_update(*args: Any, **kwargs: Any) -> Any:
-        planned.append(kwargs["shared_prompts"])
+        planned.append((kwargs["shared_prompts"], kwargs["attention_cost"]))
         return original(*args, **kwargs)
 
     original = algorithms.base.plan_update
@@ -248,7 +248,8 @@ def test_micro_batches_are_cut_for_what_the_learners_compute(
     algorithm = small_config("tiny", shared_prompts=asked).build_algo()
     algorithm.train()
     algorithm.stop()
-    assert planned == [able and asked]
+    assert planned == [(able and asked, 1 / (6 * 160))]
+    assert ("tiny has layers of its own: prompts are not shared" in caplog.text) == (asked and not able)
 
 
 def test_over_long_prompts_are_dropped_and_counted_or_refused() -> None:
