@@ -110,6 +110,8 @@ def compare(arguments: argparse.Namespace, lengths: str) -> dict[str, dict[str, 
     for name in turns:
         lines[name], theirs = context.Pipe()
         context.Process(target=work, args=(theirs, name, arguments, lengths), daemon=True).start()
+    for line in lines.values():
+        line.recv()  # it is ready: nobody computes while another one is timed
     for _ in range(arguments.rounds):
         for name, line in lines.items():
             line.send("go")
@@ -160,6 +162,7 @@ def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: st
     idle = resident("VmRSS")
     with FlopCounterMode(display=False) as counter:  # warms up, too
         run()
+    line.send("ready")
     while line.recv() == "go":
         for p in parameters:
             p.grad = None

@@ -4,8 +4,8 @@ All sides get the same model folder, the same Countdown tasks rendered with its 
 groups of 8, up to 64 new tokens at temperature 1, no KL term, float32, and take one optimizer step an
 iteration. An iteration is everything: prompts, sampling, rewards (on all sides `step` of the same Gymnasium
 environment), update. Each run is a process of its own; the sides take turns, so that a machine that slows
-down meanwhile slows all. This project runs with its transformers sampler and, where vLLM is installed, with
-that, which gets 256 MiB for keys and values.
+down meanwhile slows all. This project learns from up to 1,024 tokens a forward pass, about a group, and runs with its
+transformers sampler and, where vLLM is installed, with that, which gets 256 MiB for keys and values.
 
 The environment's verdict is computed on all sides, but the reward learned from is `coin`: this model hardly ever
 solves a task in 64 tokens, and samples of a group that all score the same have no gradient, so that a trainer

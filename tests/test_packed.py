@@ -126,6 +126,19 @@ def test_flex_attention_equals_the_plain_policy(rows: str) -> None:
     test_equals_the_plain_policy("grouped queries, tied", rows)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", ["several groups, two turns", "a single row"])
+def test_flex_attentions_kernels_equal_the_plain_policy(rows: str) -> None:
+    # Its kernels want heads of 16 or more.
+    batch = TokenBatch.from_rows(ROWS[rows]()).to(torch.device("cuda"))
+    model = make_model("llama", {**LLAMA, "hidden_size": 64, "head_dim": 16}, torch.float32).cuda()
+    plain, packed = make_policies(model)
+    for policy in (plain, packed):
+        (policy(batch).logps * batch.sampling_logps).sum().backward()
+    # Triton's matrix products round to TF32.
+    assert relative_gap(gradients(packed), gradients(plain)) < 1e-2
+
+
 class LossOnly:
     """What `compute_loss_for_module` asks of a learner."""
 
