@@ -209,8 +209,10 @@ def in_one_kernel(packed: PackedRow) -> Attend:
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return (key <= query) & ((spans[key] == spans[query]) | (spans[key] == parents[query]))
 
-    # Compiled on a GPU, where they would otherwise hold all pairs of tokens in memory.
-    make_mask, flex = (_compiled(f) if spans.is_cuda else f for f in (create_block_mask, flex_attention))
+    make_mask: Callable[..., Any] = create_block_mask
+    flex: Callable[..., torch.Tensor] = flex_attention
+    if spans.is_cuda:  # uncompiled they would hold all pairs of tokens in memory
+        make_mask, flex = _compiled(make_mask), _compiled(flex)
     block_mask = make_mask(sees, None, None, size, size, device=spans.device)
 
     def attend(
