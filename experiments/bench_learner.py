@@ -3,9 +3,9 @@
 The same model, samples, loss and gradient (which is compared): a plain Hugging Face loop over micro-batches of 8 padded
 sequences with full logits, this project's plain path (`--no-shared-prompts`), and its fast one, which computes the
 prompt of a group once. The plain path may take as many tokens a forward as the loop does; the fast one, as many as 8
-sequences of one group come to. Measured are forward and backward passes
-of a whole batch, without the optimizer's step. Each way has a process of its own, and so a peak memory of its own; they
-take turns, so that a machine that slows down meanwhile slows all of them; reported is the median of the rounds.
+sequences of one group come to. Measured are forward and backward passes of a whole batch, without the optimizer's step.
+Each way has a process of its own, and so a peak memory of its own; they take turns, so that a machine that slows down
+meanwhile slows all of them; reported is the median of the rounds.
 
 The share of the peak is that of the operations that were carried out, counted by PyTorch, in what the process reaches
 in plain float32 matrix products just before. Look at the cores too: a run that had fewer of them says nothing.
@@ -242,12 +242,12 @@ def contender(name: str, model: Any, rows: Sequence[TokenRow]) -> Callable[[], N
         batches = [TokenBatch.from_rows(rows[i : i + SEQUENCES]) for i in range(0, len(rows), SEQUENCES)]
         policy = full_logits(model)
     else:
-        longest, responses = max(map(len, rows)), max(row.num_response_tokens for row in rows)
-        alike = longest - responses if name == FAST else 0
+        longest = max(map(len, rows))
+        shared = longest - max(row.num_response_tokens for row in rows) if name == FAST else 0
         ((minibatch,),) = plan_update(
             rows,
             minibatch_size=len(rows),
-            micro_batch_tokens=alike + SEQUENCES * (longest - alike),
+            micro_batch_tokens=shared + SEQUENCES * (longest - shared),
             num_learners=1,
             rng=np.random.default_rng(0),
             shared_prompts=name == FAST,

@@ -23,6 +23,7 @@ import ray
 
 from algorithms import GRPO, GRPOConfig
 from experiments.display import quieten
+from experiments.run import PHASES
 from llmenv.env import TextEnv
 
 TARGET_WORDS = 10
@@ -54,7 +55,6 @@ THINGS = (
     ),
     *("paper", "the wind", "a school", "salt", "a bird", "glass", "a forest", "coffee", "a ship", "spring"),
 )
-PHASES = ("sampling", "learning", "weight_sync")
 
 
 class LengthEnv(TextEnv):

@@ -44,7 +44,6 @@ PROMPTS = 4  # an iteration
 GROUP_SIZE = 8
 MAX_NEW_TOKENS = 64
 LEARNING_RATE = 1e-6
-PHASES = ("sampling", "learning", "weight_sync")  # of an iteration of this project
 POLL_S = 0.2  # between looks at the processes' memory
 
 
@@ -186,6 +185,7 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
     import torch
 
     from algorithms.grpo import GRPOConfig
+    from experiments.run import PHASES
 
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     torch.set_num_threads(work["threads"])

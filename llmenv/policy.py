@@ -157,9 +157,7 @@ class CausalPolicy(nn.Module):
         self.value_head = ValueHead(model) if value_head else None
         self.temperature = temperature
         self.why_not_shared = why_not(model)
-        self.shared_prompts = shared_prompts and self.why_not_shared is None
-        if self.shared_prompts:
-            model.set_attn_implementation(ATTENTION)
+        self.shared_prompts = shared_prompts and share_prompts(model)
         self.trunk_learns_values = True
         if gradient_checkpointing:
             checkpoint_layers(model)
@@ -222,9 +220,7 @@ class Critic(nn.Module):
         self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, shared_prompts: bool = True
     ):
         super().__init__()
-        self.shared_prompts = shared_prompts and why_not(model) is None
-        if self.shared_prompts:
-            model.set_attn_implementation(ATTENTION)
+        self.shared_prompts = shared_prompts and share_prompts(model)
         if gradient_checkpointing:
             checkpoint_layers(model)
         self.head = ValueHead(model)
@@ -239,6 +235,14 @@ class Critic(nn.Module):
     def forward(self, batch: TokenBatch) -> torch.Tensor:
         """Values [B, T], as in `PolicyOutput`."""
         return self.head(run_trunk(self.trunk, batch, self.shared_prompts), batch)
+
+
+def share_prompts(model: PreTrainedModel) -> bool:
+    """Makes a model ready for packed rows; False if it cannot run on them."""
+    able = why_not(model) is None
+    if able:
+        model.set_attn_implementation(ATTENTION)
+    return able
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:

@@ -226,7 +226,7 @@ def test_learners_are_balanced_by_attention_too() -> None:
         )
 
     assert dealt(0.0) == [[41, 61], [41, 81]]
-    # 81 * 80 / 2 = 3,240 pairs of tokens are as many as 61 * 60 / 2 + 2 * (41 * 40 / 2) = 3,470 nearly are.
+    # Each token costs 1, and 1 for every token before it: 81 + 3,240 against 61 + 1,830 + 2 * (41 + 820).
     assert dealt(1.0) == [[41, 41, 61], [81]]
 
 
