@@ -159,6 +159,7 @@ def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: st
     rows = make_rows(arguments, model.config.vocab_size, LENGTHS[lengths])
     run = contender(name, model, rows)
     parameters = list(model.parameters())
+    contender(name, model, rows[:1])()  # so that what it needs of PyTorch's code is in memory
     idle = resident("VmRSS")
     with FlopCounterMode(display=False) as counter:  # warms up, too
         run()

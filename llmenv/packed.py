@@ -4,13 +4,15 @@ Every layer of a model but attention works token by token: on such a row it comp
 attention has to know which of them form a sequence. It comes in by transformers' `AttentionInterface`, under a name
 of its own. This module knows indices and tensors, and nothing about policies or losses.
 
-It is computed in dense blocks, or on a GPU by FlexAttention, whose kernels leave out what no token sees and need no
-mask in memory. Nothing of this has been run on a GPU; the tests run FlexAttention's own reference implementation.
+On a CPU it is computed in blocks that need no mask, what is shared apart from what is not. On a GPU FlexAttention does
+it, whose kernels leave out what no token sees; that has not been run on one: the tests run its reference
+implementation.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,11 +20,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+aten = torch.ops.aten
 
 ATTENTION = "llmenv_packed"
 # Queries [1, H, N, D], keys and values [1, H or fewer, N, D] and the scale (None: D**-0.5) to outputs [1, N, H, D].
@@ -31,31 +36,18 @@ Attend = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torc
 _UNKNOWN_TO_US = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
-@dataclass
-class Block:
-    """Queries whose attention is computed in one call, and the sequences that they look back on.
+class Span(NamedTuple):
+    """Tokens that stand side by side in the row: what sequences share, or what one of them has for itself.
 
     Attributes:
-        queries: int64 [R, S], where in the row they stand: of each of R sequences, S tokens in a row.
-        keys: int64 [R, K], where the sequences stand, from their first token on.
-        starts: int64 [R], the position in its sequence of each first query; [1] if it is the same in all.
+        start: Where in the row it begins.
+        stop: Where it has ended.
+        parent: The number of the span that stands before it in its sequences; its own where none does.
     """
 
-    queries: torch.Tensor
-    keys: torch.Tensor
-    starts: torch.Tensor
-
-    def mask(self) -> torch.Tensor | None:
-        """What a query may see: bool [R or 1, 1, S, K], True for what is not after it; None for whole sequences.
-
-        A sequence's padding is after all its queries, and needs no mask of its own. Whole sequences are plainly causal:
-        their S is their K, and no square of it has to be in memory.
-        """
-        if self.starts.tolist() == [0]:
-            return None
-        positions = self.starts[:, None] + torch.arange(self.queries.shape[1], device=self.starts.device)
-        seen = torch.arange(self.keys.shape[1], device=self.starts.device) <= positions[:, :, None]
-        return seen[:, None]
+    start: int
+    stop: int
+    parent: int
 
 
 @dataclass
@@ -66,19 +58,13 @@ class PackedRow:
         input_ids: int64 [1, N].
         position_ids: int64 [1, N], each token's position in its sequences.
         predicting: int64 [M], where the tokens stand before those of a mask, in its order.
-        blocks: The attention of all tokens; each is a query in one of them.
-        places: int64 [N], where the tokens stand among the queries of all blocks, one block after the other.
-        spans: int64 [N], which stretch of the row a token is in: what sequences share, or what one has for itself.
-        parents: int64 [N], the span that stands before its own in a sequence; its own where none does.
+        spans: All of the row, in its order; those with a parent come right after it.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     predicting: torch.Tensor
-    blocks: list[Block]
-    places: torch.Tensor
-    spans: torch.Tensor
-    parents: torch.Tensor
+    spans: list[Span]
 
     @classmethod
     def from_columns(
@@ -102,12 +88,13 @@ class PackedRow:
         stops = [length - 1 for length in lengths.tolist()]
         paths = torch.zeros(len(stops), width, dtype=torch.long)  # [b, t]: where token t of sequence b stands
         sources: list[torch.Tensor] = []  # where in [B, T] the row's tokens come from
-        spans: list[_Span] = []  # each token of the row is in one of them
-        parents: list[int] = []
+        spans: list[Span] = []
         heads: dict[int, int] = {}  # group: its first sequence, which holds the tokens that the others share
         shared: dict[int, int] = {}  # group: the span of those tokens, if there are any
         size = 0
-        for i, (group, prefix) in enumerate(zip(groups.tolist(), prefix_lengths.tolist(), strict=True)):
+        members, prefixes = groups.tolist(), prefix_lengths.tolist()
+        for i in groups.argsort(stable=True).tolist():
+            group, prefix = members[i], prefixes[i]
             head = heads.setdefault(group, i)
             paths[i, :prefix] = paths[head, :prefix]
             for start, stop in ((0, prefix), (prefix, stops[i])):
@@ -115,53 +102,18 @@ class PackedRow:
                     continue
                 paths[i, start:stop] = torch.arange(size, size + stop - start)
                 sources.append(torch.arange(start, stop) + i * width)
-                parents.append(shared.get(group, len(spans)))
+                parent = shared.get(group, len(spans))
                 if stop == prefix:
                     shared[group] = len(spans)
-                spans.append(_Span(i, start, stop))
+                spans.append(Span(size, size + stop - start, parent))
                 size += stop - start
         source = torch.cat(sources)
-        blocks, places = _blocks(spans, paths, size)
-        paths = paths.to(device)
-        widths = torch.tensor([span.stop - span.start for span in spans])
         return cls(
             input_ids=input_ids.flatten()[source.to(device)][None],
             position_ids=(source % width).to(device)[None],
-            predicting=paths[:, :-1][predicted[:, 1:]],
-            blocks=[Block(*(index.to(device) for index in vars(block).values())) for block in blocks],
-            places=places.to(device),
-            spans=torch.arange(len(spans)).repeat_interleave(widths).to(device),
-            parents=torch.tensor(parents).repeat_interleave(widths).to(device),
+            predicting=paths.to(device)[:, :-1][predicted[:, 1:]],
+            spans=spans,
         )
-
-
-class _Span(NamedTuple):
-    """Tokens of a sequence that stand side by side in the row."""
-
-    sequence: int
-    start: int
-    stop: int
-
-
-def _blocks(spans: Sequence[_Span], paths: torch.Tensor, size: int) -> tuple[list[Block], torch.Tensor]:
-    """Spans in blocks of like lengths, within a factor of two, so that little of a block is padding."""
-    bins: dict[tuple[int, int], list[_Span]] = {}
-    for span in spans:
-        like = span.start.bit_length(), (span.stop - span.start).bit_length()
-        bins.setdefault(like, []).append(span)
-    blocks, places = [], torch.empty(size, dtype=torch.long)
-    offset = 0  # of the block's queries among all
-    for members in bins.values():
-        rows, starts, stops = torch.tensor(members).T
-        width = int((stops - starts).max())
-        keys = paths[rows, : int(stops.max())]
-        columns = (starts[:, None] + torch.arange(width)).clamp(max=keys.shape[1] - 1)
-        distinct = starts.unique()
-        blocks.append(Block(keys.gather(1, columns), keys, distinct if len(distinct) == 1 else starts))
-        for i, (sequence, start, stop) in enumerate(members):
-            places[paths[sequence, start:stop]] = torch.arange(stop - start) + offset + i * width
-        offset += len(members) * width
-    return blocks, places
 
 
 def run_packed(backbone: nn.Module, packed: PackedRow) -> torch.Tensor:
@@ -204,16 +156,19 @@ def _packed_attention(
 
 def in_one_kernel(packed: PackedRow) -> Attend:
     """Attention over the whole row at once, by FlexAttention."""
-    spans, parents, size = packed.spans, packed.parents, len(packed.spans)
+    size, device = packed.spans[-1].stop, packed.input_ids.device
+    widths = torch.tensor([span.stop - span.start for span in packed.spans])
+    spans = torch.arange(len(widths)).repeat_interleave(widths).to(device)
+    parents = torch.tensor([span.parent for span in packed.spans]).repeat_interleave(widths).to(device)
 
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return (key <= query) & ((spans[key] == spans[query]) | (spans[key] == parents[query]))
 
     make_mask: Callable[..., Any] = create_block_mask
     flex: Callable[..., torch.Tensor] = flex_attention
-    if spans.is_cuda:  # uncompiled they would hold all pairs of tokens in memory
+    if device.type == "cuda":  # uncompiled they would hold all pairs of tokens in memory
         make_mask, flex = _compiled(make_mask), _compiled(flex)
-    block_mask = make_mask(sees, None, None, size, size, device=spans.device)
+    block_mask = make_mask(sees, None, None, size, size, device=device)
 
     def attend(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
@@ -231,44 +186,183 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def in_blocks(packed: PackedRow) -> Attend:
-    """Attention block by block, in plain PyTorch: the same on every device."""
-    masks = [block.mask() for block in packed.blocks]
+    """Attention on a CPU, by PyTorch's kernel for whole sequences; no memory grows with the square of a length."""
+    plan = _Plan.of(packed.spans)
 
     def attend(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
     ) -> torch.Tensor:
-        query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, H, D]
-        outputs = [
-            _attend(
-                _take(query, block.queries), _take(key, block.keys), _take(value, block.keys), mask, scaling
-            )
-            for block, mask in zip(packed.blocks, masks, strict=True)
-        ]
-        return _take(torch.cat([output.flatten(0, 1) for output in outputs]), packed.places)[None]
+        states = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))  # [N, H, D]
+        output: torch.Tensor = _SpanAttention.apply(*states, plan, scaling)
+        return output[None]
 
     return attend
 
 
+@dataclass
+class _Plan:
+    """Which tokens of a row look at which, in calls of a kernel.
+
+    Attributes:
+        blocks: The shapes (R, S) of blocks of R spans of about S tokens, each of which looks at itself.
+        tokens: int64 [T], where in the row the tokens of all blocks stand, one block after the other. A shorter span is
+            padded with its last token.
+        padding: bool [T], where.
+        places: int64 [N], where in `tokens` the row's stand.
+        shared: A span, and after it all those that look back on it.
+    """
+
+    blocks: list[tuple[int, int]]
+    tokens: torch.Tensor
+    padding: torch.Tensor
+    places: torch.Tensor
+    shared: list[tuple[slice, slice]]
+
+    @classmethod
+    def of(cls, spans: Sequence[Span]) -> _Plan:
+        """Puts spans in blocks with those of like length, within a factor of two: little of a block is padding."""
+        bins: dict[int, list[Span]] = {}
+        children: dict[int, slice] = {}
+        for i, span in enumerate(spans):
+            bins.setdefault((span.stop - span.start).bit_length(), []).append(span)
+            if span.parent != i:
+                first = children.setdefault(span.parent, slice(span.start, span.stop))
+                children[span.parent] = slice(first.start, span.stop)
+        blocks, tokens, padding = [], [], []
+        for members in bins.values():
+            starts, stops, _ = torch.tensor(members).T[:, :, None]
+            columns = starts + torch.arange(int((stops - starts).max()))
+            blocks.append((columns.shape[0], columns.shape[1]))
+            tokens.append(columns.minimum(stops - 1).flatten())
+            padding.append((columns >= stops).flatten())
+        plan = cls(
+            blocks=blocks,
+            tokens=torch.cat(tokens),
+            padding=torch.cat(padding),
+            places=torch.empty(spans[-1].stop, dtype=torch.long),
+            shared=[(slice(*spans[parent][:2]), after) for parent, after in children.items()],
+        )
+        real = (~plan.padding).nonzero()[:, 0]
+        plan.places[plan.tokens[real]] = real
+        return plan
+
+    def split(self, states: torch.Tensor, padding: float | None = None) -> list[torch.Tensor]:
+        """[N, ...] to [R, S, ...] for each block; with a number, that instead of a token that only pads."""
+        taken = _take(states, self.tokens)
+        if padding is not None:
+            taken[self.padding] = padding
+        parts = taken.split([rows * width for rows, width in self.blocks])
+        return [part.unflatten(0, block) for part, block in zip(parts, self.blocks, strict=True)]
+
+    def join(self, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
+        """[R, S, ...] of each block to [N, ...]."""
+        return _take(torch.cat([block.flatten(0, 1) for block in blocks]), self.places)
+
+
+class _SpanAttention(torch.autograd.Function):
+    """Attention of each span to itself, causally, and to all of its parent.
+
+    They are computed apart, so that neither needs a mask, and put together by their normalisers z, the log-sum-exps of
+    the scores: with w = sigmoid(z_parent - z_self) the outputs are (1 - w) o_self + w o_parent, and the normaliser of
+    both is logaddexp(z_self, z_parent). A kernel's backward pass begins with probabilities, exp(score - z): given the
+    output and normaliser of both, it gives either part's share of the gradient. Ring attention (Liu et al., 2310.01889)
+    puts its blocks together in this way.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        plan: _Plan,
+        scale: float | None,
+    ) -> torch.Tensor:
+        blocks = zip(*map(plan.split, (query, key, value)), strict=True)
+        output, normaliser = map(
+            plan.join, zip(*(_attend(*states, causal=True, scale=scale) for states in blocks), strict=True)
+        )
+        for shared, after in plan.shared:
+            part, part_normaliser = _attend(
+                query[None, after], key[None, shared], value[None, shared], causal=False, scale=scale
+            )
+            gap = part_normaliser[0] - normaliser[after]
+            output[after].lerp_(part[0], gap.sigmoid()[..., None].to(part.dtype))
+            normaliser[after] += functional.softplus(gap)
+        ctx.save_for_backward(query, key, value, output, normaliser)
+        ctx.plan, ctx.scale = plan, scale
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, output, normaliser = ctx.saved_tensors
+        plan = ctx.plan
+        gradient = gradient.contiguous()
+        states = map(plan.split, (gradient, query, key, value, output))
+        # A token that only pads has probabilities of 0, and no gradient.
+        blocks = zip(*states, plan.split(normaliser, padding=math.inf), strict=True)
+        grads = [
+            plan.join(parts)
+            for parts in zip(
+                *(_attend_backward(*block, causal=True, scale=ctx.scale) for block in blocks), strict=True
+            )
+        ]
+        for shared, after in plan.shared:
+            parts = _attend_backward(
+                gradient[None, after],
+                query[None, after],
+                key[None, shared],
+                value[None, shared],
+                output[None, after],
+                normaliser[None, after],
+                causal=False,
+                scale=ctx.scale,
+            )
+            for whole, place, part in zip(grads, (after, shared, shared), parts, strict=True):
+                whole[place].add_(part[0])
+        return *grads, None, None
+
+
 def _attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool, scale: float | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[R, S, H, D] over [R, K, H or fewer, D] to outputs [R, S, H, D] and normalisers [R, S, H]."""
+    states = query, *_for_all_heads(key, value, query.shape[2])
+    output, normaliser = aten._scaled_dot_product_flash_attention_for_cpu(
+        *(state.transpose(1, 2) for state in states), 0.0, causal, scale=scale
+    )
+    return output.transpose(1, 2), normaliser.transpose(1, 2)
+
+
+def _attend_backward(
+    gradient: torch.Tensor,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
-) -> torch.Tensor:
-    """[R, S, H, D] over [R, K, H or fewer, D] to [R, S, H, D]; causal without a mask."""
-    repeats = query.shape[2] // key.shape[2]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
-    output = functional.scaled_dot_product_attention(
-        query.transpose(1, 2),
-        key.transpose(1, 2),
-        value.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scaling,
+    output: torch.Tensor,
+    normaliser: torch.Tensor,
+    *,
+    causal: bool,
+    scale: float | None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The gradients of query, key and value, of their shapes, from that of the output of `_attend`."""
+    states = gradient, query, *_for_all_heads(key, value, query.shape[2]), output, normaliser
+    grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *(state.transpose(1, 2) for state in states), 0.0, causal, scale=scale
     )
-    return output.transpose(1, 2)
+    of_query, of_key, of_value = (grad.transpose(1, 2) for grad in grads)
+    if query.shape[2] > key.shape[2]:
+        of_key, of_value = (grad.unflatten(2, (key.shape[2], -1)).sum(3) for grad in (of_key, of_value))
+    return of_query, of_key, of_value
+
+
+def _for_all_heads(key: torch.Tensor, value: torch.Tensor, heads: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values [R, K, H or fewer, D], repeated for the heads that share them: [R, K, H, D]."""
+    repeats = heads // key.shape[2]
+    if repeats == 1:
+        return key, value
+    return key.repeat_interleave(repeats, dim=2), value.repeat_interleave(repeats, dim=2)
 
 
 def _take(states: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
