@@ -210,6 +210,26 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
+    ("arguments", "section", "name", "value"),
+    [
+        ([], "training", "shared_prompts", None),
+        (["--no-shared-prompts"], "training", "shared_prompts", False),
+        (["--shared-prompts"], "training", "shared_prompts", True),
+        (["--lr=1e-3"], "training", "lr", 1e-3),
+        (["--lora-rank=8"], "policy", "lora_rank", 8),
+        (["--num-learners=2"], "learners", "num_learners", 2),
+    ],
+)
+def test_options_become_settings(arguments, section, name, value, monkeypatch):
+    """None: the config's own default."""
+    built = []
+    monkeypatch.setattr(run_module, "_run", lambda algo, sections, *rest: built.append(sections))
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert built[0].get(section, {}).get(name) == value
+
+
+@pytest.mark.parametrize(
     ("options", "installed", "sampler"),
     [
         ({"policy": {"model": "smollm2-135m"}}, True, "vllm"),
