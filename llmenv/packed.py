@@ -260,7 +260,7 @@ class _Plan:
 
 
 class _SpanAttention(torch.autograd.Function):
-    """Attention of each span to itself, causally, and to all of its parent.
+    """Attention of each span to itself, causally, and to all of its parent: [N, H, D], as the queries.
 
     They are computed apart, so that neither needs a mask, and put together by their normalisers z, the log-sum-exps of
     the scores: with w = sigmoid(z_parent - z_self) the outputs are (1 - w) o_self + w o_parent, and the normaliser of
