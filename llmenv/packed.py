@@ -40,8 +40,8 @@ class Span(NamedTuple):
     """Tokens that stand side by side in the row: what sequences share, or what one of them has for itself.
 
     Attributes:
-        start: Where in the row it begins.
-        stop: Where it has ended.
+        start: Its first token's place in the row.
+        stop: The place after its last token.
         parent: The number of the span that stands before it in its sequences; its own where none does.
     """
 
@@ -52,13 +52,13 @@ class Span(NamedTuple):
 
 @dataclass
 class PackedRow:
-    """Sequences that begin alike, as a tree: N tokens in one row.
+    """Sequences in one row of N tokens, in which each group's common beginning stands once.
 
     Attributes:
         input_ids: int64 [1, N].
         position_ids: int64 [1, N], each token's position in its sequences.
         predicting: int64 [M], where the tokens stand before those of a mask, in its order.
-        spans: All of the row, in its order; those with a parent come right after it.
+        spans: All of the row, in its order; those with a parent come right after it, and have none behind them.
     """
 
     input_ids: torch.Tensor
@@ -125,7 +125,7 @@ def run_packed(backbone: nn.Module, packed: PackedRow) -> torch.Tensor:
         # start anew for sequences that have nothing to do with each other. `_packed_attention` does not look at it.
         attention_mask=packed.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),
         use_cache=False,
-        attend=(in_one_kernel if packed.input_ids.is_cuda else in_blocks)(packed),
+        attend=(in_blocks if packed.input_ids.device.type == "cpu" else in_one_kernel)(packed),
     ).last_hidden_state
     return _take(hidden[0], packed.predicting)
 
@@ -166,7 +166,7 @@ def in_one_kernel(packed: PackedRow) -> Attend:
 
     make_mask: Callable[..., Any] = create_block_mask
     flex: Callable[..., torch.Tensor] = flex_attention
-    if device.type == "cuda":  # uncompiled they would hold all pairs of tokens in memory
+    if device.type != "cpu":  # uncompiled they would hold all pairs of tokens in memory
         make_mask, flex = _compiled(make_mask), _compiled(flex)
     block_mask = make_mask(sees, None, None, size, size, device=device)
 
@@ -192,11 +192,57 @@ def in_blocks(packed: PackedRow) -> Attend:
     def attend(
         query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
     ) -> torch.Tensor:
-        states = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))  # [N, H, D]
-        output: torch.Tensor = _SpanAttention.apply(*states, plan, scaling)
-        return output[None]
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        # The kernel wants all heads of one size; zeros more change nothing.
+        size = max(query.shape[-1], value.shape[-1])
+        rows = (_widen(states[0].transpose(0, 1), size).contiguous() for states in (query, key, value))
+        output: torch.Tensor = _SpanAttention.apply(*rows, plan, scale)
+        return output[None, ..., : value.shape[-1]]
 
     return attend
+
+
+def _widen(states: torch.Tensor, size: int) -> torch.Tensor:
+    missing = size - states.shape[-1]
+    return functional.pad(states, (0, missing)) if missing else states
+
+
+class _Block(NamedTuple):
+    """R spans for one call of the kernel, filled up to the S tokens of the longest.
+
+    Attributes:
+        shape: R and S.
+        tokens: Where in the row of N tokens these are: int64 [R * S], the last token of a shorter span again and again;
+            or a slice, where the row has them just so.
+        targets: The same, but N for what fills a span up.
+    """
+
+    shape: tuple[int, int]
+    tokens: torch.Tensor | slice
+    targets: torch.Tensor | slice
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], row_size: int) -> _Block:
+        starts, stops, _ = torch.tensor(spans).T[:, :, None]
+        columns = starts + torch.arange(int((stops - starts).max()))
+        missing = columns >= stops
+        shape = columns.shape[0], columns.shape[1]
+        whole = slice(spans[0].start, spans[-1].stop)
+        if whole.stop - whole.start == columns.numel() and not missing.any():
+            return cls(shape, whole, whole)
+        return cls(
+            shape,
+            tokens=columns.minimum(stops - 1).flatten(),
+            targets=columns.masked_fill(missing, row_size).flatten(),
+        )
+
+    def read(self, states: torch.Tensor) -> torch.Tensor:
+        """[N, ...] to [R, S, ...]."""
+        return states[self.tokens].unflatten(0, self.shape)
+
+    def write(self, part: torch.Tensor, states: torch.Tensor) -> None:
+        """[R, S, ...] into [N + 1, ...]."""
+        states[self.targets] = part.flatten(0, 1)
 
 
 @dataclass
@@ -204,59 +250,29 @@ class _Plan:
     """Which tokens of a row look at which, in calls of a kernel.
 
     Attributes:
-        blocks: The shapes (R, S) of blocks of R spans of about S tokens, each of which looks at itself.
-        tokens: int64 [T], where in the row the tokens of all blocks stand, one block after the other. A shorter span is
-            padded with its last token.
-        padding: bool [T], where.
-        places: int64 [N], where in `tokens` the row's stand.
-        shared: A span, and after it all those that look back on it.
+        blocks: All spans, each of which looks at itself.
+        shared: A span, and right after it all those that look back on it.
     """
 
-    blocks: list[tuple[int, int]]
-    tokens: torch.Tensor
-    padding: torch.Tensor
-    places: torch.Tensor
+    blocks: list[_Block]
     shared: list[tuple[slice, slice]]
 
     @classmethod
     def of(cls, spans: Sequence[Span]) -> _Plan:
-        """Puts spans in blocks with those of like length, within a factor of two: little of a block is padding."""
+        """Puts spans in blocks with those of like length, within a factor of about the square root of 2."""
         bins: dict[int, list[Span]] = {}
-        children: dict[int, slice] = {}
+        stops: dict[int, int] = {}  # parent: where the last span behind it stops
         for i, span in enumerate(spans):
-            bins.setdefault((span.stop - span.start).bit_length(), []).append(span)
+            bins.setdefault(int(2 * math.log2(span.stop - span.start)), []).append(span)
             if span.parent != i:
-                first = children.setdefault(span.parent, slice(span.start, span.stop))
-                children[span.parent] = slice(first.start, span.stop)
-        blocks, tokens, padding = [], [], []
-        for members in bins.values():
-            starts, stops, _ = torch.tensor(members).T[:, :, None]
-            columns = starts + torch.arange(int((stops - starts).max()))
-            blocks.append((columns.shape[0], columns.shape[1]))
-            tokens.append(columns.minimum(stops - 1).flatten())
-            padding.append((columns >= stops).flatten())
-        plan = cls(
-            blocks=blocks,
-            tokens=torch.cat(tokens),
-            padding=torch.cat(padding),
-            places=torch.empty(spans[-1].stop, dtype=torch.long),
-            shared=[(slice(*spans[parent][:2]), after) for parent, after in children.items()],
+                stops[span.parent] = span.stop
+        return cls(
+            blocks=[_Block.of(members, row_size=spans[-1].stop) for members in bins.values()],
+            shared=[
+                (slice(spans[parent].start, spans[parent].stop), slice(spans[parent].stop, stop))
+                for parent, stop in stops.items()
+            ],
         )
-        real = (~plan.padding).nonzero()[:, 0]
-        plan.places[plan.tokens[real]] = real
-        return plan
-
-    def split(self, states: torch.Tensor, padding: float | None = None) -> list[torch.Tensor]:
-        """[N, ...] to [R, S, ...] for each block; with a number, that instead of a token that only pads."""
-        taken = _take(states, self.tokens)
-        if padding is not None:
-            taken[self.padding] = padding
-        parts = taken.split([rows * width for rows, width in self.blocks])
-        return [part.unflatten(0, block) for part, block in zip(parts, self.blocks, strict=True)]
-
-    def join(self, blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-        """[R, S, ...] of each block to [N, ...]."""
-        return _take(torch.cat([block.flatten(0, 1) for block in blocks]), self.places)
 
 
 class _SpanAttention(torch.autograd.Function):
@@ -265,50 +281,47 @@ class _SpanAttention(torch.autograd.Function):
     They are computed apart, so that neither needs a mask, and put together by their normalisers z, the log-sum-exps of
     the scores: with w = sigmoid(z_parent - z_self) the outputs are (1 - w) o_self + w o_parent, and the normaliser of
     both is logaddexp(z_self, z_parent). A kernel's backward pass begins with probabilities, exp(score - z): given the
-    output and normaliser of both, it gives either part's share of the gradient. Ring attention (Liu et al., 2310.01889)
-    puts its blocks together in this way.
+    output and normaliser of both, it gives either part's share of the gradient. Hydragen (Juravsky et al., 2402.05099)
+    computes shared prompts apart when sampling; Ring attention (Liu et al., 2310.01889) trains in such parts.
     """
 
     @staticmethod
     def forward(
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        plan: _Plan,
-        scale: float | None,
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, plan: _Plan, scale: float
     ) -> torch.Tensor:
-        blocks = zip(*map(plan.split, (query, key, value)), strict=True)
-        output, normaliser = map(
-            plan.join, zip(*(_attend(*states, causal=True, scale=scale) for states in blocks), strict=True)
-        )
+        output = _with_a_place_more(query)
+        normaliser = _with_a_place_more(query[..., 0], torch.promote_types(query.dtype, torch.float32))
+        for block in plan.blocks:
+            parts = _attend(*map(block.read, (query, key, value)), causal=True, scale=scale)
+            for part, whole in zip(parts, (output, normaliser), strict=True):
+                block.write(part, whole)
+        normaliser[-1] = math.inf  # of what fills blocks up: probabilities of 0 in the backward pass
         for shared, after in plan.shared:
             part, part_normaliser = _attend(
                 query[None, after], key[None, shared], value[None, shared], causal=False, scale=scale
             )
-            gap = part_normaliser[0] - normaliser[after]
-            output[after].lerp_(part[0], gap.sigmoid()[..., None].to(part.dtype))
-            normaliser[after] += functional.softplus(gap)
+            weight = (part_normaliser[0] - normaliser[after]).sigmoid()
+            output[after].lerp_(part[0], weight[..., None].to(part.dtype))
+            normaliser[after] = torch.logaddexp(normaliser[after], part_normaliser[0])
         ctx.save_for_backward(query, key, value, output, normaliser)
         ctx.plan, ctx.scale = plan, scale
-        return output
+        return output[:-1]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         query, key, value, output, normaliser = ctx.saved_tensors
-        plan = ctx.plan
-        gradient = gradient.contiguous()
-        states = map(plan.split, (gradient, query, key, value, output))
-        # A token that only pads has probabilities of 0, and no gradient.
-        blocks = zip(*states, plan.split(normaliser, padding=math.inf), strict=True)
-        grads = [
-            plan.join(parts)
-            for parts in zip(
-                *(_attend_backward(*block, causal=True, scale=ctx.scale) for block in blocks), strict=True
+        gradient = gradient.contiguous()  # the kernel wants numbers of a head side by side
+        grads = [_with_a_place_more(states) for states in (query, key, value)]
+        for block in ctx.plan.blocks:
+            states = (
+                *map(block.read, (gradient, query, key, value, output)),
+                normaliser[block.targets].unflatten(0, block.shape),
             )
-        ]
-        for shared, after in plan.shared:
+            parts = _attend_backward(*states, causal=True, scale=ctx.scale)
+            for part, whole in zip(parts, grads, strict=True):
+                block.write(part, whole)
+        for shared, after in ctx.plan.shared:
             parts = _attend_backward(
                 gradient[None, after],
                 query[None, after],
@@ -319,13 +332,18 @@ class _SpanAttention(torch.autograd.Function):
                 causal=False,
                 scale=ctx.scale,
             )
-            for whole, place, part in zip(grads, (after, shared, shared), parts, strict=True):
+            for part, whole, place in zip(parts, grads, (after, shared, shared), strict=True):
                 whole[place].add_(part[0])
-        return *grads, None, None
+        return *(whole[:-1] for whole in grads), None, None
+
+
+def _with_a_place_more(states: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Memory for [N, ...] and, at its end, for what fills blocks up."""
+    return states.new_empty(len(states) + 1, *states.shape[1:], dtype=dtype)
 
 
 def _attend(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool, scale: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, causal: bool, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[R, S, H, D] over [R, K, H or fewer, D] to outputs [R, S, H, D] and normalisers [R, S, H]."""
     states = query, *_for_all_heads(key, value, query.shape[2])
@@ -344,9 +362,12 @@ def _attend_backward(
     normaliser: torch.Tensor,
     *,
     causal: bool,
-    scale: float | None,
+    scale: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The gradients of query, key and value, of their shapes, from that of the output of `_attend`."""
+    """The gradients of query, key and value, of their shapes, from that [R, S, H, D] of an output.
+
+    The output and its normaliser are those of these keys, or of these and others.
+    """
     states = gradient, query, *_for_all_heads(key, value, query.shape[2]), output, normaliser
     grads = aten._scaled_dot_product_flash_attention_for_cpu_backward(
         *(state.transpose(1, 2) for state in states), 0.0, causal, scale=scale

@@ -6,6 +6,7 @@ of the size [B, T, V] ever exists, neither forward nor backward.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -48,19 +49,20 @@ class _TokenLogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        num_positions = hidden.shape[0]
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        logps = hidden.new_empty(num_positions, dtype=wide)
-        entropy = torch.empty_like(logps)
-        normaliser = torch.empty_like(logps)
-        for start in range(0, num_positions, CHUNK_POSITIONS):
-            chunk = slice(start, start + CHUNK_POSITIONS)
-            logits = (hidden[chunk] @ weight.T).to(wide).div_(temperature)
-            normaliser[chunk] = logits.logsumexp(-1)
-            log_probs = logits.sub_(normaliser[chunk, None])
-            logps[chunk] = log_probs.gather(-1, targets[chunk, None]).squeeze(-1)
-            # H = -sum_v p_v log p_v. A logit of -inf has probability 0 and adds nothing.
-            entropy[chunk] = -log_probs.exp().mul_(log_probs).nan_to_num_(0.0).sum(-1)
+        logps, entropy, normaliser = hidden.new_empty(3, len(hidden), dtype=wide)
+        exps = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight), dtype=wide)
+        for chunk, logits in _logits_by_chunk(hidden, weight, temperature):
+            largest = logits.amax(-1, keepdim=True)
+            logits.sub_(largest)
+            weights = torch.exp(logits, out=exps[: len(logits)])
+            total = weights.sum(-1)
+            log_total = total.log()
+            normaliser[chunk] = largest.squeeze(-1) + log_total
+            logps[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - log_total
+            # H = -sum_v p_v log p_v = log Z - sum_v w_v z_v / Z with w = exp(z) and Z its sum. A logit of -inf has
+            # probability 0 and adds nothing.
+            entropy[chunk] = log_total - weights.mul_(logits).nan_to_num_(0.0).sum(-1) / total
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
@@ -70,24 +72,40 @@ class _TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         grad_logps, grad_entropy = grads
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
+        grad_logps, grad_entropy = (
+            None if grad is None else grad[:, None] / ctx.temperature for grad in (grad_logps, grad_entropy)
+        )
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for start in range(0, hidden.shape[0], CHUNK_POSITIONS):
-            chunk = slice(start, start + CHUNK_POSITIONS)
-            log_probs = (hidden[chunk] @ weight.T).to(normaliser.dtype).div_(ctx.temperature)
-            log_probs.sub_(normaliser[chunk, None])
-            scale = torch.zeros_like(normaliser[chunk]) if grad_logps is None else grad_logps[chunk]
+        for chunk, logits in _logits_by_chunk(hidden, weight, ctx.temperature):
+            log_probs = logits.sub_(normaliser[chunk, None])
+            scale = torch.zeros_like(log_probs[:, :1]) if grad_logps is None else grad_logps[chunk]
             if grad_entropy is None:
-                grad_logits = log_probs.exp_().mul_(-scale[:, None])
+                grad_logits = log_probs.exp_().mul_(-scale)
             else:
-                surprise = (log_probs + entropy[chunk, None]).mul_(grad_entropy[chunk, None])
-                grad_logits = surprise.add_(scale[:, None]).neg_().mul_(log_probs.exp_()).nan_to_num_(0.0)
-            grad_logits.scatter_add_(-1, targets[chunk, None], scale[:, None])
-            grad_logits = grad_logits.div_(ctx.temperature).to(hidden.dtype)
+                surprise = (log_probs + entropy[chunk, None]).mul_(grad_entropy[chunk])
+                grad_logits = surprise.add_(scale).neg_().mul_(log_probs.exp_()).nan_to_num_(0.0)
+            grad_logits.scatter_add_(-1, targets[chunk, None], scale)
+            grad_logits = grad_logits.to(hidden.dtype)
             grad_hidden[chunk] = grad_logits @ weight
             if grad_weight is not None:
                 grad_weight.addmm_(grad_logits.T, hidden[chunk])
         return grad_hidden, grad_weight, None, None
+
+
+def _logits_by_chunk(
+    hidden: torch.Tensor, weight: torch.Tensor, temperature: float
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Which positions, and their logits [C, V] over the temperature; all in the same memory, one chunk after another.
+
+    On a CPU fresh memory of that size costs as much as several passes over it.
+    """
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    memory = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight))
+    for start in range(0, len(hidden), CHUNK_POSITIONS):
+        chunk = slice(start, min(start + CHUNK_POSITIONS, len(hidden)))
+        logits = torch.mm(hidden[chunk], weight.T, out=memory[: chunk.stop - start])
+        yield chunk, logits.to(wide).div_(temperature)
 
 
 class TokenHead(nn.Module):
