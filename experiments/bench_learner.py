@@ -29,7 +29,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula, sdpa_backward_flop, sdpa_flop
+from torch.utils.flop_counter import (
+    FlopCounterMode,
+    addmm_flop,
+    register_flop_formula,
+    sdpa_backward_flop,
+    sdpa_flop,
+)
 
 from algorithms.losses import aggregate, clipped_surrogate
 from llmenv.batch import TokenBatch, TokenRow, plan_update
@@ -155,7 +161,7 @@ def report(
 
 def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: str) -> None:
     """A process's life: the whole batch at every "go"."""
-    count_attention()
+    count_operations()
     model = load_causal_lm(arguments.model)
     rows = make_rows(arguments, model.config.vocab_size, LENGTHS[lengths])
     run = contender(name, model, rows)
@@ -187,8 +193,8 @@ def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: st
         )
 
 
-def count_attention() -> None:
-    """PyTorch's counter knows attention on GPUs alone; and what is causal takes half of all pairs."""
+def count_operations() -> None:
+    """PyTorch's counter knows attention on GPUs alone, and no products in place; what is causal takes half of all."""
 
     def forward(
         query: Any, key: Any, value: Any, dropout_p: float = 0.0, is_causal: bool = False, **_: Any
@@ -209,6 +215,7 @@ def count_attention() -> None:
         return sdpa_backward_flop(gradient, query, key, value) // (1 + is_causal)
 
     aten = torch.ops.aten
+    register_flop_formula(aten.addmm_)(addmm_flop)
     register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(forward)
     register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward, get_raw=True)(backward)
 

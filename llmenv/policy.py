@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -50,25 +51,27 @@ class _TokenLogProbs(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        logps, entropy, normaliser = hidden.new_empty(3, len(hidden), dtype=wide)
-        exps = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight), dtype=wide)
+        logps = hidden.new_empty(len(hidden), dtype=wide)
+        entropy, normaliser = torch.empty_like(logps), torch.empty_like(logps)
+        memory = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight), dtype=wide)
         for chunk, logits in _logits_by_chunk(hidden, weight, temperature):
             largest = logits.amax(-1, keepdim=True)
             logits.sub_(largest)
-            weights = torch.exp(logits, out=exps[: len(logits)])
-            total = weights.sum(-1)
+            exps = torch.exp(logits, out=memory[: len(logits)])
+            total = exps.sum(-1)
             log_total = total.log()
             normaliser[chunk] = largest.squeeze(-1) + log_total
             logps[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - log_total
-            # H = -sum_v p_v log p_v = log Z - sum_v w_v z_v / Z with w = exp(z) and Z its sum. A logit of -inf has
-            # probability 0 and adds nothing.
-            entropy[chunk] = log_total - weights.mul_(logits).nan_to_num_(0.0).sum(-1) / total
+            # H = -sum_v p_v log p_v = log Z - sum_v exp(z_v) z_v / Z, with z the logits less the largest and Z the sum
+            # of exp(z): neither term is negative. A logit of -inf has probability 0 and adds nothing.
+            entropy[chunk] = log_total - exps.mul_(logits).nan_to_num_(0.0).sum(-1) / total
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
         return logps, entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         grad_logps, grad_entropy = grads
         hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
@@ -96,16 +99,19 @@ class _TokenLogProbs(torch.autograd.Function):
 def _logits_by_chunk(
     hidden: torch.Tensor, weight: torch.Tensor, temperature: float
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Which positions, and their logits [C, V] over the temperature; all in the same memory, one chunk after another.
+    """Which positions, and their logits [C, V] over the temperature, to be overwritten at will.
 
-    On a CPU fresh memory of that size costs as much as several passes over it.
+    All chunks are in the same memory: on a CPU fresh one of that size costs as much as several passes over it.
     """
-    wide = torch.promote_types(hidden.dtype, torch.float32)
     memory = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight))
+    wide_memory = memory.to(torch.promote_types(hidden.dtype, torch.float32))
     for start in range(0, len(hidden), CHUNK_POSITIONS):
         chunk = slice(start, min(start + CHUNK_POSITIONS, len(hidden)))
-        logits = torch.mm(hidden[chunk], weight.T, out=memory[: chunk.stop - start])
-        yield chunk, logits.to(wide).div_(temperature)
+        size = chunk.stop - start
+        logits = torch.mm(hidden[chunk], weight.T, out=memory[:size])
+        if logits.dtype != wide_memory.dtype:
+            logits = wide_memory[:size].copy_(logits)
+        yield chunk, logits.div_(temperature)
 
 
 class TokenHead(nn.Module):

@@ -39,6 +39,14 @@ def model(model_folder: str) -> Any:
     return load_causal_lm(model_folder)
 
 
+@pytest.fixture
+def flex_attention_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reference implementation has a backward pass, which PyTorch refuses on CPUs."""
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *states: None)
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     import ray

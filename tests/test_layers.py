@@ -17,6 +17,7 @@ LAYERS = {
         (
             "llmenv.renderer",
             "llmenv.policy",
+            "llmenv.attention",
             "llmenv.packed",
             "llmenv.batch",
             "llmenv.sampler",

@@ -69,11 +69,14 @@ def test_gradients_of_all_weights_equal_plain_autograd(
     assert relative_gap(ours, plain) < 1e-5
 
 
+@pytest.mark.parametrize("scale", [1, 1000])  # exp of such logits overflows
 @pytest.mark.parametrize("chunk", [3, 4, 100])  # 10 positions: a remainder, and everything at once
-def test_the_chunked_function_equals_autograd(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_chunked_function_equals_autograd(
+    chunk: int, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(policy_module, "CHUNK_POSITIONS", chunk)
     torch.manual_seed(0)
-    hidden = torch.randn(10, 5, dtype=torch.float64, requires_grad=True)
+    hidden = torch.randn(10, 5, dtype=torch.float64).mul(scale).requires_grad_()
     weight = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     targets, coefficients = torch.randint(7, (10,)), torch.randn(2, 10, dtype=torch.float64)
     ours = _TokenLogProbs.apply(hidden, weight, targets, 0.7)
@@ -89,6 +92,16 @@ def test_the_chunked_function_equals_autograd(chunk: int, monkeypatch: pytest.Mo
             for results in (ours, plain)
         ]
         torch.testing.assert_close(*gradients)
+
+
+def test_an_impossible_token_has_no_share_in_the_gradients() -> None:
+    hidden = torch.tensor([[1e30]], requires_grad=True)
+    weight = torch.tensor([[0.0], [0.0], [-1e30]], requires_grad=True)  # logits of 0, 0 and -inf
+    logps, entropy = _TokenLogProbs.apply(hidden, weight, torch.tensor([0]), 1.0)
+    (logps + entropy).sum().backward()
+    torch.testing.assert_close(torch.stack([logps, entropy]), torch.tensor([[0.5], [2.0]]).log())
+    torch.testing.assert_close(weight.grad, torch.tensor([[0.5e30], [-0.5e30], [0.0]]))
+    assert not hidden.grad.any()
 
 
 def test_no_positions_give_zero_gradients() -> None:
