@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import (
     FlopCounterMode,
-    addmm_flop,
+    flop_registry,
     register_flop_formula,
     sdpa_backward_flop,
     sdpa_flop,
@@ -215,7 +215,7 @@ def count_operations() -> None:
         return sdpa_backward_flop(gradient, query, key, value) // (1 + is_causal)
 
     aten = torch.ops.aten
-    register_flop_formula(aten.addmm_)(addmm_flop)
+    flop_registry[aten.addmm_] = flop_registry[aten.addmm]
     register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(forward)
     register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward, get_raw=True)(backward)
 
