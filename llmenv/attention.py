@@ -201,7 +201,7 @@ class _SpanAttention(torch.autograd.Function):
             normaliser[after] = torch.logaddexp(normaliser[after], part_normaliser[0])
         ctx.save_for_backward(query, key, value, output, normaliser)
         ctx.plan, ctx.scale = plan, scale
-        return output[:-1]
+        return output[:-1]  # without a copy, though autograd then lets nobody change it in place
 
     @staticmethod
     @once_differentiable
