@@ -8,8 +8,9 @@ the optimizer's step.
 Each way has a process of its own, and so a peak memory of its own; they take turns, so that a machine that slows down
 meanwhile slows all of them; reported is the median of the rounds.
 
-The share of the peak is that of the operations that were carried out, counted by PyTorch, in what the process reaches
-in plain float32 matrix products just before. Look at the cores too: a run that had fewer of them says nothing.
+The share of the peak is that of the operations that were carried out, counted by PyTorch, in what a process reaches in
+plain float32 matrix products: the median of all, each measured before a turn. Look at the cores too: a run that had
+fewer of them says nothing.
 
 With `--growth FILE.png` it draws instead how seconds and memory grow with the size of a group and with the length of
 the responses.
@@ -29,13 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import (
-    FlopCounterMode,
-    flop_registry,
-    register_flop_formula,
-    sdpa_backward_flop,
-    sdpa_flop,
-)
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_backward_flop, sdpa_flop
 
 from algorithms.losses import aggregate, clipped_surrogate
 from llmenv.batch import TokenBatch, TokenRow, plan_update
@@ -140,6 +135,7 @@ def report(
     middle: dict[str, dict[str, float]],
 ) -> None:
     loop = middle[LOOP]
+    rates = sorted(turn["matrix_rate"] for results in turns.values() for turn in results)
     print(
         f"\n{arguments.model}, {arguments.prompts} prompts of {arguments.prompt_tokens} tokens x {arguments.group_size}"
         f", responses of {max(1, round(LENGTHS[lengths] * arguments.tokens))} to {arguments.tokens} tokens\n"
@@ -153,10 +149,11 @@ def report(
             f"{name:18}{one['seconds']:9.2f}{every:>20}{one['tokens'] / one['seconds']:10,.0f}"
             f"{loop['seconds'] / one['seconds']:9.2f}{one['peak']:7.2f}{one['peak'] - one['idle']:12.2f}"
             f"{one['operations'] / 1e12:8.2f}"
-            f"{one['operations'] / one['seconds'] / one['matrix_rate']:8.0%}{one['cores']:6.2f}"
+            f"{one['operations'] / one['seconds'] / median(rates):8.0%}{one['cores']:6.2f}"
         )
-    rates = sorted(turn["matrix_rate"] / 1e9 for results in turns.values() for turn in results)
-    print(f"matrix products: {median(rates):.0f} GFLOP/s ({rates[0]:.0f} to {rates[-1]:.0f})")
+    print(
+        f"matrix products: {median(rates) / 1e9:.0f} GFLOP/s ({rates[0] / 1e9:.0f} to {rates[-1] / 1e9:.0f})"
+    )
 
 
 def work(line: Connection, name: str, arguments: argparse.Namespace, lengths: str) -> None:
@@ -216,8 +213,8 @@ def count_operations() -> None:
 
     aten = torch.ops.aten
     flop_registry[aten.addmm_] = flop_registry[aten.addmm]
-    register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu, get_raw=True)(forward)
-    register_flop_formula(aten._scaled_dot_product_flash_attention_for_cpu_backward, get_raw=True)(backward)
+    flop_registry[aten._scaled_dot_product_flash_attention_for_cpu] = forward
+    flop_registry[aten._scaled_dot_product_flash_attention_for_cpu_backward] = backward
 
 
 def make_rows(arguments: argparse.Namespace, vocab_size: int, shortest: float) -> list[TokenRow]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from experiments import bench_learner
 from experiments.bench_learner import (
@@ -16,11 +17,14 @@ from experiments.bench_learner import (
     LOOP,
     PLAIN,
     contender,
+    count_operations,
     draw_growth,
     make_rows,
     measure_matrix_products,
 )
+from llmenv.attention import Span, in_blocks
 from llmenv.models import load_causal_lm
+from llmenv.policy import TokenHead
 from support import relative_gap
 
 
@@ -52,6 +56,22 @@ def test_growth_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert {prompts * group_size for prompts, group_size, _ in asked} == {32}
     assert {size for _, size, _ in asked} == {1, 2, 4, 8, 16, 32}
     assert {tokens for *_, tokens in asked} == {64, 128, 256, 512, 1024}
+
+
+def test_operations_counted_by_hand() -> None:
+    count_operations()
+    hidden, weight = torch.randn(10, 5, requires_grad=True), torch.randn(7, 5, requires_grad=True)
+    with FlopCounterMode(display=False) as head:
+        TokenHead(torch.nn.Parameter(weight))(hidden, torch.zeros(10, dtype=torch.long), 1.0)[
+            0
+        ].sum().backward()
+    # The logits, twice; the gradients of the hidden states and of the weight.
+    assert head.get_total_flops() == 4 * (2 * 10 * 5 * 7)
+    query, key, value = (torch.randn(1, 3, 8, 4, requires_grad=True) for _ in range(3))
+    with FlopCounterMode(display=False) as attention:
+        in_blocks([Span(0, 8, 0)])(query, key, value, None).sum().backward()
+    # Scores and outputs; scores again, and the gradients of probabilities, query, key and value: half of all pairs.
+    assert attention.get_total_flops() == (2 + 5) * (2 * 3 * 8 * 8 * 4) // 2
 
 
 def test_matrix_products_are_timed() -> None:
