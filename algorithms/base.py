@@ -26,9 +26,10 @@ from ray.rllib.utils.metrics import (
 
 from algorithms.config import LLMConfig
 from algorithms.preflight import count_tasks, preflight
-from llmenv.batch import TokenRow, plan_update
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
+from llmenv.policy.batch import TokenRow
+from llmenv.policy.plan import plan_update
 from llmenv.rollout import PROMPT_TOO_LONG, GroupRequest, row_at
 
 logger = logging.getLogger(__name__)

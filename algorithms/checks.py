@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from algorithms.losses import KL_ESTIMATORS, NORMALISERS, SURROGATES
-from llmenv.lora import ALL_LINEAR
-from llmenv.renderer import TEMPLATES
-from llmenv.weight_transfer import BACKENDS
+from llmenv.models.lora import ALL_LINEAR
+from llmenv.models.renderer import TEMPLATES
+from llmenv.weights.transfer import BACKENDS
 
 if TYPE_CHECKING:
     from algorithms.config import LLMConfig

@@ -8,11 +8,11 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms.checks import check
-from llmenv.deepspeed_engine import build_config, read_config
-from llmenv.env_runner import LLMEnvRunner
-from llmenv.learner_group import LLMLearnerGroup
-from llmenv.lora import ALL_LINEAR
-from llmenv.rl_module import LLMModule
+from llmenv.engines.deepspeed import build_config, read_config
+from llmenv.models.lora import ALL_LINEAR
+from llmenv.rllib.env_runner import LLMEnvRunner
+from llmenv.rllib.learner_group import LLMLearnerGroup
+from llmenv.rllib.rl_module import LLMModule
 
 
 class LLMConfig(AlgorithmConfig):
@@ -111,10 +111,10 @@ class LLMConfig(AlgorithmConfig):
         Args:
             model: "tiny", "tiny-zero", "tiny-guess", "smollm2-135m", a folder in Hugging Face format, or a hub id.
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
-            template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.renderer`).
+            template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
-            lora_rank: Train adapters of this rank (see `llmenv.lora`) and nothing else of the policy. None: train all
-                weights.
+            lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
+                train all weights.
             lora_alpha: Adapters count `lora_alpha / lora_rank`. None: twice the rank, as TRL has it.
             lora_targets: "all-linear" (but the output layer), or last parts of layers' names, ["q_proj", "v_proj"].
         """
@@ -175,7 +175,7 @@ class LLMConfig(AlgorithmConfig):
             max_prompt_tokens: A sequence whose prompt is longer is not sampled. None: no limit.
             overlong_prompts: "drop" such samples (they are counted) or raise an "error".
             max_rows_per_sampler: Sequences that one runner decodes at the same time.
-            sampler: "transformers", or "vllm" where it is installed (see `llmenv.vllm_sampler`).
+            sampler: "transformers", or "vllm" where it is installed (see `llmenv.samplers.vllm`).
             sampler_kwargs: vLLM's engine arguments, such as {"gpu_memory_utilization": 0.5}, passed on unchanged. With
                 {"enable_sleep_mode": True} the engine sleeps while the learner, on the same GPU, updates.
             weight_transfer: How weights come from remote learners to remote runners: None, through Ray's object store;
@@ -308,7 +308,7 @@ class LLMConfig(AlgorithmConfig):
 
     @property
     def lora(self) -> dict[str, Any] | None:
-        """What the adapters are, for `llmenv.lora`; None where all weights are trained."""
+        """What the adapters are, for `llmenv.models.lora`; None where all weights are trained."""
         if self.lora_rank is None:
             return None
         return {

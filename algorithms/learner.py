@@ -16,9 +16,9 @@ from algorithms.losses import (
     importance_weights,
     sequence_logps,
 )
-from llmenv.batch import LossBatch
-from llmenv.learner import LLMLearner
-from llmenv.policy import PolicyOutput
+from llmenv.policy.batch import LossBatch
+from llmenv.policy.policy import PolicyOutput
+from llmenv.rllib.learner import LLMLearner
 
 
 class PolicyLearner(LLMLearner):

@@ -16,9 +16,9 @@ from algorithms.checks import check_choice
 from algorithms.config import LLMConfig
 from algorithms.learner import PolicyLearner
 from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_value_loss
-from llmenv.batch import Minibatch, PreparedBatch, TokenRow
-from llmenv.engine import sum_over_learners
+from llmenv.engines.engine import sum_over_learners
 from llmenv.episode import TextEpisode
+from llmenv.policy.batch import Minibatch, PreparedBatch, TokenRow
 
 CRITICS = ("separate", "shared", None)
 

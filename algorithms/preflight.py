@@ -8,10 +8,10 @@ import gymnasium as gym
 import ray
 
 from algorithms.config import LLMConfig
-from llmenv import deepspeed_engine
+from llmenv.engines import deepspeed as deepspeed_engine
 from llmenv.env import make_env
-from llmenv.models import resolve_model
-from llmenv.vllm_sampler import check_settings
+from llmenv.models.names import resolve_model
+from llmenv.samplers.vllm import check_settings
 
 
 def preflight(config: LLMConfig) -> int | None:

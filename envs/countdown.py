@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from envs.splits import split_of_text
-from envs.verifiers import verify_arithmetic
+from envs.verify.verifiers import verify_arithmetic
 from llmenv.env import TaskEnv
 
 QUESTION = (
@@ -168,7 +168,7 @@ class CountdownEnv(TaskEnv[CountdownTask]):
 
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is an expression that makes the target
-    exactly, using every number once (`llmenv.text` and `envs.verifiers` have the fine print).
+    exactly, using every number once (`llmenv.text` and `envs.verify.verifiers` have the fine print).
     What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,

@@ -6,7 +6,7 @@ from typing import Any
 
 from envs.countdown import QUESTION as COUNTDOWN_QUESTION
 from envs.countdown import CountdownEnv
-from envs.verifiers import calculate
+from envs.verify.verifiers import calculate
 from llmenv.text import pending_tool_call
 
 QUESTION = COUNTDOWN_QUESTION + (
@@ -23,8 +23,8 @@ class CountdownToolEnv(CountdownEnv):
     calculator's result is the next observation, which continues the message, and the model writes on from there.
     `</tool>` is a stop string of the environment, so that generation ends where a result is due.
 
-    The calculator computes exactly what the grammar of `envs.verifiers` has, in up to 200 characters. What cannot be
-    computed gets the result "not an expression", "too long" or "division by zero".
+    The calculator computes exactly what the grammar of `envs.verify.verifiers` has, in up to 200 characters. What
+    cannot be computed gets the result "not an expression", "too long" or "division by zero".
 
     ## Observation Space
     `TextSpace`: the question, then `<result> ... </result>` with `continues` in the info beside it; after the last step

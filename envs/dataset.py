@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from envs.math_word import ANSWER_IN_TAGS
 from envs.rows import RowEnv
-from envs.verifiers import verify_arithmetic, verify_integer, verify_math
+from envs.verify.verifiers import verify_arithmetic, verify_integer, verify_math
 from llmenv.data import Rows, load_rows, parse_prompt
 
 # What a data_source has in its name, in lower case, such as yolo/multiply-3_digit, DigitalLearningGmbH/MATH-lighteval,
@@ -111,7 +111,7 @@ class DatasetEnv(RowEnv[DatasetTask]):
 
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is right by the row's verifier
-    (`llmenv.text` and `envs.verifiers` have the fine print).
+    (`llmenv.text` and `envs.verify.verifiers` have the fine print).
     What that pays, with good form and without, says `llmenv.env.TaskEnv`; a row's own score is paid as it stands.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,

@@ -7,7 +7,7 @@ from operator import index
 from typing import Any, NamedTuple
 
 from envs.splits import split_of_text
-from envs.verifiers import read_integer, verify_integer
+from envs.verify.verifiers import read_integer, verify_integer
 from llmenv.env import TaskEnv
 from llmenv.text import parse_response
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from envs.rows import RowEnv
-from envs.verifiers import verify_math
+from envs.verify.verifiers import verify_math
 from llmenv.data import Rows, load_rows, split_files
 from llmenv.text import extract_boxed
 
@@ -132,12 +132,12 @@ class GSM8KEnv(MathWordEnv):
 
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning equals the right answer as mathematics: `18`,
-    `18.0` and `$18` do (`llmenv.text` and `envs.verifiers` have the fine print).
+    `18.0` and `$18` do (`llmenv.text` and `envs.verify.verifiers` have the fine print).
     What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
-    "no answer", "malformed" if correct but not well formed, or what `envs.verifiers.verify_math` says: "wrong value",
-    "not an expression", "too long", "time limit" or "memory limit".
+    "no answer", "malformed" if correct but not well formed, or what `envs.verify.verifiers.verify_math` says:
+    "wrong value", "not an expression", "too long", "time limit" or "memory limit".
 
     ## Episode End
     Terminated after one step, never truncated. Another step before `reset` raises `gymnasium.error.ResetNeeded`.
@@ -195,12 +195,12 @@ class MATHEnv(MathWordEnv):
 
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning equals the right answer as mathematics: for
-    `\frac{1}{2}`, `1/2` and `0.5` do (`llmenv.text` and `envs.verifiers` have the fine print).
+    `\frac{1}{2}`, `1/2` and `0.5` do (`llmenv.text` and `envs.verify.verifiers` have the fine print).
     What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
-    "no answer", "malformed" if correct but not well formed, or what `envs.verifiers.verify_math` says: "wrong value",
-    "not an expression", "too long", "time limit" or "memory limit".
+    "no answer", "malformed" if correct but not well formed, or what `envs.verify.verifiers.verify_math` says:
+    "wrong value", "not an expression", "too long", "time limit" or "memory limit".
 
     ## Episode End
     Terminated after one step, never truncated. Another step before `reset` raises `gymnasium.error.ResetNeeded`.

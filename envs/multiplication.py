@@ -8,7 +8,7 @@ from operator import index
 from typing import Any, NamedTuple
 
 from envs.splits import split_of_text
-from envs.verifiers import decimal_text, verify_integer
+from envs.verify.verifiers import decimal_text, verify_integer
 from llmenv.env import TaskEnv
 from llmenv.text import Response
 
@@ -85,7 +85,7 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
 
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning is the product, as one bare integer
-    (`llmenv.text` and `envs.verifiers` have the fine print).
+    (`llmenv.text` and `envs.verify.verifiers` have the fine print).
     What that pays, with good form and without, says `llmenv.env.TaskEnv`.
 
     `step_reward` adds to that, for a well-formed response, up to so much for the work shown in the `<think>` block:

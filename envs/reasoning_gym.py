@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 from envs.math_word import ANSWER_IN_TAGS
 from envs.rows import index_from
 from envs.splits import split_of_text
-from envs.workers import MemoryLimit, TimeLimit, WorkerPool
+from envs.verify.workers import MemoryLimit, TimeLimit, WorkerPool
 from llmenv.env import TaskEnv
 from llmenv.text import Response
 
 # Some of the library's puzzles take seconds to make; a worker that scores an answer makes its puzzle first.
-_TASKS = WorkerPool("envs.reasoning_gym_worker:ask", cpu_seconds=60)  # starts none yet
-_SCORES = WorkerPool("envs.reasoning_gym_worker:score", cpu_seconds=8)
+_TASKS = WorkerPool("envs.verify.reasoning_gym_worker:ask", cpu_seconds=60)  # starts none yet
+_SCORES = WorkerPool("envs.verify.reasoning_gym_worker:score", cpu_seconds=8)
 _MAX_LENGTH = 20_000  # characters of an answer
 _MAX_ATTEMPTS = 1_000
 

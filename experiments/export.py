@@ -15,9 +15,9 @@ from typing import Annotated
 
 import typer
 
-from experiments.model_card import model_card
-from experiments.run_folder import checkpoints
-from llmenv.models import POLICY_IN_CHECKPOINT
+from experiments.common.model_card import model_card
+from experiments.common.run_folder import checkpoints
+from llmenv.models.names import POLICY_IN_CHECKPOINT
 
 
 def main(

@@ -35,9 +35,9 @@ import torch.nn.functional as F
 from transformers import LlamaForCausalLM
 
 from experiments.demonstrations import DEMONSTRATIONS, STYLES
-from llmenv import tiny
-from llmenv.models import load_causal_lm, load_tokenizer
-from llmenv.renderer import Renderer
+from llmenv.models import tiny
+from llmenv.models.names import load_causal_lm, load_tokenizer
+from llmenv.models.renderer import Renderer
 
 BATCH_SIZE = 32
 ROWS_PER_PASS = 8

@@ -24,9 +24,9 @@ import typer
 
 if TYPE_CHECKING:
     from algorithms.base import LLMAlgorithm
-    from experiments.display import Display
-    from experiments.run_folder import RunFolder
-    from experiments.settings import RunSettings, Sections
+    from experiments.common.display import Display
+    from experiments.common.run_folder import RunFolder
+    from experiments.common.settings import RunSettings, Sections
 
 Option = typer.Option
 PHASES = ("sampling", "learning", "weight_sync")  # the rest of an iteration is RLlib's and Ray's own
@@ -122,7 +122,7 @@ def main(
     sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
     try:
         if deepspeed is not None:
-            from llmenv.deepspeed_engine import read_config
+            from llmenv.engines.deepspeed import read_config
 
             options["deepspeed"]["config"] = read_config(deepspeed)
         if resume is not None:
@@ -153,8 +153,8 @@ def main(
 
 
 def _sections(env: str, preset: str | None, assignments: list[str], options: Sections) -> Sections:
-    from experiments import settings
-    from llmenv.models import EMBEDDED
+    from experiments.common import settings
+    from llmenv.models.names import EMBEDDED
 
     assigned = settings.from_assignments(assignments)
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
@@ -187,8 +187,8 @@ def _env_id(env: str) -> str:
 
 def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
     """The recorded algorithm and settings; only the length may change, or it would be another run."""
-    from experiments import settings
-    from experiments.run_folder import checkpoints, read_config
+    from experiments.common import settings
+    from experiments.common.run_folder import checkpoints, read_config
 
     config = read_config(folder)
     changed = sorted({key for name, values in options.items() for key in values} - {*options["run"]})
@@ -206,10 +206,10 @@ def _resumed(folder: Path, options: Sections) -> tuple[str, Sections]:
 
 def _run(algo: str, sections: Sections, output: Path, resuming: bool, wandb: bool) -> None:
     """Builds everything that can fail on bad settings, then trains."""
-    from experiments import settings
-    from experiments.display import Display, quieten
-    from experiments.run_folder import RunFolder, checkpoints
-    from llmenv.models import resolve_model
+    from experiments.common import settings
+    from experiments.common.display import Display, quieten
+    from experiments.common.run_folder import RunFolder, checkpoints
+    from llmenv.models.names import resolve_model
 
     quieten()
     resolve_model(sections["policy"]["model"])
@@ -318,8 +318,8 @@ def _finish(
     checkpoint: Path,
     seconds: float,
 ) -> None:
+    from experiments.common.model_card import versions
     from experiments.export import export
-    from experiments.model_card import versions
 
     evaluations = folder.table("evaluations")
     if evaluations["iteration"].max() < algorithm.iteration:

@@ -19,8 +19,8 @@ import gymnasium as gym
 import numpy as np
 
 from llmenv.episode import TextEpisode, Turn, derive_seed
-from llmenv.renderer import Renderer
-from llmenv.sampler import Sampler, SamplingParams
+from llmenv.models.renderer import Renderer
+from llmenv.samplers.sampler import Sampler, SamplingParams
 
 PROMPT_TOO_LONG = "PromptTooLong"  # how the error of a sample begins whose prompt is over the limit
 MAX_STEP_THREADS = min(8, 2 * (os.cpu_count() or 1))

@@ -34,7 +34,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture
 def model(model_folder: str) -> Any:
     """That model, fresh: a test may change it."""
-    from llmenv.models import load_causal_lm
+    from llmenv.models.names import load_causal_lm
 
     return load_causal_lm(model_folder)
 

@@ -16,10 +16,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from algorithms import make_config
 from algorithms.config import LLMConfig
-from llmenv import engine, tiny
-from llmenv.deepspeed_engine import DeepSpeedEngine
+from llmenv.engines import torch as torch_engine
+from llmenv.engines.deepspeed import DeepSpeedEngine
 from llmenv.env import TextEnv
 from llmenv.episode import TextEpisode, Turn
+from llmenv.models import tiny
 
 # GSM8K and MATH-500 in files: where the environments look for them, else beside the checkout.
 REAL_DATA = Path(os.environ.get("LLMENV_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -113,7 +114,7 @@ def record_gradients(learner: Any) -> None:
         learner.recorded.append(torch.cat([p.grad.flatten().clone() for p in parameters]))
         return clip(parameters, limit)
 
-    engine.nn.utils.clip_grad_norm_ = clip_and_record
+    torch_engine.nn.utils.clip_grad_norm_ = clip_and_record
 
 
 def _record_sharded_gradients(learner: Any) -> None:
@@ -145,7 +146,7 @@ def take_gradients(learner: Any) -> list[torch.Tensor]:
         for sharded, _ in _engines(learner):
             del sharded.step
     else:
-        engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
+        torch_engine.nn.utils.clip_grad_norm_ = learner.recorded_clip
     return learner.recorded
 
 

@@ -1,0 +1,1 @@
+"""Measurements, each a command: python experiments/benchmarks/bench_NAME.py --help."""

@@ -1,0 +1,1 @@
+"""Engines: gradients to a step."""

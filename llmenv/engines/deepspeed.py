@@ -1,0 +1,239 @@
+"""The DeepSpeed engine: ZeRO partitions optimizer state, gradients and parameters over the learners.
+
+Knows nothing about losses, RLlib or what the module computes. DeepSpeed itself is imported in a learner alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from llmenv.engines.engine import untied_state
+
+Config = dict[str, Any]
+
+# What llmenv sets itself, and by which of its settings.
+OWN_KEYS = {
+    "train_batch_size": "training.minibatch_size",
+    "train_micro_batch_size_per_gpu": "training.micro_batch_tokens",
+    "gradient_accumulation_steps": "training.micro_batch_tokens",
+    "gradient_clipping": "training.grad_clip",
+    "optimizer": "training.lr, adam_betas and weight_decay",
+    "scheduler": "training.lr and lr_warmup_iterations",
+    "fp16.enabled": "policy.dtype",
+    "bf16.enabled": "policy.dtype",
+    "bfloat16.enabled": "policy.dtype",
+    "zero_optimization.stage": "deepspeed.zero_stage",
+    "zero_optimization.offload_optimizer.device": "deepspeed.offload_optimizer",
+    "zero_optimization.offload_param.device": "deepspeed.offload_parameters",
+}
+
+
+def build_config(
+    *,
+    zero_stage: int,
+    offload_optimizer: bool,
+    offload_parameters: bool,
+    dtype: str,
+    grad_clip: float | None,
+    extra: Config,
+) -> Config:
+    """What `deepspeed.initialize` is given.
+
+    Args:
+        zero_stage: What is partitioned: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too.
+        offload_optimizer: Optimizer state in CPU memory.
+        offload_parameters: Partitions of the parameters in CPU memory.
+        dtype: "float32", "bfloat16" or "float16", the last with loss scaling.
+        grad_clip: Largest norm of the gradient; None clips nothing.
+        extra: DeepSpeed's own settings, merged in last. An "auto", as Hugging Face's trainer has it, sets nothing.
+
+    Raises:
+        ValueError: For settings that contradict each other.
+    """
+    if zero_stage not in (0, 1, 2, 3):
+        raise ValueError(f"zero_stage must be 0, 1, 2, 3 or None, got {zero_stage!r}")
+    if offload_optimizer and zero_stage == 0:
+        raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3: stage 0 partitions nothing")
+    if offload_parameters and zero_stage != 3:
+        raise ValueError(f"offload_parameters needs zero_stage=3, got {zero_stage}: only 3 partitions them")
+    zero: Config = {"stage": zero_stage}
+    offload = {"device": "cpu", "pin_memory": True}
+    if offload_optimizer:
+        zero["offload_optimizer"] = offload
+    if offload_parameters:
+        zero["offload_param"] = offload
+    own: Config = {
+        # The batch plan decides on both; DeepSpeed only wants to see a number.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": grad_clip or 0.0,
+        "fp16": {"enabled": dtype == "float16"},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "zero_optimization": zero,
+        # PyTorch's AdamW: DeepSpeed's own would be compiled at its first use.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    for key, setting in OWN_KEYS.items():
+        value = _lookup(extra, key)
+        if value not in (None, "auto", _lookup(own, key)):
+            raise ValueError(
+                f"the DeepSpeed settings say {key}={value!r}, which is llmenv's own: leave it out there, and set "
+                f"{setting}"
+            )
+    return _merge(own, extra)
+
+
+def read_config(path: str | Path) -> Config:
+    """DeepSpeed's settings in a JSON file.
+
+    Raises:
+        ValueError: If there is no such file, or it holds no JSON object.
+    """
+    try:
+        config = json.loads(Path(path).read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot read DeepSpeed settings from {str(path)!r}: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a JSON object of DeepSpeed settings, and holds {config!r}")
+    return config
+
+
+def check_installed() -> None:
+    """Raises ValueError where DeepSpeed cannot be imported."""
+    for package in ("deepspeed", "accelerate"):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"zero_stage needs {package}: pip install 'llmenv[deepspeed]', or leave it out")
+
+
+@contextlib.contextmanager
+def deepspeed_world(config: Config, device: torch.device) -> Iterator[None]:
+    """Joins DeepSpeed to the learners' process group; models that are loaded within come out as stage 3 wants them.
+
+    A learner without others forms a group of its own, without a port.
+    """
+    os.environ.setdefault("LOCAL_RANK", "0")  # a learner sees its own GPU alone
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel("ERROR")
+    # DeepSpeed calls PyTorch's collectives by names that PyTorch warns of, at every call.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed.c10d_logger")
+    if device.type == "cpu":
+        # It would be compiled now, for more than a minute.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    if config["zero_optimization"]["stage"] < 3:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    partitioned = HfDeepSpeedConfig(config)  # transformers holds a weak reference to it
+    try:
+        yield
+    finally:
+        # Or every model that this process loads later would be partitioned too.
+        unset_hf_deepspeed_config()
+        del partitioned
+
+
+class DeepSpeedEngine:
+    """An `Engine` (see there) on DeepSpeed. All of its methods are collective.
+
+    Args:
+        module: The policy.
+        optimizer: PyTorch's, over the module's parameters; its learning rate stays settable there.
+        config: See `build_config`.
+    """
+
+    TAG = "engine"
+    sharded = True
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, config: Config):
+        import deepspeed
+
+        self.module = module
+        self.optimizer = optimizer
+        self._deepspeed, *_ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=config, dist_init_required=False
+        )
+
+    def forward(self, batch: Any) -> Any:
+        return self._deepspeed(batch)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        self._deepspeed.set_gradient_accumulation_boundary(last)
+        # DeepSpeed takes the mean over the learners.
+        self._deepspeed.backward(loss * dist.get_world_size())
+
+    def step(self) -> float:
+        if self._deepspeed.zero_optimization_stage() > 0:
+            self._deepspeed.step()
+            return float(self._deepspeed.get_global_grad_norm())
+        # At stage 0 the norm is known to nobody, and in float32 a step would be taken whatever it is.
+        wrapper = self._deepspeed.optimizer
+        scale = wrapper.loss_scale if self._deepspeed.fp16_enabled() else 1.0
+        grads = [p.grad.float() / scale for p in self.module.parameters() if p.grad is not None]
+        norm = float(nn.utils.get_total_norm(grads))
+        if math.isfinite(norm) or wrapper is not self.optimizer:  # a wrapper skips it, and lowers its scale
+            self._deepspeed.step()
+        else:
+            self._deepspeed.zero_grad()
+        return norm
+
+    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
+        import deepspeed
+
+        state: dict[str, torch.Tensor] = {}
+        for name, tensor in untied_state(part).items():
+            # One at a time: the others drop it again before the next.
+            with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
+                if dist.get_rank() == 0:
+                    state[name] = tensor.detach().to("cpu", copy=True)
+        return state if dist.get_rank() == 0 else None
+
+    def save(self, folder: Path) -> None:
+        """Each learner writes its partition."""
+        self._deepspeed.save_checkpoint(str(folder), tag=self.TAG)
+
+    def load(self, folder: Path) -> None:
+        """Takes the state back, the learning rate included."""
+        path, _ = self._deepspeed.load_checkpoint(str(folder), tag=self.TAG)
+        if path is None:
+            raise ValueError(
+                f"{folder} holds no state of a DeepSpeed engine: restore it with zero_stage=None"
+            )
+
+
+def _lookup(config: Config, dotted: str) -> Any:
+    """`config["a"]["b"]` for "a.b"; None where there is none."""
+    value: Any = config
+    for key in dotted.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _merge(ours: Config, theirs: Config) -> Config:
+    merged = dict(ours)
+    for key, value in theirs.items():
+        if isinstance(value, dict):
+            merged[key] = _merge(merged.get(key, {}), value)
+        elif value != "auto":
+            merged[key] = value
+    return merged

@@ -1,0 +1,71 @@
+"""What a learner asks of an engine: gradients to a step. Knows nothing about losses, RLlib or the module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class Engine(Protocol):
+    """What a learner asks of the thing that holds parameters and optimizer.
+
+    A loss is already divided by its global denominator: gradients are *summed* over micro-batches and learners.
+
+    Attributes:
+        sharded: Each learner holds, and saves, a part of the state: a checkpoint is that of its number of learners.
+    """
+
+    sharded: bool
+
+    def forward(self, batch: Any) -> Any:
+        """The module's output for one micro-batch. Every learner has the same number of them."""
+        ...
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        """Adds the gradients of one micro-batch's share of the loss; `step` follows the `last` one."""
+        ...
+
+    def step(self) -> float:
+        """Sums gradients over the learners, clips, steps, and clears them.
+
+        Returns:
+            The global gradient norm before clipping. If it is not finite, the step was not taken.
+        """
+        ...
+
+    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
+        """The whole state dict of a part of the module, tied tensors once, on the first learner; None on the others."""
+        ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+def untied_state(part: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's own tensors by name, a tied one under the first of its names alone."""
+    names: dict[torch.Tensor, str] = {}  # by identity
+    for name, tensor in part.state_dict(keep_vars=True).items():
+        names.setdefault(tensor, name)
+    return {name: tensor for tensor, name in names.items()}
+
+
+def sum_over_learners(tensor: torch.Tensor) -> torch.Tensor:
+    """Adds up the learners' tensors, in place. Collective."""
+    if in_company():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def in_company() -> bool:
+    """Whether there are other learners."""
+    return dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Whether this is the first learner, or the only one."""
+    return not dist.is_initialized() or dist.get_rank() == 0

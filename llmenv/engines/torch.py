@@ -1,0 +1,70 @@
+"""The engine on PyTorch alone. Knows nothing about losses, RLlib or what the module computes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from llmenv.engines.engine import in_company, is_first, sum_over_learners, untied_state
+
+
+class TorchEngine:
+    """Plain PyTorch: the whole model on every learner, gradients summed with one all-reduce.
+
+    Args:
+        module: The policy.
+        optimizer: Over the module's parameters.
+        max_grad_norm: Clip the global norm to this; None clips nothing.
+    """
+
+    STATE_FILE = "engine.pt"
+    sharded = False
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, max_grad_norm: float | None):
+        self.module = module
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+
+    def forward(self, batch: Any) -> Any:
+        return self.module(batch)
+
+    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+        loss.backward()
+
+    def step(self) -> float:
+        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        # A parameter without a gradient takes part too, with zeros: for any number of learners, and as in DeepSpeed.
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        if in_company():
+            flat = sum_over_learners(torch.cat([grad.flatten() for grad in grads]))
+            grads = list(flat.split([p.numel() for p in parameters]))
+        for p, grad in zip(parameters, grads, strict=True):
+            p.grad = grad.view_as(p)
+        limit = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(parameters, limit))
+        if math.isfinite(norm):
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
+        return {name: tensor.detach() for name, tensor in untied_state(part).items()} if is_first() else None
+
+    def save(self, folder: Path) -> None:
+        """Every learner holds the same state; the first one writes it."""
+        if is_first():
+            state: dict[str, Any] = {
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(state, folder / self.STATE_FILE)
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / self.STATE_FILE, map_location="cpu", weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])

@@ -1,0 +1,126 @@
+"""Model names: what ``--model NAME`` means, and how it is loaded.
+
+A name is one of three things:
+
+* a short name: ``tiny``, ``tiny-zero`` and ``tiny-guess`` are folders shipped inside this package; ``smollm2-135m`` is
+  SmolLM2-135M-Instruct, converted once into the user's cache (`llmenv.models.smollm2`);
+* a Hugging Face folder on disk;
+* an id on the Hugging Face hub, ``organisation/name``.
+
+Knows nothing about prompts, sampling or training. `resolve_model` needs neither torch nor transformers for a
+model that is already there, so that a wrong name fails at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmenv.models import smollm2
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+EMBEDDED = ("tiny", "tiny-zero", "tiny-guess")
+# Where an algorithm's checkpoint holds its policy, as a Hugging Face folder.
+POLICY_IN_CHECKPOINT = Path("learner_group", "learner", "policy")
+DTYPES = ("float32", "bfloat16", "float16")
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def resolve_model(name: str) -> str:
+    """Turns a model's name into what transformers loads: a folder, or a hub id.
+
+    Args:
+        name: one of `EMBEDDED`, ``smollm2-135m`` (converted into the user's cache on first use), the path of a
+            Hugging Face folder, or a hub id ``organisation/name``.
+
+    Returns:
+        The folder's absolute path, or the hub id unchanged.
+
+    Raises:
+        ValueError: the name is unknown, the folder is no model, or the hub does not give the model.
+        RuntimeError: the package behind ``smollm2-135m`` cannot be fetched. Every message names the remedy.
+    """
+    if name in EMBEDDED:
+        return _checked_folder(Path(__file__).parent / "assets" / name, "reinstall llmenv, which ships it")
+    if name == smollm2.NAME:
+        return _checked_folder(smollm2.folder(), "delete it, and the next use makes it again")
+    path = Path(name).expanduser()
+    if path.exists():
+        return _checked_folder(path.resolve(), "give the folder that save_pretrained wrote")
+    if _HUB_ID.fullmatch(name):
+        return _checked_hub_id(name)
+    known = ", ".join((*EMBEDDED, smollm2.NAME))
+    raise ValueError(
+        f"There is no model {name!r}: no such folder exists here. Give one of {known}, the path of a Hugging "
+        f"Face folder, or a hub id such as Qwen/Qwen2.5-0.5B."
+    )
+
+
+def load_causal_lm(name: str, dtype: str = "float32") -> PreTrainedModel:
+    """Loads a causal language model by its name, on the CPU and in evaluation mode.
+
+    Args:
+        name: see `resolve_model`.
+        dtype: of the weights: ``float32``, ``bfloat16`` or ``float16``.
+
+    Raises:
+        ValueError: an unknown dtype, or see `resolve_model`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"There is no dtype {dtype!r} for a model: give one of {', '.join(DTYPES)}.")
+    folder = resolve_model(name)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _load_errors_named(name):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer that belongs to a model; see `resolve_model` for names and errors."""
+    folder = resolve_model(name)
+    from transformers import AutoTokenizer
+
+    with _load_errors_named(name):
+        return AutoTokenizer.from_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _load_errors_named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # what transformers raises for missing files
+        raise ValueError(
+            f"Cannot load model {name!r}; its folder must hold a causal language model's config, weights and "
+            f"tokenizer, as save_pretrained writes them. {error}"
+        ) from error
+
+
+def _checked_folder(folder: Path, remedy: str) -> str:
+    if not (folder / "config.json").is_file():
+        found = "is a file" if folder.is_file() else "has no config.json"
+        raise ValueError(f"{folder} {found}, so it is no Hugging Face model folder: {remedy}.")
+    return str(folder)
+
+
+def _checked_hub_id(name: str) -> str:
+    """Asks the hub whether it has the model, so that a wrong id fails in seconds, before anything heavy."""
+    from huggingface_hub import model_info, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return name  # downloaded before, so no network is needed
+    try:
+        model_info(name, timeout=10)
+    except Exception as error:  # the hub's client raises some dozen types: its own, httpx's, OSError
+        raise ValueError(
+            f"There is no folder {name!r} here, and the Hugging Face hub did not give a model of that id "
+            f"({type(error).__name__}). Check the spelling; for a private model log in with `hf auth login`; "
+            f"without a network give the path of a folder, or one of {', '.join((*EMBEDDED, smollm2.NAME))}."
+        ) from error
+    return name

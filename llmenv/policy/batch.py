@@ -1,0 +1,218 @@
+"""From episodes to what a learner's forward pass eats: rows, micro-batches, minibatches.
+
+Token ids only: knows nothing about text, losses or engines. How a batch is cut into these is `llmenv.policy.plan`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from llmenv.episode import TextEpisode
+from llmenv.policy.packed import PackedRow
+
+
+@dataclass
+class TokenRow:
+    """One valid episode as arrays of length T.
+
+    Attributes:
+        token_ids: int64 [T], prompt and response tokens of all turns.
+        response_mask: bool [T], True where the model itself sampled the token.
+        sampling_logps: float32 [T], the sampler's log-probabilities; 0 outside the mask.
+        advantages: float32 [T]; 0 outside the mask.
+        rewards: float32 [T]; a turn's reward at its last response token, 0 elsewhere.
+        group: Rows of one group share their task and their first prompt.
+        bootstrapped: The row was cut short: what its critic expects after the last token counts as earned. Its last
+            entry is then no token, but the place of that value.
+    """
+
+    token_ids: np.ndarray
+    response_mask: np.ndarray
+    sampling_logps: np.ndarray
+    advantages: np.ndarray
+    rewards: np.ndarray
+    group: int
+    bootstrapped: bool = False
+
+    @classmethod
+    def from_episode(
+        cls, episode: TextEpisode, advantage: float = 0.0, *, bootstrapped: bool = False
+    ) -> TokenRow:
+        """A row whose every response token carries the episode's `advantage`."""
+        mask: list[bool] = []
+        logps: list[float] = []
+        rewards: list[float] = []
+        for turn in episode.turns:
+            size = len(turn.prompt_ids) + len(turn.response_ids)
+            mask += [False] * len(turn.prompt_ids) + [True] * len(turn.response_ids)
+            logps += [0.0] * len(turn.prompt_ids) + turn.logps
+            rewards += [0.0] * (size - 1) + [turn.reward]
+        extra = int(bootstrapped)
+        response_mask = np.array(mask + [False] * extra, dtype=bool)
+        return cls(
+            token_ids=np.array(episode.token_ids + [0] * extra, dtype=np.int64),
+            response_mask=response_mask,
+            sampling_logps=np.array(logps + [0.0] * extra, dtype=np.float32),
+            advantages=np.where(response_mask, np.float32(advantage), np.float32(0.0)),
+            rewards=np.array(rewards + [0.0] * extra, dtype=np.float32),
+            group=episode.group,
+            bootstrapped=bootstrapped,
+        )
+
+    def __len__(self) -> int:
+        return len(self.token_ids)
+
+    @property
+    def num_response_tokens(self) -> int:
+        return int(self.response_mask.sum())
+
+
+def shared_prefix(rows: Sequence[TokenRow]) -> int:
+    """How many leading tokens rows have in common, before the first response token of any of them."""
+    # The last token of a row predicts nothing, and counts for none.
+    limit = min(int(row.response_mask.argmax()) or len(row) - 1 for row in rows)
+    starts = np.stack([row.token_ids[:limit] for row in rows])
+    same = (starts == starts[0]).all(axis=0)
+    return limit if same.all() else int(same.argmin())
+
+
+def by_group(rows: Sequence[TokenRow]) -> list[list[TokenRow]]:
+    """The rows of each group, groups in the order in which they first appear."""
+    groups: dict[int, list[TokenRow]] = {}
+    for row in rows:
+        groups.setdefault(row.group, []).append(row)
+    return list(groups.values())
+
+
+@dataclass
+class TokenBatch:
+    """Rows of whole sequences, padded on the right to the longest.
+
+    Attributes:
+        input_ids: int64 [B, T].
+        lengths: int64 [B], tokens that are not padding. Padding is known by position, never by a token id.
+        response_mask: bool [B, T].
+        sampling_logps: float32 [B, T].
+        advantages: float32 [B, T].
+        rewards: float32 [B, T].
+        bootstrapped: bool [B].
+        groups: int64 [B]; rows with equal numbers share their first prompt.
+        prefix_lengths: int64 [B], `shared_prefix` of the rows of each one's group that are in this batch.
+    """
+
+    input_ids: torch.Tensor
+    lengths: torch.Tensor
+    response_mask: torch.Tensor
+    sampling_logps: torch.Tensor
+    advantages: torch.Tensor
+    rewards: torch.Tensor
+    bootstrapped: torch.Tensor
+    groups: torch.Tensor
+    prefix_lengths: torch.Tensor
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[TokenRow]) -> TokenBatch:
+        width = max(len(row) for row in rows)
+        prefixes = {group[0].group: shared_prefix(group) for group in by_group(rows)}
+
+        def pad(column: str) -> torch.Tensor:
+            first = getattr(rows[0], column)
+            padded = np.zeros((len(rows), width), dtype=first.dtype)
+            for i, row in enumerate(rows):
+                padded[i, : len(row)] = getattr(row, column)
+            return torch.from_numpy(padded)
+
+        return cls(
+            input_ids=pad("token_ids"),
+            lengths=torch.tensor([len(row) for row in rows]),
+            response_mask=pad("response_mask"),
+            sampling_logps=pad("sampling_logps"),
+            advantages=pad("advantages"),
+            rewards=pad("rewards"),
+            bootstrapped=torch.tensor([row.bootstrapped for row in rows]),
+            groups=torch.tensor([row.group for row in rows]),
+            prefix_lengths=torch.tensor([prefixes[row.group] for row in rows]),
+        )
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def to(self, device: torch.device) -> TokenBatch:
+        return TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+    @cached_property
+    def packed(self) -> PackedRow:
+        """The same rows as one, made when first asked for and kept for further passes."""
+        return PackedRow.from_columns(
+            self.input_ids, self.lengths, self.valued_mask, self.groups, self.prefix_lengths
+        )
+
+    @cached_property
+    def valued_mask(self) -> torch.Tensor:
+        """Where a critic has a value, bool [B, T]: the response tokens, and the last entry of bootstrapped rows."""
+        last = torch.arange(self.input_ids.shape[1], device=self.lengths.device) == self.lengths[:, None] - 1
+        return self.response_mask | (last & self.bootstrapped[:, None])
+
+
+@dataclass
+class PreparedBatch:
+    """A micro-batch on its learner's device, with what stays fixed over the steps on its batch.
+
+    Attributes:
+        tokens: The micro-batch.
+        old_logps: float32 [B, T], the learner's own log-probabilities before the first step on this batch. None where
+            there is but one step and nothing else asks for them: they are then the policy's own.
+        ref_logps: float32 [B, T] of the reference policy, or None where no KL to it is asked for.
+        old_values: float32 [B, T] of the critic, or None where there is none.
+        value_targets: float32 [B, T], what the critic is to say.
+    """
+
+    tokens: TokenBatch
+    old_logps: torch.Tensor | None
+    ref_logps: torch.Tensor | None
+    old_values: torch.Tensor | None = None
+    value_targets: torch.Tensor | None = None
+
+
+@dataclass
+class LossBatch:
+    """What a loss sees of one micro-batch beside the policy's output.
+
+    Attributes:
+        tokens: The micro-batch.
+        old_logps: float32 [B, T], the learner's own log-probabilities before the first step on this batch.
+        ref_logps: float32 [B, T] of the reference policy, or None where no KL to it is asked for.
+        num_tokens: The loss's denominator: see `Minibatch`.
+        num_sequences: The same, in sequences.
+        num_learned_tokens: The denominator of metrics about tokens that went through the model.
+    """
+
+    tokens: TokenBatch
+    old_logps: torch.Tensor
+    ref_logps: torch.Tensor | None
+    num_tokens: int
+    num_sequences: int
+    num_learned_tokens: int
+
+
+@dataclass
+class Minibatch:
+    """One learner's share of the sequences of one optimizer step.
+
+    Attributes:
+        micro_batches: This learner's rows, one forward and backward each. Every learner has the same number.
+        num_tokens: Response tokens of the whole minibatch, over all learners: the global denominator. It counts
+            rows that are in no micro-batch because they have no gradient, too.
+        num_sequences: Sequences of the whole minibatch, over all learners, counted likewise.
+        num_learned_tokens: Response tokens of the rows that are in micro-batches, over all learners.
+    """
+
+    micro_batches: list[TokenBatch]
+    num_tokens: int
+    num_sequences: int
+    num_learned_tokens: int

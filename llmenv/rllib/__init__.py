@@ -1,0 +1,1 @@
+"""The seams of RLlib: what samples, what learns, and the groups of both."""

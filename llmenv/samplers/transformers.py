@@ -1,0 +1,240 @@
+"""The sampler that decodes with plain Hugging Face modules, behind the protocol of `llmenv.samplers.sampler`.
+
+Each distinct prompt is prefilled once and its keys and values are shared out to all of its samples, and rows that have
+ended leave the batch. Every row draws from a random stream of its own, so that a sample does not depend on what else
+is in its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
+
+from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.weights import format as weights
+
+
+class TransformersSampler:
+    """A sampler on a Hugging Face causal LM.
+
+    Args:
+        model: Put into evaluation mode, on the device where it is to sample.
+        max_rows: Sequences decoded at the same time; more are sampled in several rounds.
+        tokenizer: The model's own, for stop strings; without one there can be none.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, max_rows: int = 512, tokenizer: PreTrainedTokenizerBase | None = None
+    ):
+        self.model = model.eval()
+        self.max_rows = max_rows
+        self.tokenizer = tokenizer
+        self.weights_version = 0
+
+    def load_weights(self, packed: weights.Packed, version: int) -> None:
+        weights.load(self.model, packed)
+        self.weights_version = version
+
+    def sleep(self) -> None:
+        """Stays awake: between calls of `generate` it holds the weights alone."""
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Completion]:
+        completions = []
+        for start in range(0, len(prompts), self.max_rows):
+            chunk = slice(start, start + self.max_rows)
+            completions += self._generate(prompts[chunk], params, seeds[chunk])
+        return completions
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
+    ) -> list[Completion]:
+        decoder = _Decoder(self.model, prompts, params.max_new_tokens)
+        device = self.model.device
+        stop_ids = torch.tensor(sorted(params.stop_token_ids), device=device)
+        uniforms = torch.from_numpy(
+            np.stack([np.random.default_rng(seed).random(params.max_new_tokens) for seed in seeds])
+        ).to(device)
+
+        num_rows = len(prompts)
+        tokens = torch.zeros(num_rows, params.max_new_tokens, dtype=torch.long, device=device)
+        logps = torch.zeros(num_rows, params.max_new_tokens, device=device)
+        lengths = torch.full((num_rows,), params.max_new_tokens, device=device)
+        stopped = torch.zeros(num_rows, dtype=torch.bool, device=device)
+        rows = torch.arange(num_rows, device=device)  # the rows still decoded
+        logits = decoder.prefill()
+        for t in range(params.max_new_tokens):
+            token, logp = _draw(logits, params.temperature, uniforms[rows, t])
+            tokens[rows, t], logps[rows, t] = token, logp
+            ended = torch.isin(token, stop_ids)
+            if params.stop_strings:
+                ended |= self._completes(params.stop_strings, tokens[rows, : t + 1])
+            stopped[rows[ended]] = True
+            lengths[rows[ended]] = t + 1
+            if t + 1 == params.max_new_tokens or bool(ended.all()):
+                break
+            going = ~ended
+            rows = rows[going]
+            logits = decoder.step(token, going)
+        return [
+            Completion(
+                token_ids=tokens[i, :length].tolist(),
+                logps=logps[i, :length].tolist(),
+                finish_reason="stop" if stop else "length",
+                weights_version=self.weights_version,
+            )
+            for i, (length, stop) in enumerate(zip(lengths.tolist(), stopped.tolist(), strict=True))
+        ]
+
+    def _completes(self, stop_strings: tuple[str, ...], responses: torch.Tensor) -> torch.Tensor:
+        """Whether the last token of each unfinished response [B, T] completes one of the strings: bool [B]."""
+        if self.tokenizer is None:
+            raise ValueError("stop strings need a tokenizer: TransformersSampler(model, tokenizer=...)")
+        # A token has a byte at least, so that so many of them hold any of the strings; one more, because decoders
+        # may drop a space at the front.
+        window = 1 + max(len(string.encode()) for string in stop_strings)
+        texts = self.tokenizer.batch_decode(responses[:, -window:], skip_special_tokens=False)
+        found = [any(string in text for string in stop_strings) for text in texts]
+        return torch.tensor(found, device=responses.device)
+
+
+def _draw(
+    logits: torch.Tensor, temperature: float, uniforms: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token a row by inverting the cumulative distribution at `uniforms` [B]; temperature 0 takes the argmax.
+
+    Returns:
+        Tokens [B] and their log-probabilities [B].
+    """
+    logits = logits.float()
+    log_probs = torch.log_softmax(logits / temperature if temperature > 0 else logits, dim=-1)
+    if temperature > 0:
+        cumulative = log_probs.exp().double().cumsum(-1)
+        token = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1])[:, None], right=True).squeeze(
+            -1
+        )
+        token = token.clamp_(max=logits.shape[-1] - 1)
+    else:
+        token = logits.argmax(-1)
+    return token, log_probs.gather(-1, token[:, None]).squeeze(-1)
+
+
+class _Decoder:
+    """The forward passes of one batch: a prefill of the distinct prompts, then one token a step for all rows.
+
+    Rows that have ended stay in the cache (as ballast) until they are a quarter of it: copying a cache costs
+    more than computing a few rows in vain.
+    """
+
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int):
+        self.model = model
+        index: dict[tuple[int, ...], int] = {}
+        prompt_of_row = [index.setdefault(tuple(prompt), len(index)) for prompt in prompts]
+        self.prompts = list(index)
+        self.prompt_of_row = torch.tensor(prompt_of_row, device=model.device)
+        self.max_new_tokens = max_new_tokens
+
+    def prefill(self) -> torch.Tensor:
+        """Logits [B, V] of each row's first response token."""
+        device = self.model.device
+        lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
+        width = int(lengths.max())
+        # Left padding, so that every row's next token has the same place in the cache.
+        ids = torch.zeros(len(self.prompts), width, dtype=torch.long)
+        for i, prompt in enumerate(self.prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask = torch.arange(width, device=device)[None, :] >= width - lengths[:, None]
+        self.cache = DynamicCache(config=self.model.config)
+        for i, layer in enumerate(self.cache.layers):
+            if type(layer) is DynamicLayer:  # sliding-window and recurrent layers keep a bounded state
+                self.cache.layers[i] = _RoomyLayer(self.max_new_tokens)
+        logits = self._forward(ids.to(device), mask.long(), (mask.long().cumsum(-1) - 1).clamp(min=0))
+
+        self.mask = torch.cat(
+            [mask[self.prompt_of_row], mask.new_ones(len(self.prompt_of_row), self.max_new_tokens)], dim=1
+        ).long()
+        self.positions = lengths[self.prompt_of_row]
+        self.cache.batch_select_indices(self.prompt_of_row)
+        self.width = width
+        self.alive = torch.ones(len(self.prompt_of_row), dtype=torch.bool, device=device)
+        return logits[self.prompt_of_row]
+
+    def step(self, token: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
+        """Appends `token` (one for each row alive before this step) and gives the next logits.
+
+        Args:
+            token: [B] the tokens just drawn.
+            going: bool [B], False for the rows that ended with that token.
+
+        Returns:
+            Logits [B', V] of the rows that go on.
+        """
+        fed = token.new_zeros(len(self.alive))
+        fed[self.alive] = token
+        self.alive[self.alive.clone()] = going
+        if 4 * int(self.alive.sum()) < 3 * len(self.alive):
+            keep = self.alive.nonzero().squeeze(-1)
+            self.cache.batch_select_indices(keep)
+            self.mask, self.positions, fed = self.mask[keep], self.positions[keep], fed[keep]
+            self.alive = self.alive[keep]
+        self.width += 1
+        logits = self._forward(fed[:, None], self.mask[:, : self.width], self.positions[:, None])
+        self.positions = self.positions + 1
+        return logits[self.alive]
+
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1]
+
+
+class _RoomyLayer(DynamicLayer):
+    """A cache layer with room for the whole response, so that a step writes one column and copies nothing."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+        self.used = 0
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        end = self.used + key_states.shape[-2]
+        if self.keys.numel() == 0 or end > self.keys.shape[-2]:
+            self.keys = self._grown(self.keys, key_states)
+            self.values = self._grown(self.values, value_states)
+        self.keys[:, :, self.used : end] = key_states
+        self.values[:, :, self.used : end] = value_states
+        self.used = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+    def _grown(self, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        batch, heads, length, dim = new.shape
+        grown = new.new_empty(batch, heads, self.used + length + self.room, dim)
+        if self.used:
+            grown[:, :, : self.used] = old[:, :, : self.used]
+        return grown
+
+    def get_seq_length(self) -> int:
+        return self.used
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.keys, self.values = self.keys[indices], self.values[indices]

@@ -1,0 +1,219 @@
+"""Worker processes: limits that hold from any thread and process, workers that are replaced, calls that run at once."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from envs.verify import workers
+from envs.verify.workers import MemoryLimit, TimeLimit, WorkerPool
+
+
+def act(what: str, *arguments: str) -> Any:
+    """What the workers of these tests do."""
+    match what:
+        case "echo":
+            return list(arguments)
+        case "pid":
+            return os.getpid()
+        case "loop":
+            while True:
+                pass
+        case "power":  # one operation inside the interpreter: no Python code runs until it ends
+            return len(str(9**9**8))
+        case "sleep":
+            return time.sleep(float(arguments[0]))
+        case "allocate":
+            return len(bytearray(8 << 30))
+        case "recurse":
+            return act("recurse")
+        case "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "limits":
+            return [resource.getrlimit(what) for what in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
+        case "print":
+            print('{"result": "forged"}', flush=True)
+            os.write(1, b'{"result": "forged"}\n')
+            return "honest"
+    raise ValueError(f"unknown: {what}")
+
+
+@pytest.fixture(scope="module")
+def pool() -> WorkerPool:
+    return WorkerPool("test_workers:act", max_workers=2)
+
+
+TEXTS = ["", "a\nb", '{"result": 1}\n', "\x00\x1b[2J", "é🙂\u202e", "\ud800 lone surrogate", "x" * 1_000_000]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+def test_any_text_arrives_as_it_is(pool: WorkerPool, text: str) -> None:
+    assert pool.call("echo", text, "") == [text, ""]
+
+
+def test_a_worker_serves_many_calls(pool: WorkerPool) -> None:
+    assert len({pool.call("pid") for _ in range(20)}) == 1
+    assert pool.call("pid") != os.getpid()
+
+
+@pytest.mark.parametrize("what", ["loop", "power"])
+def test_the_time_limit(pool: WorkerPool, what: str) -> None:
+    before = pool.call("pid")
+    with pytest.raises(TimeLimit):
+        pool.call(what)
+    assert pool.call("pid") != before  # another one took its place
+
+
+def test_a_worker_that_only_waits_is_stuck(pool: WorkerPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.call("pid")
+    monkeypatch.setattr(workers, "WALL_SECONDS", 0.2)
+    with pytest.raises(TimeLimit):
+        pool.call("sleep", "60")
+    assert pool.call("echo", "on") == ["on"]
+
+
+@pytest.mark.parametrize("how", ["ignored", "blocked"])
+def test_the_time_limit_holds_where_its_signal_is(how: str) -> None:
+    pool = WorkerPool("test_workers:act")
+    handler = signal.getsignal(signal.SIGXCPU)
+    try:
+        if how == "ignored":
+            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        else:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGXCPU])
+        pool.call("pid")  # the worker inherits it
+    finally:
+        signal.signal(signal.SIGXCPU, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGXCPU])
+    start = time.monotonic()
+    with pytest.raises(TimeLimit):
+        pool.call("loop")
+    assert time.monotonic() - start < workers.WALL_SECONDS
+
+
+def test_limits_stay_below_those_of_the_parent() -> None:
+    """Only root may raise a limit: elsewhere a worker that tried would not start."""
+    code = (
+        "import resource; from envs.verify.workers import WorkerPool\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (99, 99))\n"
+        "print(WorkerPool('test_workers:act').call('limits'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    memory, cpu = json.loads(
+        subprocess.check_output([sys.executable, "-c", code], text=True, env=environment)
+    )
+    assert memory == [1 << 30, 1 << 30]
+    assert cpu[0] < 99 and cpu[1] == 99
+
+
+@pytest.mark.parametrize("what", ["allocate", "recurse", "die"])
+def test_the_memory_limit(pool: WorkerPool, what: str) -> None:
+    with pytest.raises(MemoryLimit):
+        pool.call(what)
+    assert pool.call("echo", "on") == ["on"]
+
+
+def test_a_worker_that_died_between_calls_is_replaced(pool: WorkerPool) -> None:
+    pid = pool.call("pid")
+    os.kill(pid, signal.SIGKILL)
+    for _ in range(50):  # until the kernel has done so
+        time.sleep(0.02)
+        if not pool._idle or not pool._idle[-1].alive:
+            break
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert pool.call("pid") != pid
+    assert not [
+        warning.message for warning in seen if warning.category is ResourceWarning
+    ]  # its pipes are closed
+
+
+def test_what_a_worker_prints_is_no_reply(pool: WorkerPool) -> None:
+    assert pool.call("print") == "honest"
+    assert pool.call("echo", "next") == ["next"]
+
+
+def test_an_exception_names_the_function_and_spares_the_worker(pool: WorkerPool) -> None:
+    pid = pool.call("pid")
+    with pytest.raises(
+        RuntimeError, match="test_workers:act failed in its worker: ValueError: unknown: nonsense"
+    ):
+        pool.call("nonsense")
+    assert pool.call("pid") == pid
+
+
+def test_a_function_that_is_not_there() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"does not start: try `python -m envs\.workers test_workers:nothing 2`"
+    ):
+        WorkerPool("test_workers:nothing").call()
+
+
+def test_threads_call_at_once(pool: WorkerPool) -> None:
+    together = threading.Barrier(2, timeout=60)
+
+    def call(_: int) -> int:
+        together.wait()
+        pool.call("sleep", "0.3")  # so that neither is served by the worker of the other
+        return pool.call("pid")
+
+    with ThreadPoolExecutor(2) as executor:
+        assert len(set(executor.map(call, range(2)))) == 2
+    with ThreadPoolExecutor(8) as executor:  # more threads than workers wait their turn
+        pids = list(executor.map(lambda _: pool.call("pid"), range(40)))
+    assert len(set(pids)) <= 2
+
+
+def test_a_time_limit_holds_in_a_thread(pool: WorkerPool) -> None:
+    with ThreadPoolExecutor(1) as executor, pytest.raises(TimeLimit):
+        executor.submit(pool.call, "loop").result()
+
+
+def _in_child(pool: WorkerPool, connection: Any) -> None:
+    connection.send((pool.call("pid"), pool.call("echo", "child")))
+
+
+def test_a_forked_daemon_has_workers_of_its_own(pool: WorkerPool) -> None:
+    """As in Gymnasium's asynchronous vector environments, whose processes may have no children by multiprocessing."""
+    pid = pool.call("pid")
+    here, there = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(pool, there), daemon=True)
+    child.start()
+    assert here.poll(60)
+    child_pid, echo = here.recv()
+    child.join()
+    assert child_pid != pid and echo == ["child"]
+    assert pool.call("pid") == pid
+
+
+def test_workers_end_with_their_parent() -> None:
+    here, there = multiprocessing.Pipe()
+    pool = WorkerPool("test_workers:act")
+    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(pool, there))
+    child.start()
+    assert here.poll(60)
+    pid, _ = here.recv()
+    child.join()
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":  # ended; nobody has asked how
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"worker {pid} lives on")

@@ -1,0 +1,151 @@
+"""What a run leaves behind: whole at any moment, whatever kills it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithms import GRPO
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints
+from support import flat_weights, small_config
+
+
+def save(text: str):
+    """A checkpoint of two files, one of them in a folder of its own."""
+
+    def write(path: str) -> None:
+        (Path(path) / "inner").mkdir(parents=True)
+        (Path(path) / "first").write_text(text)
+        (Path(path) / "inner" / "second").write_text(text)
+
+    return write
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_newest_are_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for iteration in range(1, 5):
+        saved = folder.save_checkpoint(iteration, save(f"{iteration}"), keep=2)
+        assert saved == tmp_path / "checkpoints" / f"iteration_{iteration:06d}"
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["iteration_000003", "iteration_000004"]
+    folder.save_checkpoint(5, save("5"), keep=1)
+    assert os.listdir(tmp_path / "checkpoints") == ["iteration_000005"]
+    assert contents(checkpoints(tmp_path)[0]) == {"first": "5", "inner/second": "5"}
+
+
+def test_what_is_saved_already_is_not_touched(tmp_path: Path) -> None:
+    """As at Ctrl-C just after a checkpoint: there is no moment without it."""
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(1, save("1"), keep=2)
+    folder.save_checkpoint(1, save("again"), keep=2)
+    assert contents(checkpoints(tmp_path)[0])["first"] == "1"
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from experiments.common import run_folder
+
+def die(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def save(path):
+    (Path(path) / "inner").mkdir(parents=True)
+    (Path(path) / "first").write_text("2")
+    if sys.argv[2] == "saving":
+        die()
+    (Path(path) / "inner" / "second").write_text("2")
+
+if sys.argv[2] == "flushing":
+    run_folder._sync = die
+elif sys.argv[2] == "renaming":
+    os.replace = die
+elif sys.argv[2] == "deleting":
+    shutil.rmtree = lambda path: ((path / 'first').unlink(), die())
+run_folder.RunFolder(Path(sys.argv[1])).save_checkpoint(2, save, keep=1)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "newest"), [("saving", "1"), ("flushing", "1"), ("renaming", "1"), ("deleting", "2")]
+)
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, moment: str, newest: str) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_checkpoint(1, save("1"), keep=1)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (kept,) = checkpoints(tmp_path)
+    assert contents(kept) == {"first": newest, "inner/second": newest}
+    assert len(os.listdir(tmp_path / "checkpoints")) == 2  # what was cut short is there, under another name
+    folder.save_checkpoint(3, save("3"), keep=1)
+    assert os.listdir(tmp_path / "checkpoints") == ["iteration_000003"]
+
+
+@pytest.fixture
+def no_large_files() -> Iterator[None]:
+    """No file of this process may grow beyond 100 kB: writing on fails as it does on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_keeps_the_checkpoint_before(
+    ray_cluster: None, model_folder: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    config = small_config(model_folder).environment("support:NoDigit-v0")
+    algorithm = config.sampling(max_new_tokens=2).build_algo()
+    folder = RunFolder(tmp_path)
+    before = flat_weights(algorithm.learner_group._learner)
+    folder.save_checkpoint(0, algorithm.save_to_path, keep=1)
+    files = contents_in_bytes(tmp_path / "checkpoints")
+    assert max(map(len, files.values())) > 100_000
+    for _ in range(2):
+        algorithm.train()
+    assert not torch.equal(flat_weights(algorithm.learner_group._learner), before)
+    request.getfixturevalue("no_large_files")
+    with pytest.raises(
+        CheckpointError,
+        match=rf"iteration 2 cannot be written.* MB were free .*Make room; .*--resume {tmp_path}$",
+    ):
+        folder.save_checkpoint(2, algorithm.save_to_path, keep=1)
+    assert contents_in_bytes(tmp_path / "checkpoints") == files
+    algorithm.stop()
+    resumed = GRPO.from_checkpoint(str(checkpoints(tmp_path)[-1]))
+    assert torch.equal(flat_weights(resumed.learner_group._learner), before)
+    resumed.stop()
+
+
+def contents_in_bytes(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_table_that_cannot_be_written_stays_as_it_was(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log("progress", {"iteration": 1, "accuracy": 0.5})
+    request.getfixturevalue("no_large_files")
+    with pytest.raises(OSError, match="File too large"):
+        folder.log("progress", {"iteration": 2, **{f"column{i}": 0.5 for i in range(10_000)}})
+    assert folder.table("progress").to_dict("records") == [{"iteration": 1, "accuracy": 0.5}]
+    assert not list(tmp_path.glob(".partial_*"))
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for iteration in range(1, 4):
+        folder.log("progress", {"iteration": iteration, "accuracy": iteration / 10})
+    folder.rewind(2)
+    assert folder.table("progress")["iteration"].tolist() == [1, 2]

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import pytest
+
+from experiments.common import settings
+
+
+def test_assignments_take_yaml_values_and_bare_exponents():
+    sections = settings.from_assignments(
+        ["training.lr=1e-6", "training.group_size=4", "environment.env_config={num_numbers: 3}"]
+    )
+    assert sections == {
+        "training": {"lr": 1e-6, "group_size": 4},
+        "environment": {"env_config": {"num_numbers": 3}},
+    }
+
+
+def test_assignments_set_single_entries_of_a_mapping():
+    sections = settings.from_assignments(
+        ["environment.env_config.data=/data/train.parquet", "environment.env_config.digits=[2, 1]"]
+    )
+    assert sections == {"environment": {"env_config": {"data": "/data/train.parquet", "digits": [2, 1]}}}
+
+
+@pytest.mark.parametrize("text", ["lr=1", "training.lr", "=3", "training.=3", "a.b.c.d=1"])
+def test_a_malformed_assignment_names_the_form(text):
+    with pytest.raises(ValueError, match=r"section\.key=value"):
+        settings.parse_assignment(text)
+
+
+def test_later_layers_win_and_env_configs_merge():
+    merged = settings.merge(
+        {"training": {"lr": 1.0, "group_size": 8}, "environment": {"env_config": {"split": "train", "a": 1}}},
+        {"training": {"lr": 2.0}, "environment": {"env_config": {"a": 2}}},
+    )
+    assert merged == {
+        "training": {"lr": 2.0, "group_size": 8},
+        "environment": {"env_config": {"split": "train", "a": 2}},
+    }
+
+
+def test_the_layers_themselves_stay_as_they_were():
+    preset = {"environment": {"env_config": {"a": 1}}}
+    settings.merge(preset, {"environment": {"env_config": {"a": 2}}})
+    assert preset == {"environment": {"env_config": {"a": 1}}}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in settings.PRESETS.glob("*.yaml")))
+def test_every_preset_builds_its_config(name):
+    sections = settings.merge(settings.load_preset(name), {"environment": {"env": "envs:Countdown-v0"}})
+    algo = "PPO" if sections["training"]["group_size"] == 1 else "GRPO"
+    config, run = settings.build(algo, sections)
+    assert config.env == "envs:Countdown-v0"
+    for key, value in sections["training"].items():
+        assert getattr(config, key) == value
+    assert run.iterations == sections["run"]["iterations"]
+
+
+@pytest.mark.parametrize(
+    ("algo", "sections", "message"),
+    [
+        ("Nope", {}, "choose one of PPO, GRPO"),
+        ("GRPO", {"trainning": {"lr": 1}}, "unknown section 'trainning'"),
+        ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
+        ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
+        ("GRPO", {"training": {"minibatch_size": 7}}, "minibatch_size=7 must divide"),
+        ("GRPO", {"training": {"kl_estimator": "k9"}}, "kl_estimator must be one of k1, k2, k3"),
+        ("GRPO", {"sampling": {"top_p": 0.9}}, "whole distribution"),
+        ("GRPO", {"sampling": {"temperature": 0}}, "temperature must be above 0"),
+        ("GRPO", {"training": {"tis_cap": 0}}, "tis_cap must be above 0"),
+        ("GRPO", {"policy": {"lora_rank": 0}}, "lora_rank must be a whole number of at least 1"),
+        ("GRPO", {"policy": {"lora_rank": 2.5}}, "lora_rank must be a whole number of at least 1"),
+        (
+            "GRPO",
+            {"policy": {"lora_rank": 4, "lora_alpha": 0}},
+            "lora_alpha must be a whole number of at least 1",
+        ),
+        ("GRPO", {"policy": {"lora_rank": 4, "lora_targets": "q_proj"}}, "lora_targets must be .* a list"),
+        ("GRPO", {"policy": {"lora_rank": 4, "lora_targets": []}}, "lora_targets must be .* a list"),
+        ("GRPO", {"policy": {"lora_alpha": 8}}, "need a lora_rank"),
+        ("GRPO", {"sampling": {"sampler": "nope"}}, "sampler must be one of transformers, vllm"),
+        ("GRPO", {"sampling": {"sampler": "vllm", "temperature": 3}}, "temperatures from 0.01 to 2, got 3"),
+        ("GRPO", {"sampling": {"sampler_kwargs": {"seed": 1}}}, "sampler_kwargs are vLLM's"),
+    ],
+)
+def test_bad_settings_are_refused_by_name(algo, sections, message):
+    sections = settings.merge({"environment": {"env": "envs:Countdown-v0"}}, sections)
+    with pytest.raises(ValueError, match=message):
+        settings.build(algo, sections)
+
+
+def test_an_unknown_preset_lists_the_known_ones():
+    with pytest.raises(ValueError, match="pretrained, r1_zero, tiny, tinyzero_countdown"):
+        settings.load_preset("nope")
+
+
+def test_actors_share_the_cores(monkeypatch):
+    monkeypatch.setattr(settings.os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sections = {
+        "environment": {"env": "envs:Countdown-v0"},
+        "env_runners": {"num_env_runners": 2},
+        "learners": {"num_learners": 2},
+    }
+    config, _ = settings.build("grpo", sections)
+    assert 2 * config.num_cpus_per_env_runner + 2 * config.num_cpus_per_learner <= 2
+
+
+@pytest.mark.parametrize(
+    ("sections", "cap"),
+    [
+        ({}, None),
+        ({"sampling": {"sampler": "vllm"}}, 2.0),
+        ({"sampling": {"sampler": "vllm"}, "training": {"tis_cap": None}}, None),
+        ({"training": {"tis_cap": 3}}, 3.0),
+        ({"policy": {"lora_rank": 4}}, None),
+        ({"policy": {"lora_rank": 4, "dtype": "bfloat16"}}, 2.0),
+    ],
+)
+def test_importance_weights_are_on_where_the_engines_differ(sections, cap):
+    config, _ = settings.build("GRPO", {"environment": {"env": "envs:Countdown-v0"}, **sections})
+    assert config.importance_cap == cap

@@ -1,0 +1,284 @@
+"""The command line, run tiny: what it leaves behind, and what it says to bad arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from algorithms import GRPO
+from algorithms.base import RunnersLostError
+from experiments import run as run_module
+from experiments.common.display import Display
+from experiments.common.run_folder import RunFolder, checkpoints
+from experiments.common.settings import RunSettings
+from experiments.run import _sections, app
+from support import flat_weights, small_config
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--iterations=6",
+    "--prompts-per-iteration=4",
+    "--group-size=4",
+    "--max-new-tokens=40",
+    "--eval-tasks=4",
+    "--evaluate-every=3",
+    "--set=run.checkpoint_every=2",
+    "--set=run.show_every=1",
+]
+
+
+def run(*arguments: str, timeout: float = 600, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> tuple[Path, str]:
+    folder = tmp_path_factory.mktemp("run") / "first"
+    done = run(f"--output={folder}", *SMALL)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+def test_a_run_leaves_all_its_files(run_folder):
+    folder, output = run_folder
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "progress.csv", "evaluations.csv", "curve.png", "summary.json", "policy"} <= names
+    assert any(name.startswith("events.out") for name in names)
+    assert "4 held-out tasks" in output and "before" in output and "after" in output
+
+    progress = pd.read_csv(folder / "progress.csv")
+    assert progress["iteration"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert (progress["num_episodes"] == 16).all()
+    assert (progress["num_steps_skipped"] == 0).all()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_eval_tasks"] == 4 and summary["samples"] == 96
+    assert 0 <= summary["accuracy_before"] <= 1 and 0 <= summary["accuracy_after"] <= 1
+
+    samples = pd.read_parquet(folder / "samples" / "train_000002.parquet")
+    assert len(samples) == 16 and samples["completion"].str.startswith("Let me solve this").all()
+
+
+def test_the_final_policy_loads_in_plain_transformers(run_folder):
+    folder, _ = run_folder
+    model = AutoModelForCausalLM.from_pretrained(folder / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert "after 6 iterations of GRPO" in (folder / "policy" / "README.md").read_text()
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), f"--output={folder}", *SMALL]
+    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_rows(process: subprocess.Popen, folder: Path, number: int) -> None:
+    """Until so many iterations are in `progress.csv`."""
+    file = folder / "progress.csv"
+    while not file.exists() or len(file.read_text().splitlines()) <= number:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def killed_and_resumed(folder: Path, *arguments: str) -> None:
+    """Killed after three iterations, at whatever the fourth one is doing; checkpoints are of the even ones."""
+    process = start(folder, *arguments)
+    wait_for_rows(process, folder, 3)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
+    assert checkpoints(folder)[-1].name < "iteration_000006"
+    resumed = run(f"--resume={folder}")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert "resumed after iteration" in resumed.stdout
+
+
+def metrics_of(folder: Path, table: str) -> pd.DataFrame:
+    """All columns that are no times."""
+    frame = pd.read_csv(folder / f"{table}.csv")
+    return frame[[name for name in frame if not name.startswith("seconds") and name != "tokens_per_second"]]
+
+
+def assert_same_run(ours: Path, theirs: Path, **tolerance: float) -> None:
+    """Tasks and completions to the bit; metrics and weights too, unless there is a tolerance."""
+    for table in ("progress", "evaluations"):
+        pd.testing.assert_frame_equal(
+            metrics_of(ours, table), metrics_of(theirs, table), check_exact=not tolerance, **tolerance
+        )
+    names = sorted(path.name for path in (theirs / "samples").iterdir())
+    assert len(names) == 6 + 2 * 3  # an iteration each, and three evaluations, sampled and greedy
+    assert names == sorted(path.name for path in (ours / "samples").iterdir())
+    for name in names:
+        pd.testing.assert_frame_equal(
+            pd.read_parquet(ours / "samples" / name), pd.read_parquet(theirs / "samples" / name)
+        )
+    for weights, expected in zip(learned(ours), learned(theirs), strict=True):
+        torch.testing.assert_close(
+            weights, expected, rtol=tolerance.get("rtol", 0), atol=tolerance.get("atol", 0)
+        )
+
+
+def learned(folder: Path) -> list[torch.Tensor]:
+    """The final weights, and the optimizer's moments."""
+    state = torch.load(checkpoints(folder)[-1] / "learner_group" / "learner" / "engine.pt", weights_only=True)
+    moments = [
+        value[name] for value in state["optimizer"]["state"].values() for name in ("exp_avg", "exp_avg_sq")
+    ]
+    assert moments
+    return [*load_file(folder / "policy" / "model.safetensors").values(), *moments]
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
+    folder, _ = run_folder
+    assert (metrics_of(folder, "progress")["gradient_norm"] > 0).sum() >= 4, "else nothing is learned"
+    killed_and_resumed(tmp_path / "killed")
+    assert_same_run(tmp_path / "killed", folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "tolerance"), [(1, {}), (2, {"rtol": 0, "atol": 1e-5})])
+def test_with_runners_and_learners_in_processes_of_their_own_too(tmp_path, number, tolerance):
+    actors = [f"--num-env-runners={number}", f"--num-learners={number}"]
+    whole = run(f"--output={tmp_path / 'whole'}", *SMALL, *actors)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    killed_and_resumed(tmp_path / "killed", *actors)
+    assert_same_run(tmp_path / "killed", tmp_path / "whole", **tolerance)
+
+
+def test_without_runners_a_run_ends_with_a_checkpoint(ray_cluster, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module.signal, "signal", lambda *args: None)
+    config = small_config(model_folder).environment("support:NoDigit-v0")
+    algorithm = config.evaluation(evaluation_config=None, evaluation_duration=4).build_algo()
+    sample = algorithm._sample
+
+    def lost(*args, **kwargs):
+        if algorithm.iteration == 2:
+            raise RunnersLostError("4 of 4 groups could not be sampled")
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(algorithm, "_sample", lost)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunnersLostError, match=rf"could not be sampled. Go on with --resume {tmp_path}$"):
+        run_module._train(algorithm, RunSettings(iterations=4), folder, Display(4), None)
+    assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000002"]
+    assert folder.table("progress")["iteration"].tolist() == [1, 2]
+    weights = flat_weights(algorithm.learner_group._learner)
+    algorithm.stop()
+    resumed = GRPO.from_checkpoint(str(checkpoints(tmp_path)[-1]))
+    assert torch.equal(flat_weights(resumed.learner_group._learner), weights)
+    run_module._train(resumed, RunSettings(iterations=4), folder, Display(4), None)
+    assert folder.table("progress")["iteration"].tolist() == [1, 2, 3, 4]
+    resumed.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--env=Nope-v0"], "there is no environment 'Nope-v0'"),
+        (["--algo=Nope"], "there is no algorithm 'Nope'"),
+        (["--model=nope"], "no model 'nope'"),
+        (["--lora-rank=0"], "lora_rank must be a whole number of at least 1"),
+        (["--minibatch-size=7"], "minibatch_size=7 must divide"),
+        (["--zero-stage=4"], "zero_stage must be 0, 1, 2, 3"),
+        (["--deepspeed=nope.json"], "cannot read DeepSpeed settings from 'nope.json'"),
+        (["--preset=nope"], "there is no preset 'nope'"),
+        (["--resume=nowhere"], "is no run folder"),
+    ],
+)
+def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir()), "a refused run leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "section", "name", "value"),
+    [
+        ([], "training", "shared_prompts", None),
+        (["--no-shared-prompts"], "training", "shared_prompts", False),
+        (["--shared-prompts"], "training", "shared_prompts", True),
+        (["--lr=1e-3"], "training", "lr", 1e-3),
+        (["--lora-rank=8"], "policy", "lora_rank", 8),
+        (["--num-learners=2"], "learners", "num_learners", 2),
+    ],
+)
+def test_options_become_settings(arguments, section, name, value, monkeypatch):
+    """None: the config's own default."""
+    built = []
+    monkeypatch.setattr(run_module, "_run", lambda algo, sections, *rest: built.append(sections))
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.stderr
+    assert built[0].get(section, {}).get(name) == value
+
+
+@pytest.mark.parametrize(
+    ("options", "installed", "sampler"),
+    [
+        ({"policy": {"model": "smollm2-135m"}}, True, "vllm"),
+        ({"policy": {"model": "smollm2-135m"}}, False, None),
+        (
+            {"policy": {"model": "smollm2-135m"}, "sampling": {"sampler": "transformers"}},
+            True,
+            "transformers",
+        ),
+        ({"policy": {"model": "tiny-zero"}}, True, None),
+        ({"policy": {}}, True, None),
+        ({"policy": {}, "preset": {"policy": {"model": "smollm2-135m"}}}, True, "vllm"),
+    ],
+)
+def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeypatch, tmp_path):
+    """None: the config's own default, transformers."""
+    monkeypatch.setattr("experiments.run.find_spec", lambda name: installed or None)
+    preset = None
+    if written := options.pop("preset", None):
+        preset = str(tmp_path / "preset.yaml")
+        Path(preset).write_text(yaml.safe_dump(written))
+    assert _sections("Countdown-v0", preset, [], options).get("sampling", {}).get("sampler") == sampler
+
+
+@pytest.mark.slow
+def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
+    """The module and the command, as CONTRIBUTING has them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (block,) = re.findall(
+        r"```python\n(.*?register\(id=\"Reverse-v0\", entry_point=\"my_module.*?)```", text, re.DOTALL
+    )
+    code = textwrap.dedent(block)
+    assert len(code.splitlines()) < 40
+    (tmp_path / "my_module.py").write_text(code)
+    (command,) = re.findall(r"python experiments/run.py (--env my_module.*)", text)
+    done = run(*SMALL, *command.split(), f"--output={tmp_path / 'run'}", cwd=tmp_path, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    progress = pd.read_csv(tmp_path / "run" / "progress.csv")
+    assert progress["iteration"].tolist() == [1, 2]
+    samples = pd.read_parquet(tmp_path / "run" / "samples" / "train_000002.parquet")
+    assert len(samples) == 16 and samples["prompt"].str.contains("backwards").all()
+
+
+def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+    folder = tmp_path / "run"
+    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000")
+    wait_for_rows(process, folder, 1)
+    os.kill(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in output
+    assert list((folder / "checkpoints").glob("iteration_*"))

@@ -1,0 +1,566 @@
+"""The update: from the same episodes, the same gradients and weights however the work is cut and dealt."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
+from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
+
+from algorithms.advantages import group_relative_advantages
+from algorithms.learner import PolicyLearner
+from llmenv.engines.torch import TorchEngine
+from llmenv.env import TextSpace
+from llmenv.policy.batch import LossBatch, Minibatch, TokenRow
+from llmenv.policy.plan import plan_update
+from llmenv.rllib.learner import LLMLearner, NonFiniteStepsError
+from llmenv.rllib.learner_group import LLMLearnerGroup
+from support import (
+    flat_weights,
+    make_model_folder,
+    random_episodes,
+    record_gradients,
+    relative_gap,
+    small_config,
+    take_gradients,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
+SPACES = {DEFAULT_MODULE_ID: (TextSpace(), TextSpace())}
+
+
+def make_group(model: str, algo: str = "GRPO", num_learners: int = 0, **training: Any) -> LLMLearnerGroup:
+    config = small_config(model, algo, num_learners=num_learners, **training)
+    config.validate()
+    return config.build_learner_group(spaces=SPACES)
+
+
+def make_rows(num_groups: int = 5, group_size: int = 3, seed: int = 0) -> list[TokenRow]:
+    """15 rows of 4 to 63 tokens: they divide neither by 2 learners nor by a micro-batch."""
+    episodes = random_episodes(num_groups, group_size, seed)
+    rewards = np.array([episode.total_reward for episode in episodes])
+    advantages = group_relative_advantages(rewards, np.array([episode.group for episode in episodes]))
+    return [TokenRow.from_episode(e, a) for e, a in zip(episodes, advantages, strict=True)]
+
+
+def make_plan(
+    rows: Sequence[TokenRow], learners: int, minibatch_size: int = 15, tokens: int = 150, **kwargs: Any
+) -> list[list[Minibatch]]:
+    return plan_update(
+        rows,
+        minibatch_size=minibatch_size,
+        micro_batch_tokens=tokens,
+        num_learners=learners,
+        rng=np.random.default_rng(1),
+        **kwargs,
+    )
+
+
+class Update:
+    """One `LLMLearnerGroup.update` with what it did: gradients before clipping, weights before and after, metrics."""
+
+    def __init__(self, group: LLMLearnerGroup, plan: Sequence[Sequence[Minibatch]], **kwargs: Any):
+        self.before = group.on_all(flat_weights)
+        group.on_all(record_gradients)
+        results = group.update(plan, **kwargs)
+        self.gradients = group.on_all(take_gradients)  # [learner][step]
+        self.after = group.on_all(flat_weights)
+        self.metrics = [
+            {key: stats.peek() for key, stats in result[DEFAULT_MODULE_ID].items()} for result in results
+        ]
+
+    @property
+    def change(self) -> torch.Tensor:
+        return self.after[0] - self.before[0]
+
+    def summed(self, key: str) -> float:
+        """As RLlib adds up the learners: one that had nothing to report counts for nothing."""
+        return float(np.nansum([metrics.get(key, 0.0) for metrics in self.metrics]))
+
+
+def assert_same_update(ours: Update, theirs: Update) -> None:
+    """Pre-clip gradients to 1e-5 relative, weight changes to 1e-3 relative, the loss to 1e-5 (of its terms' size)."""
+    assert relative_gap(ours.before[0], theirs.before[0]) == 0.0
+    for gradients in ours.gradients:  # after the all-reduce, every learner has the whole gradient
+        for ours_step, theirs_step in zip(gradients, theirs.gradients[0], strict=True):
+            assert relative_gap(ours_step, theirs_step) < 1e-5
+    assert theirs.change.norm() > 1e-2  # AdamW at 1e-3 moved some ten thousand weights
+    assert relative_gap(ours.change, theirs.change) < 1e-3
+    assert ours.summed("total_loss") == pytest.approx(theirs.summed("total_loss"), abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def group_of_two(ray_cluster: None, model_folder: str, tmp_path_factory: Any) -> Iterator[LLMLearnerGroup]:
+    group = make_group(model_folder, num_learners=2, kl_coeff=0.05)
+    yield group
+    group.shutdown()
+
+
+@pytest.fixture(scope="module")
+def start(group_of_two: LLMLearnerGroup, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where every comparison begins: a checkpoint of the group of two before its first update."""
+    return Path(group_of_two.save_to_path(tmp_path_factory.mktemp("start")))
+
+
+@pytest.fixture
+def two(group_of_two: LLMLearnerGroup, start: Path) -> LLMLearnerGroup:
+    group_of_two.restore_from_path(start)
+    return group_of_two
+
+
+@pytest.fixture
+def one(model_folder: str) -> LLMLearnerGroup:
+    return make_group(model_folder, kl_coeff=0.05)
+
+
+def test_two_learners_make_the_update_of_one(one: LLMLearnerGroup, two: LLMLearnerGroup) -> None:
+    rows = make_rows()
+    ours, theirs = Update(two, make_plan(rows, 2)), Update(one, make_plan(rows, 1))
+    assert_same_update(ours, theirs)
+    assert torch.equal(ours.after[0], ours.after[1])  # the two stay the same to the bit
+    for key in ("entropy", "kl_behaviour", "kl_reference", "sampler_logp_gap_mean"):
+        assert ours.summed(key) == pytest.approx(theirs.summed(key), abs=1e-5)
+    for metrics in ours.metrics:
+        assert metrics["gradient_norm"] == pytest.approx(float(theirs.gradients[0][0].norm()), rel=1e-5)
+
+
+def test_over_several_minibatches_and_epochs_too(one: LLMLearnerGroup, two: LLMLearnerGroup) -> None:
+    rows = make_rows()
+    ours, theirs = (
+        Update(group, make_plan(rows, learners, minibatch_size=6), num_epochs=2, seed=3)
+        for group, learners in ((two, 2), (one, 1))
+    )
+    assert len(theirs.gradients[0]) == 6  # 6 + 6 + 3 rows, twice
+    # Each step's rounding is amplified by AdamW and by the next steps' ratios: the first step is exact.
+    assert relative_gap(ours.gradients[0][0], theirs.gradients[0][0]) < 1e-5
+    assert relative_gap(ours.change, theirs.change) < 1e-3
+    assert theirs.summed("kl_behaviour") > 1e-6
+    assert ours.summed("kl_behaviour") == pytest.approx(theirs.summed("kl_behaviour"), rel=1e-3)
+
+
+def test_a_learner_without_rows_takes_part(one: LLMLearnerGroup, two: LLMLearnerGroup) -> None:
+    rows = make_rows()[:1]
+    rows[0].advantages = np.where(rows[0].response_mask, np.float32(1.0), np.float32(0.0))
+    plan = make_plan(rows, 2)
+    assert [int(share.micro_batches[0].response_mask.any()) for (share,) in plan] == [1, 0]
+    assert_same_update(Update(two, plan), Update(one, make_plan(rows, 1)))
+
+
+def locally_normalised(plan: Sequence[Sequence[Minibatch]]) -> list[list[Minibatch]]:
+    """The classic mistake: each learner divides by the tokens of its own share (and the learners are averaged)."""
+    return [
+        [
+            replace(
+                share, num_tokens=len(plan) * sum(int(b.response_mask.sum()) for b in share.micro_batches)
+            )
+            for share in shares
+        ]
+        for shares in plan
+    ]
+
+
+def test_the_comparison_notices_a_wrong_denominator(one: LLMLearnerGroup, two: LLMLearnerGroup) -> None:
+    rows = make_rows()
+    theirs = Update(one, make_plan(rows, 1))
+    wrong = Update(two, locally_normalised(make_plan(rows, 2)))
+    assert relative_gap(wrong.gradients[0][0], theirs.gradients[0][0]) > 1e-3
+    with pytest.raises(AssertionError):
+        assert_same_update(wrong, theirs)
+
+
+@pytest.mark.parametrize("normaliser", ["token", "sequence"])
+def test_any_micro_batch_budget_gives_the_same_update(model_folder: str, normaliser: str) -> None:
+    rows = make_rows()
+    kwargs = {"kl_coeff": 0.05, "loss_normaliser": normaliser}
+    theirs = Update(make_group(model_folder, **kwargs), make_plan(rows, 1, tokens=100_000))
+    for tokens in (1, 100):
+        ours = Update(make_group(model_folder, **kwargs), make_plan(rows, 1, tokens=tokens))
+        assert_same_update(ours, theirs)
+
+
+@pytest.mark.parametrize("tokens", [1, 100, 100_000])
+def test_shared_prompts_make_the_update_of_padded_rows(model_folder: str, tokens: int) -> None:
+    """In several steps, with a reference and with the log-probabilities from before the first."""
+    rows = make_rows()
+    ours, theirs = (
+        Update(
+            make_group(model_folder, kl_coeff=0.05, shared_prompts=shared),
+            make_plan(rows, 1, tokens=tokens, minibatch_size=9, shared_prompts=shared),
+            seed=2,
+        )
+        for shared in (True, False)
+    )
+    assert len(ours.gradients[0]) == 2
+    assert_same_update(ours, theirs)
+    assert theirs.summed("kl_reference") > 1e-6
+    for key in ("entropy", "kl_behaviour", "kl_reference", "sampler_logp_gap_mean"):
+        assert ours.summed(key) == pytest.approx(theirs.summed(key), rel=1e-3)
+
+
+def test_the_comparison_notices_a_denominator_per_micro_batch(model_folder: str) -> None:
+    rows = make_rows()
+    theirs = Update(make_group(model_folder), make_plan(rows, 1, tokens=100_000))
+    plan = make_plan(rows, 1, tokens=100)
+    ((minibatch,),) = plan
+    wrong = [
+        replace(
+            minibatch,
+            micro_batches=[batch],
+            num_tokens=len(minibatch.micro_batches) * int(batch.response_mask.sum()),
+        )
+        for batch in minibatch.micro_batches
+    ]
+    learner = make_group(model_folder)._learner
+    for share in wrong:
+        for prepared in learner._prepare(share, fixed_old_logps=True).micro_batches:
+            batch = LossBatch(
+                tokens=prepared.tokens,
+                old_logps=prepared.old_logps,
+                ref_logps=None,
+                num_tokens=share.num_tokens,
+                num_sequences=share.num_sequences,
+                num_learned_tokens=share.num_learned_tokens,
+            )
+            output = learner.module[DEFAULT_MODULE_ID].forward_train(batch.tokens)
+            learner.engine.backward(
+                learner.compute_loss_for_module(
+                    module_id=DEFAULT_MODULE_ID, config=learner.config, batch=batch, fwd_out=output
+                ),
+                last=False,
+            )
+    gradient = torch.cat([p.grad.flatten() for p in learner.policy.parameters()])
+    assert relative_gap(gradient, theirs.gradients[0][0]) > 1e-3
+
+
+def test_the_gradient_is_that_of_the_formula(model_folder: str) -> None:
+    """GRPO at ratio 1 over whole logits: -sum_t A_t grad log p_t / N; the gradient of the KL is 0 at the start."""
+    rows = make_rows()
+    group = make_group(model_folder, kl_coeff=0.05)
+    model = group._learner.policy.model
+    loss = torch.zeros(())
+    for row in rows:
+        ids = torch.from_numpy(row.token_ids)
+        logps = model(input_ids=ids[None]).logits[0, :-1].log_softmax(-1).gather(-1, ids[1:, None])[:, 0]
+        loss = loss - (logps * torch.from_numpy(row.advantages[1:])).sum()
+    (loss / sum(row.num_response_tokens for row in rows)).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    model.zero_grad()
+    assert relative_gap(Update(group, make_plan(rows, 1)).gradients[0][0], expected) < 1e-5
+
+
+def test_rows_without_gradient_need_no_forward_pass(model_folder: str) -> None:
+    rows = make_rows()
+    for row in rows[3:9]:
+        row.advantages = np.zeros_like(row.advantages)
+    whole = make_plan(rows, 1)
+    parts = make_plan(rows, 1, has_gradient=lambda row: bool(row.advantages.any()))
+    assert sum(len(batch) for batch in parts[0][0].micro_batches) == 9
+    ours, theirs = (Update(make_group(model_folder), plan) for plan in (parts, whole))
+    assert_same_update(ours, theirs)
+    nobody = make_plan(rows[3:9], 1, has_gradient=lambda row: False)
+    assert not Update(make_group(model_folder), nobody).change.any()
+
+
+class RatioSpy(PolicyLearner):
+    """Notes each micro-batch's greatest distance of the ratio from 1."""
+
+    def compute_loss_for_module(self, *, batch: Any, fwd_out: Any, **kwargs: Any) -> torch.Tensor:
+        gap = (fwd_out.logps.detach() - batch.old_logps).exp().sub(1).abs().max()
+        self.ratio_gaps = [*getattr(self, "ratio_gaps", []), float(gap)]
+        self.old_logps = [*getattr(self, "old_logps", []), batch.old_logps]
+        return super().compute_loss_for_module(batch=batch, fwd_out=fwd_out, **kwargs)
+
+
+def make_spy(model_folder: str, **training: Any) -> LLMLearner:
+    config = small_config(model_folder, **training).learners(learner_class=RatioSpy)
+    return config.build_learner_group(spaces=SPACES)._learner
+
+
+def test_one_step_has_ratio_exactly_one(model_folder: str) -> None:
+    learner = make_spy(model_folder)
+    for seed in range(2):
+        learner.update(make_plan(make_rows(seed=seed), 1, tokens=100)[0])
+    assert len(learner.ratio_gaps) > 4
+    assert set(learner.ratio_gaps) == {0.0}
+
+
+def test_several_steps_keep_the_log_probabilities_from_before_the_first(model_folder: str) -> None:
+    learner = make_spy(model_folder, lr=1e-2)
+    rows = make_rows()
+    (shares,) = make_plan(rows, 1, minibatch_size=9, tokens=100_000)
+    with torch.no_grad():
+        before = {share.num_tokens: learner.policy(share.micro_batches[0]).logps for share in shares}
+    learner.update(shares, num_epochs=3)
+    assert len(learner.ratio_gaps) == 6
+    assert learner.ratio_gaps[0] < 1e-5  # the first step's forward pass is the one before it
+    assert min(learner.ratio_gaps[1:]) > 1e-3
+    expected = [before[share.num_tokens] for share in shares]
+    for old_logps in learner.old_logps:
+        assert any(old_logps.shape == e.shape and torch.equal(old_logps, e) for e in expected)
+
+
+def test_every_epoch_passes_over_every_minibatch_in_an_order_of_its_own(model_folder: str) -> None:
+    learner = make_spy(model_folder)
+    (shares,) = make_plan(make_rows(8, 2), 1, minibatch_size=2, tokens=100_000)
+    learner.update(shares, num_epochs=2, seed=5)
+    sums = [float(old_logps.sum()) for old_logps in learner.old_logps]
+    assert sorted(sums[:8]) == sorted(sums[8:])
+    assert len(set(sums[:8])) == 8
+    assert sums[:8] != sums[8:]
+
+
+def test_kl_to_the_reference_starts_at_zero_and_grows(model_folder: str) -> None:
+    group = make_group(model_folder, kl_coeff=0.05)
+    plan = make_plan(make_rows(), 1)
+    values = [Update(group, plan).summed("kl_reference") for _ in range(3)]
+    assert values[0] == pytest.approx(0.0, abs=1e-6)
+    assert values[2] > values[1] > 1e-4
+
+
+def test_without_a_kl_no_reference_is_loaded(model_folder: str) -> None:
+    group = make_group(model_folder)
+    assert group._learner.reference is None
+    assert "kl_reference" not in Update(group, make_plan(make_rows(), 1)).metrics[0]
+
+
+def test_a_positive_advantage_raises_the_likelihood_and_a_negative_one_lowers_it(model_folder: str) -> None:
+    for sign in (1.0, -1.0):
+        learner = make_group(model_folder)._learner
+        rows = make_rows(1, 1)
+        rows[0].advantages = np.where(rows[0].response_mask, np.float32(sign), np.float32(0.0))
+        ((share,),) = make_plan(rows, 1)
+        (batch,) = share.micro_batches
+        with torch.no_grad():
+            before = learner.policy(batch).logps.sum()
+        learner.update([share])
+        with torch.no_grad():
+            assert (learner.policy(batch).logps.sum() - before) * sign > 0.1
+
+
+def test_gradients_are_clipped_to_the_global_norm(model_folder: str) -> None:
+    """A step of plain SGD is minus the learning rate times the clipped gradient."""
+    learner = make_group(model_folder, grad_clip=0.5)._learner
+    learner.engine.optimizer = torch.optim.SGD(learner.policy.parameters(), lr=1.0)
+    for p in learner.policy.parameters():
+        p.grad = torch.full_like(p, 2.0)
+    before = flat_weights(learner)
+    norm = learner.engine.step()
+    assert norm == pytest.approx(2.0 * math.sqrt(len(before)), rel=1e-5)
+    change = flat_weights(learner) - before
+    assert float(change.norm()) == pytest.approx(0.5, rel=1e-2)  # rounding in weights of about 0.3
+    assert all(p.grad is None for p in learner.policy.parameters())
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_skips_the_step(model_folder: str, bad: float) -> None:
+    group = make_group(model_folder)
+    rows = make_rows()
+    rows[0].advantages = np.where(rows[0].response_mask, np.float32(bad), np.float32(0.0))
+    update = Update(group, make_plan(rows, 1))
+    assert not update.change.any()
+    assert update.metrics[0]["num_steps_skipped"] == 1
+    sound = Update(group, make_plan(make_rows(), 1))  # nothing of it is left behind
+    assert sound.change.any()
+    assert torch.isfinite(sound.after[0]).all()
+    assert sound.metrics[0]["num_steps_skipped"] == 0
+
+
+def poisoned_rows() -> list[TokenRow]:
+    rows = make_rows()
+    rows[0].advantages = np.where(rows[0].response_mask, np.float32(math.nan), np.float32(0.0))
+    return rows
+
+
+def test_skipped_steps_are_counted_one_by_one(model_folder: str) -> None:
+    """Of 3 minibatches one holds the bad row, and comes up in both epochs; the other 4 steps are taken."""
+    group = make_group(model_folder)
+    steps = []
+    optimizer = group._learner.engine.optimizer
+    step = optimizer.step
+    optimizer.step = lambda: steps.append(1) or step()
+    update = Update(group, make_plan(poisoned_rows(), 1, minibatch_size=6), num_epochs=2)
+    assert update.metrics[0]["num_steps_skipped"] == 2
+    assert len(steps) == 4
+    assert update.change.any() and torch.isfinite(update.after[0]).all()
+
+
+def infinite_loss(learner: LLMLearner) -> None:
+    """On the first learner: an infinite constant, whose gradient is 0, in the loss from now on."""
+    if learner._learner_index == 0:
+        compute = type(learner).compute_loss_for_module
+        learner.compute_loss_for_module = lambda **kwargs: compute(learner, **kwargs) + math.inf
+
+
+def sound_loss(learner: LLMLearner) -> None:
+    vars(learner).pop("compute_loss_for_module", None)
+
+
+def test_a_loss_that_is_not_finite_skips_the_step_on_all_learners(two: LLMLearnerGroup) -> None:
+    plan = make_plan(make_rows(), 2)
+    two.on_all(infinite_loss)
+    try:
+        update = Update(two, plan)
+        assert not update.change.any()
+        assert [metrics["num_steps_skipped"] for metrics in update.metrics] == [1, 1]
+        for _ in range(3):
+            two.update(plan)
+        with pytest.raises(NonFiniteStepsError, match=r"^5 optimizer steps in a row"):
+            two.update(plan)
+        for learner in two._worker_manager.actor_ids():  # RLlib takes one that has raised for lost
+            two._worker_manager.set_actor_state(learner, healthy=True)
+        assert torch.equal(two.on_all(flat_weights)[0], update.before[0])
+    finally:
+        two.on_all(sound_loss)
+
+
+def test_steps_that_are_skipped_count_in_a_row_and_over_a_resume(model_folder: str, tmp_path: Path) -> None:
+    sound, poisoned = make_plan(make_rows(), 1), make_plan(poisoned_rows(), 1)
+    group = make_group(model_folder, max_skipped_steps=3)
+    for plan in (poisoned, poisoned, sound, poisoned, poisoned):
+        group.update(plan)
+    resumed = make_group(model_folder, max_skipped_steps=3)
+    resumed.restore_from_path(group.save_to_path(tmp_path))
+    before = flat_weights(resumed._learner)
+    with pytest.raises(NonFiniteStepsError, match=r"^3 optimizer steps in a row.*learning rate"):
+        resumed.update(poisoned)
+    assert torch.equal(flat_weights(resumed._learner), before)
+    assert torch.equal(before, flat_weights(group._learner))
+
+
+def shift_sampling_logps(learner: LLMLearner, rows: Sequence[TokenRow], shift: float) -> None:
+    """Gives the rows a sampler whose log-probabilities are the learner's own, less `shift`."""
+    for row in rows:
+        (batch,) = make_plan([row], 1)[0][0].micro_batches
+        with torch.no_grad():
+            logps = learner.policy(batch).logps[0].numpy()
+        row.sampling_logps = np.where(row.response_mask, logps - np.float32(shift), np.float32(0.0))
+
+
+def test_sampler_gap_is_measured(model_folder: str) -> None:
+    """Log-probabilities of the learner's own, off by 0.25 everywhere and by 1 in one place."""
+    learner = make_group(model_folder)._learner
+    rows = make_rows()
+    shift_sampling_logps(learner, rows, 0.25)
+    first = int(rows[0].response_mask.argmax())
+    rows[0].sampling_logps[first] -= 0.75
+    result = learner.update(make_plan(rows, 1)[0])[DEFAULT_MODULE_ID]
+    tokens = sum(row.num_response_tokens for row in rows)
+    assert result["sampler_logp_gap_mean"].peek() == pytest.approx(0.25 + 0.75 / tokens, abs=1e-5)
+    assert result["sampler_logp_gap_max"].peek() == pytest.approx(1.0, abs=1e-5)
+    # k3 of a log-ratio x is e^x - 1 - x: 0.034025 at 0.25, 0.718282 at 1.
+    expected = 0.034025 + (0.718282 - 0.034025) / tokens
+    assert result["sampler_kl"].peek() == pytest.approx(expected, abs=1e-5)
+    assert "tis_fraction" not in result  # no importance weights unless asked for
+
+
+@pytest.mark.parametrize(("shift", "weight"), [(0.5, 1.648721), (-1.0, 0.367879), (1.0, 2.0)])
+def test_importance_weights_scale_the_gradient(model_folder: str, shift: float, weight: float) -> None:
+    """The same ratio everywhere is one factor: e^0.5 = 1.648721, e^-1 = 0.367879, and e = 2.718282 over a cap of 2."""
+    rows = make_rows()
+    plain = Update(make_group(model_folder, tis_cap=None), make_plan(rows, 1))
+    group = make_group(model_folder, tis_cap=2.0)
+    shift_sampling_logps(group._learner, rows, shift)
+    update = Update(group, make_plan(rows, 1))
+    assert relative_gap(update.gradients[0][0], weight * plain.gradients[0][0]) < 1e-4
+    assert update.metrics[0]["tis_fraction"] == pytest.approx(float(shift == 1.0))
+
+
+def test_the_share_of_truncated_tokens(model_folder: str) -> None:
+    rows = make_rows()
+    group = make_group(model_folder, tis_cap=2.0)
+    shift_sampling_logps(group._learner, rows, 0.0)
+    for row in rows[:2]:
+        row.sampling_logps = row.sampling_logps - row.response_mask.astype(np.float32)  # ratio e, over 2
+    update = Update(group, make_plan(rows, 1))
+    share = sum(row.num_response_tokens for row in rows[:2]) / sum(row.num_response_tokens for row in rows)
+    assert update.metrics[0]["tis_fraction"] == pytest.approx(share)
+
+
+def learning_rates(learner: LLMLearner, timesteps: Sequence[int]) -> list[float]:
+    """The rate that each update's steps were taken at."""
+    rates: list[float] = []
+    optimizer = learner.engine.optimizer
+    step = optimizer.step
+    optimizer.step = lambda: rates.append(optimizer.param_groups[0]["lr"]) or step()
+    for t in timesteps:
+        learner.update(make_plan(make_rows(), 1)[0], timesteps={NUM_ENV_STEPS_SAMPLED_LIFETIME: t})
+    return rates
+
+
+def test_learning_rate_warms_up(model_folder: str) -> None:
+    # 16 samples an iteration, warm-up over 4 iterations to 1e-3: a quarter more each, then constant.
+    learner = make_group(model_folder, lr=1e-3, lr_warmup_iterations=4)._learner
+    rates = learning_rates(learner, [16, 32, 48, 64, 80, 160])
+    assert rates == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3, 1e-3])
+
+
+def test_learning_rate_without_warm_up_and_by_schedule(model_folder: str) -> None:
+    assert learning_rates(make_group(model_folder)._learner, [16, 32]) == pytest.approx([1e-3, 1e-3])
+    learner = make_group(model_folder, lr=[[0, 1e-3], [100, 0.0]])._learner
+    assert learning_rates(learner, [25, 75]) == pytest.approx([0.75e-3, 0.25e-3])
+
+
+def test_a_checkpoint_brings_back_weights_optimizer_and_version(model_folder: str, tmp_path: Path) -> None:
+    group = make_group(model_folder)
+    plan = make_plan(make_rows(), 1)
+    for _ in range(2):
+        group.update(plan)
+    path = group.save_to_path(tmp_path)
+    theirs = Update(group, plan)
+    other = make_group(model_folder)
+    other.restore_from_path(path)
+    ours = Update(other, plan)
+    assert torch.equal(ours.before[0], theirs.before[0])
+    assert torch.equal(ours.after[0], theirs.after[0])  # AdamW's moments too, or the step would be another
+    assert other.pack_weights()[1] == group.pack_weights()[1] == 3
+
+
+def test_a_checkpoint_fits_any_number_of_learners(
+    two: LLMLearnerGroup, one: LLMLearnerGroup, tmp_path: Path
+) -> None:
+    rows = make_rows()
+    one.update(make_plan(rows, 1))
+    two.restore_from_path(one.save_to_path(tmp_path))
+    assert_same_update(Update(two, make_plan(rows, 2)), Update(one, make_plan(rows, 1)))
+
+
+def test_a_sharded_checkpoint_is_that_of_its_number_of_learners(
+    one: LLMLearnerGroup, start: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = flat_weights(one._learner) * 1.0
+    monkeypatch.setattr(TorchEngine, "sharded", True)
+    with pytest.raises(
+        ValueError, match=r"of 2 learners, and here are 1: .*num_learners=2, .*--model .*learner/policy"
+    ):
+        one.restore_from_path(start)
+    assert torch.equal(flat_weights(one._learner), before)
+
+
+def test_exported_policy_is_a_hugging_face_folder(model_folder: str, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    group = make_group(model_folder)
+    group.update(make_plan(make_rows(), 1))
+    group.on_all(lambda learner: learner.export(tmp_path))
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path)
+    weights = torch.cat([p.detach().flatten() for p in exported.parameters()])
+    assert torch.equal(weights, flat_weights(group._learner))
+
+
+@pytest.mark.slow
+def test_a_dead_learner_fails_the_update_in_words(ray_cluster: None, tmp_path: Path) -> None:
+    import ray
+
+    group = make_group(make_model_folder(tmp_path), num_learners=2)
+    ray.kill(next(iter(group._worker_manager.actors().values())))
+    for _ in range(2):  # RLlib drops the dead one from its list after the first call
+        with pytest.raises(RuntimeError, match=r"of 2 learners failed.*Resume from the last checkpoint"):
+            group.update(make_plan(make_rows(), 2))
+    group.shutdown()

@@ -1,0 +1,246 @@
+"""The sampler against plain transformers: the same numbers, the same greedy tokens, the right distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from llmenv.episode import TextEpisode, Turn
+from llmenv.policy.batch import TokenBatch, TokenRow
+from llmenv.policy.policy import CausalPolicy
+from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.samplers.transformers import TransformersSampler, _Decoder, _draw
+from support import plain_logps
+
+NO_STOP: frozenset[int] = frozenset()
+# Different lengths; two rows share a prompt; 0, the sampler's own padding, is a token like any other.
+PROMPTS = [[0, 5, 9], [7, 300, 20, 11, 4, 900, 31], [0, 5, 9], [42], [0, 0, 0, 0, 8]]
+SEEDS = [3, 4, 5, 6, 7]
+
+
+def sample(
+    model: Any, stop: frozenset[int] = NO_STOP, temperature: float = 1.0, tokens: int = 20, **kwargs: Any
+) -> list[Completion]:
+    params = SamplingParams(max_new_tokens=tokens, stop_token_ids=stop, temperature=temperature)
+    return TransformersSampler(model, **kwargs).generate(PROMPTS, params, SEEDS)
+
+
+def frequent_tokens(completions: list[Completion], count: int = 12) -> frozenset[int]:
+    """Stop tokens that end the rows at different times: those drawn at various places of `completions`."""
+    return frozenset(completions[i % len(completions)].token_ids[2 + i] for i in range(count))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_logps_are_those_of_the_policy_and_of_a_plain_forward(model: Any, temperature: float) -> None:
+    stop = frequent_tokens(sample(model, temperature=temperature))
+    completions = sample(model, stop, temperature)
+    assert (
+        len({len(completion.token_ids) for completion in completions}) > 2
+    )  # rows did leave at different times
+    rows = []
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        assert len(completion.logps) == len(completion.token_ids)
+        with torch.no_grad():
+            plain, _ = plain_logps(model, prompt + completion.token_ids, temperature)
+        plain = plain[len(prompt) - 1 :]
+        assert torch.tensor(completion.logps).double() == pytest.approx(plain, abs=2e-5)
+        turn = Turn(prompt_ids=prompt, response_ids=completion.token_ids, logps=completion.logps)
+        rows.append(TokenRow.from_episode(TextEpisode(0, 0, [turn]), 0.0))
+    batch = TokenBatch.from_rows(rows)
+    with torch.no_grad():
+        logps = CausalPolicy(model, temperature)(batch).logps
+    torch.testing.assert_close(logps, batch.sampling_logps, atol=2e-5, rtol=0)
+
+
+def test_greedy_equals_transformers_generate(model: Any) -> None:
+    free = sample(model, temperature=0.0)
+    stop = frozenset({free[1].token_ids[4], free[3].token_ids[9]})
+    completions = sample(model, stop, temperature=0.0)
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        output = model.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=20,
+            eos_token_id=sorted(stop),
+            pad_token_id=0,
+        )
+        assert completion.token_ids == output[0, len(prompt) :].tolist()
+    assert "stop" in {completion.finish_reason for completion in completions}
+
+
+def test_greedy_logps_are_of_the_unscaled_distribution(model: Any) -> None:
+    prompt, completion = PROMPTS[1], sample(model, temperature=0.0)[1]
+    with torch.no_grad():
+        plain, _ = plain_logps(model, prompt + completion.token_ids, 1.0)
+    assert torch.tensor(completion.logps).double() == pytest.approx(plain[len(prompt) - 1 :], abs=2e-5)
+
+
+def test_a_row_depends_on_its_seed_and_prompt_alone(model: Any) -> None:
+    together = sample(model)
+    params = SamplingParams(max_new_tokens=20, stop_token_ids=NO_STOP)
+    sampler = TransformersSampler(model)
+    for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
+        (alone,) = sampler.generate([prompt], params, [seed])
+        assert alone.token_ids == together[i].token_ids
+    assert [c.token_ids for c in sample(model)] == [c.token_ids for c in together]
+    assert together[0].token_ids != together[2].token_ids  # one prompt, two seeds
+    (other,) = sampler.generate([PROMPTS[0]], params, [99])
+    assert other.token_ids != together[0].token_ids
+
+
+def test_the_number_of_rows_at_a_time_changes_nothing(model: Any) -> None:
+    whole, parts = sample(model), sample(model, max_rows=2)
+    assert [c.token_ids for c in parts] == [c.token_ids for c in whole]
+
+
+def test_a_shorter_cap_gives_a_prefix(model: Any) -> None:
+    for long, short in zip(sample(model), sample(model, tokens=7), strict=True):
+        assert short.token_ids == long.token_ids[:7]
+
+
+def test_rows_that_stop_keep_their_stop_token_and_leave_the_others_alone(model: Any) -> None:
+    free = sample(model)
+    stop = frequent_tokens(free)
+    for whole, completion in zip(free, sample(model, stop), strict=True):
+        ends = [i for i, token in enumerate(whole.token_ids) if token in stop]
+        length = ends[0] + 1 if ends else 20
+        assert completion.token_ids == whole.token_ids[:length]
+        assert completion.finish_reason == ("stop" if ends else "length")
+
+
+def test_stopping_at_the_cap_is_stopping(model: Any) -> None:
+    free = sample(model, tokens=5)
+    completions = sample(model, frozenset({free[0].token_ids[4]}), tokens=5)
+    assert (completions[0].finish_reason, len(completions[0].token_ids)) == ("stop", 5)
+    assert {completion.finish_reason for completion in free} == {"length"}
+
+
+def test_one_token_is_enough(model: Any) -> None:
+    assert [c.token_ids for c in sample(model, tokens=1)] == [c.token_ids[:1] for c in sample(model)]
+
+
+def test_no_prompts_give_no_completions(model: Any) -> None:
+    assert TransformersSampler(model).generate([], SamplingParams(4, NO_STOP), []) == []
+
+
+def test_the_padding_id_is_an_ordinary_token(model: Any) -> None:
+    free = sample(model)
+    pad = free[1].token_ids[3]
+    model.config.pad_token_id = model.generation_config.pad_token_id = pad
+    again = sample(model)
+    assert [c.token_ids for c in again] == [c.token_ids for c in free]
+    assert again[1].token_ids[3] == pad
+    assert again[1].finish_reason == "length"
+
+
+def test_a_prompt_shared_by_a_group_is_computed_once(model: Any) -> None:
+    shapes = []
+    hook = lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape))  # noqa: E731
+    model.register_forward_pre_hook(hook, with_kwargs=True)
+    TransformersSampler(model).generate(
+        [[1, 2, 3]] * 6 + [[4, 5]] * 2, SamplingParams(3, NO_STOP), list(range(8))
+    )
+    assert shapes == [(2, 3), (8, 1), (8, 1)]  # two distinct prompts, then a token a row
+
+
+def test_rows_that_ended_leave_the_batch(model: Any) -> None:
+    free = sample(model)
+    rows = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    sample(model, frozenset(c.token_ids[2] for c in free[1:]))
+    assert rows[1] == 5
+    assert rows[-1] < 5
+
+
+def test_logits_equal_those_without_a_cache(model: Any) -> None:
+    """Step by step, with rows leaving in between (three of five, so that the cache is compacted)."""
+    sequences = [list(prompt) for prompt in PROMPTS]
+    rows = list(range(5))
+    decoder = _Decoder(model, PROMPTS, max_new_tokens=6)
+    leaving = {1: [2], 2: [0, 4]}
+    with torch.inference_mode():
+        logits = decoder.prefill()
+        for t in range(6):
+            for row, got in zip(rows, logits, strict=True):
+                whole = model(input_ids=torch.tensor([sequences[row]]), use_cache=False).logits[0, -1]
+                torch.testing.assert_close(got, whole, atol=2e-5, rtol=0)
+            if t == 5:
+                break
+            tokens = torch.tensor([(31 * t + 7 * row) % 1000 for row in rows])
+            for row, token in zip(rows, tokens.tolist(), strict=True):
+                sequences[row].append(token)
+            going = torch.tensor([row not in leaving.get(t, []) for row in rows])
+            rows = [row for row in rows if row not in leaving.get(t, [])]
+            logits = decoder.step(tokens, going)
+
+
+def test_draw_inverts_the_cumulative_distribution() -> None:
+    # p = (0.1, 0, 0.6, 0.3); a thousand evenly spaced uniforms hit each token p * 1000 times, give or take the ends.
+    probs = torch.tensor([0.1, 0.0, 0.6, 0.3])
+    uniforms = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    tokens, logps = _draw(probs.log().expand(1000, 4), 1.0, uniforms)
+    counts = torch.bincount(tokens, minlength=4).tolist()
+    assert counts[1] == 0
+    assert np.abs(np.array(counts) - [100, 0, 600, 300]).max() <= 1
+    torch.testing.assert_close(logps, probs.log()[tokens])
+    # At temperature 0.5, p^2: 0.01, 0.36, 0.09 of 0.46 -> 21.7, 782.6, 195.7 of a thousand.
+    tokens, logps = _draw(probs.log().expand(1000, 4), 0.5, uniforms)
+    counts = torch.bincount(tokens, minlength=4).tolist()
+    assert np.abs(np.array(counts) - [21.7, 0, 782.6, 195.7]).max() <= 1
+    assert logps[tokens == 2][0].item() == pytest.approx(np.log(0.36 / 0.46), abs=1e-6)
+
+
+def test_draw_never_takes_an_impossible_token_at_the_ends() -> None:
+    logits = torch.tensor([[-torch.inf, 0.0, 0.0, -torch.inf]]).expand(2, 4)
+    tokens, _ = _draw(logits, 1.0, torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64))
+    assert tokens.tolist() == [1, 2]
+
+
+def test_samples_follow_the_models_distribution(model: Any) -> None:
+    """Chi-square of 4,000 first tokens over the 11 likeliest tokens and the rest: 11 degrees of freedom."""
+    with torch.no_grad():
+        probs = model(input_ids=torch.tensor([[7, 300, 20]])).logits[0, -1].double().softmax(-1)
+    params = SamplingParams(max_new_tokens=1, stop_token_ids=NO_STOP)
+    sampler = TransformersSampler(model, max_rows=4000)
+    drawn = [c.token_ids[0] for c in sampler.generate([[7, 300, 20]] * 4000, params, range(4000))]
+    counts = torch.bincount(torch.tensor(drawn), minlength=len(probs)).double()
+    top = probs.topk(11).indices
+    observed = torch.cat([counts[top], (4000 - counts[top].sum())[None]])
+    expected = torch.cat([probs[top], (1 - probs[top].sum())[None]]) * 4000
+    assert expected.min() > 20
+    # 40 is passed by chance once in 30,000 (and the seeds are fixed).
+    assert ((observed - expected) ** 2 / expected).sum() < 40
+
+
+class Letters:
+    """A tokenizer with a letter a token: 0 is a, 25 is z, and so on in a circle."""
+
+    def batch_decode(self, rows: torch.Tensor, skip_special_tokens: bool) -> list[str]:
+        return ["".join(chr(97 + token % 26) for token in row) for row in rows.tolist()]
+
+
+def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(model: Any) -> None:
+    free = sample(model)
+    texts = Letters().batch_decode(torch.tensor([c.token_ids for c in free]), False)
+    strings = (texts[0][5:8], texts[1][:2], "0")  # the last one is in no text
+    params = SamplingParams(20, NO_STOP, 1.0, stop_strings=strings)
+    stopped = TransformersSampler(model, tokenizer=Letters()).generate(PROMPTS, params, SEEDS)
+    for whole, text, completion in zip(free, texts, stopped, strict=True):
+        ends = [text.find(string) + len(string) for string in strings if string in text]
+        assert completion.token_ids == whole.token_ids[: min(ends, default=20)]
+        assert len(completion.logps) == len(completion.token_ids)
+        assert completion.finish_reason == ("stop" if ends else "length")
+    assert len(stopped[0].token_ids) <= 8
+    assert len(stopped[1].token_ids) == 2
+
+
+def test_stop_strings_without_a_tokenizer_name_the_remedy(model: Any) -> None:
+    params = SamplingParams(4, NO_STOP, stop_strings=("x",))
+    with pytest.raises(ValueError, match=r"need a tokenizer: TransformersSampler\(model, tokenizer="):
+        TransformersSampler(model).generate(PROMPTS, params, SEEDS)
