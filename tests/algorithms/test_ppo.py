@@ -13,7 +13,6 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from test_advantages import gae_by_definition
-from test_learner import Update, assert_same_update, make_group, make_plan
 
 from algorithms.losses import kl_k1
 from algorithms.ppo import PPO
@@ -22,6 +21,7 @@ from llmenv.policy.batch import TokenRow
 from llmenv.rllib.learner import LLMLearner
 from llmenv.rllib.learner_group import LLMLearnerGroup
 from support import critic_weights, flat_weights, plain_logps, random_episodes, relative_gap, small_config
+from updates import Update, assert_same_update, make_group, make_plan
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
 

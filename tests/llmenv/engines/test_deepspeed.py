@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
-from test_learner import SPACES, Update, locally_normalised, make_group, make_plan, make_rows
 
 from algorithms.learner import PolicyLearner
 from llmenv.engines import deepspeed as deepspeed_engine
@@ -21,6 +20,7 @@ from llmenv.engines.deepspeed import build_config, read_config
 from llmenv.policy.batch import Minibatch
 from llmenv.rllib.learner_group import LLMLearnerGroup
 from support import critic_weights, flat_weights, relative_gap, runner_weights, small_config
+from updates import SPACES, Update, locally_normalised, make_group, make_plan, make_rows
 
 pytest.importorskip("deepspeed")
 pytestmark = pytest.mark.usefixtures("ray_cluster")

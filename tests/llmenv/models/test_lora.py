@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from test_learner import SPACES, Update, assert_same_update, make_plan, make_rows
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -31,6 +30,7 @@ from support import (
     relative_gap,
     small_config,
 )
+from updates import SPACES, Update, assert_same_update, make_plan, make_rows
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

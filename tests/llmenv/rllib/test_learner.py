@@ -14,86 +14,20 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.utils.metrics import NUM_ENV_STEPS_SAMPLED_LIFETIME
 
-from algorithms.advantages import group_relative_advantages
 from algorithms.learner import PolicyLearner
 from llmenv.engines.torch import TorchEngine
-from llmenv.env import TextSpace
-from llmenv.policy.batch import LossBatch, Minibatch, TokenRow
-from llmenv.policy.plan import plan_update
+from llmenv.policy.batch import LossBatch, TokenRow
 from llmenv.rllib.learner import LLMLearner, NonFiniteStepsError
 from llmenv.rllib.learner_group import LLMLearnerGroup
 from support import (
     flat_weights,
     make_model_folder,
-    random_episodes,
-    record_gradients,
     relative_gap,
     small_config,
-    take_gradients,
 )
+from updates import SPACES, Update, assert_same_update, locally_normalised, make_group, make_plan, make_rows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
-SPACES = {DEFAULT_MODULE_ID: (TextSpace(), TextSpace())}
-
-
-def make_group(model: str, algo: str = "GRPO", num_learners: int = 0, **training: Any) -> LLMLearnerGroup:
-    config = small_config(model, algo, num_learners=num_learners, **training)
-    config.validate()
-    return config.build_learner_group(spaces=SPACES)
-
-
-def make_rows(num_groups: int = 5, group_size: int = 3, seed: int = 0) -> list[TokenRow]:
-    """15 rows of 4 to 63 tokens: they divide neither by 2 learners nor by a micro-batch."""
-    episodes = random_episodes(num_groups, group_size, seed)
-    rewards = np.array([episode.total_reward for episode in episodes])
-    advantages = group_relative_advantages(rewards, np.array([episode.group for episode in episodes]))
-    return [TokenRow.from_episode(e, a) for e, a in zip(episodes, advantages, strict=True)]
-
-
-def make_plan(
-    rows: Sequence[TokenRow], learners: int, minibatch_size: int = 15, tokens: int = 150, **kwargs: Any
-) -> list[list[Minibatch]]:
-    return plan_update(
-        rows,
-        minibatch_size=minibatch_size,
-        micro_batch_tokens=tokens,
-        num_learners=learners,
-        rng=np.random.default_rng(1),
-        **kwargs,
-    )
-
-
-class Update:
-    """One `LLMLearnerGroup.update` with what it did: gradients before clipping, weights before and after, metrics."""
-
-    def __init__(self, group: LLMLearnerGroup, plan: Sequence[Sequence[Minibatch]], **kwargs: Any):
-        self.before = group.on_all(flat_weights)
-        group.on_all(record_gradients)
-        results = group.update(plan, **kwargs)
-        self.gradients = group.on_all(take_gradients)  # [learner][step]
-        self.after = group.on_all(flat_weights)
-        self.metrics = [
-            {key: stats.peek() for key, stats in result[DEFAULT_MODULE_ID].items()} for result in results
-        ]
-
-    @property
-    def change(self) -> torch.Tensor:
-        return self.after[0] - self.before[0]
-
-    def summed(self, key: str) -> float:
-        """As RLlib adds up the learners: one that had nothing to report counts for nothing."""
-        return float(np.nansum([metrics.get(key, 0.0) for metrics in self.metrics]))
-
-
-def assert_same_update(ours: Update, theirs: Update) -> None:
-    """Pre-clip gradients to 1e-5 relative, weight changes to 1e-3 relative, the loss to 1e-5 (of its terms' size)."""
-    assert relative_gap(ours.before[0], theirs.before[0]) == 0.0
-    for gradients in ours.gradients:  # after the all-reduce, every learner has the whole gradient
-        for ours_step, theirs_step in zip(gradients, theirs.gradients[0], strict=True):
-            assert relative_gap(ours_step, theirs_step) < 1e-5
-    assert theirs.change.norm() > 1e-2  # AdamW at 1e-3 moved some ten thousand weights
-    assert relative_gap(ours.change, theirs.change) < 1e-3
-    assert ours.summed("total_loss") == pytest.approx(theirs.summed("total_loss"), abs=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -151,19 +85,6 @@ def test_a_learner_without_rows_takes_part(one: LLMLearnerGroup, two: LLMLearner
     plan = make_plan(rows, 2)
     assert [int(share.micro_batches[0].response_mask.any()) for (share,) in plan] == [1, 0]
     assert_same_update(Update(two, plan), Update(one, make_plan(rows, 1)))
-
-
-def locally_normalised(plan: Sequence[Sequence[Minibatch]]) -> list[list[Minibatch]]:
-    """The classic mistake: each learner divides by the tokens of its own share (and the learners are averaged)."""
-    return [
-        [
-            replace(
-                share, num_tokens=len(plan) * sum(int(b.response_mask.sum()) for b in share.micro_batches)
-            )
-            for share in shares
-        ]
-        for shares in plan
-    ]
 
 
 def test_the_comparison_notices_a_wrong_denominator(one: LLMLearnerGroup, two: LLMLearnerGroup) -> None:
