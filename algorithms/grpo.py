@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
+from algorithms import checks, tasks
 from algorithms.advantages import BASELINES, SCALES, group_relative_advantages, overlong_penalties
-from algorithms.base import LLMAlgorithm, groups_with_signal
-from algorithms.checks import check_choice
+from algorithms.base import LLMAlgorithm
 from algorithms.config import LLMConfig
+from algorithms.groups import groups_with_signal
 from algorithms.learner import PolicyLearner
 from llmenv.episode import TextEpisode
+
+logger = logging.getLogger(__name__)
 
 
 class GRPOConfig(LLMConfig):
@@ -24,6 +28,8 @@ class GRPOConfig(LLMConfig):
         self.baseline = "group_mean"
         self.advantage_scale = "group"
         self.overlong_buffer = 0.0
+        self.dynamic_sampling = False
+        self.max_sampling_rounds = 10
 
     def training(
         self,
@@ -65,10 +71,10 @@ class GRPOConfig(LLMConfig):
                 f"{self.method} compares rewards before the learners know a KL: leave kl_in at 'loss'; "
                 "PPO and REINFORCE++ take it in the reward"
             )
-        check_choice(self, "baseline", BASELINES)
-        check_choice(self, "advantage_scale", SCALES)
-        if not 0 <= self.overlong_buffer <= 1:
-            raise ValueError(f"overlong_buffer is a share from 0 to 1, got {self.overlong_buffer!r}")
+        checks.choice("baseline", self.baseline, BASELINES)
+        checks.choice("advantage_scale", self.advantage_scale, SCALES)
+        checks.share(overlong_buffer=self.overlong_buffer)
+        checks.whole("max_sampling_rounds", self.max_sampling_rounds)
 
     def get_default_learner_class(self) -> type[PolicyLearner]:
         return PolicyLearner
@@ -82,6 +88,36 @@ class GRPO(LLMAlgorithm):
     @classmethod
     def get_default_config(cls) -> GRPOConfig:
         return GRPOConfig()
+
+    def collect(self) -> list[TextEpisode]:
+        """The iteration's groups; with dynamic sampling more, until enough of them have signal."""
+        config, episodes = self.config, super().collect()
+        if not config.dynamic_sampling:
+            return episodes
+        wanted = num_groups = config.prompts_per_iteration
+        most = wanted * (config.max_sampling_rounds - 1)
+        for _ in range(config.max_sampling_rounds - 1):
+            missing = wanted - self._num_usable_groups(episodes)
+            if not missing:
+                break
+            groups = range(num_groups, num_groups + missing)
+            episodes += self.sample(
+                tasks.refill_requests(config, self._num_tasks, self.num_updates, groups, most)
+            )
+            num_groups += missing
+        if missing := wanted - self._num_usable_groups(episodes):
+            logger.warning(
+                "only %d of %d groups have signal after %d rounds of sampling (%d groups): most tasks are too easy or "
+                "too hard for the policy; the iteration learns from those it has",
+                wanted - missing,
+                wanted,
+                config.max_sampling_rounds,
+                num_groups,
+            )
+        return episodes
+
+    def _num_usable_groups(self, episodes: Sequence[TextEpisode]) -> int:
+        return len({episode.group for episode in self.usable(episodes)})
 
     def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
         valid = super().usable(episodes)

@@ -10,9 +10,9 @@ import torch
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
 
+from algorithms import checks
 from algorithms.advantages import generalized_advantages
 from algorithms.base import LLMAlgorithm
-from algorithms.checks import check_choice
 from algorithms.config import LLMConfig
 from algorithms.learner import PolicyLearner
 from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_value_loss
@@ -31,7 +31,9 @@ class PPOConfig(LLMConfig):
         self.gamma = 1.0
         self.lambda_ = 1.0
         self.kl_in = "reward"
-        self.critic = "separate"
+        self.critic: str | None = "separate"
+        self.critic_lr: float | None = None
+        self.value_warmup_iterations = 0
         self.vf_loss_coeff = 0.5
         self.value_clip: float | None = 0.5
         self.whiten_advantages = True
@@ -80,13 +82,12 @@ class PPOConfig(LLMConfig):
 
     def validate(self) -> None:
         super().validate()
-        check_choice(self, "critic", CRITICS)
-        for name in ("gamma", "lambda_"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be from 0 to 1, got {getattr(self, name)!r}")
-        for name in ("vf_loss_coeff", "value_clip", "critic_lr"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise ValueError(f"{name} must be above 0, got {value!r}")
+        checks.choice("critic", self.critic, CRITICS)
+        checks.share(gamma=self.gamma, lambda_=self.lambda_)
+        checks.positive(
+            vf_loss_coeff=self.vf_loss_coeff, value_clip=self.value_clip, critic_lr=self.critic_lr
+        )
+        checks.not_negative(value_warmup_iterations=self.value_warmup_iterations)
         if self.critic != "separate" and self.critic_lr is not None:
             raise ValueError("critic_lr is of a separate critic: set critic='separate', or leave it out")
         if self.critic is None and (self.value_warmup_iterations or self.bootstrap_length_cap):
@@ -96,6 +97,15 @@ class PPOConfig(LLMConfig):
                 "with critic='shared' weight_decay would move the policy during value_warmup_iterations: "
                 "leave out one of them, or set critic='separate'"
             )
+
+    @property
+    def critic_learning_rate(self) -> Any:
+        """`critic_lr`, decided."""
+        if self.critic_lr is not None:
+            return self.critic_lr
+        if isinstance(self.lr, int | float):
+            return 10 * self.lr
+        return [[timestep, 10 * lr] for timestep, lr in self.lr]
 
     def get_default_learner_class(self) -> type[PolicyLearner]:
         return PPOLearner

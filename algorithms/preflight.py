@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium as gym
 import ray
 
 from algorithms.config import LLMConfig
+from algorithms.tasks import count_tasks
 from llmenv.engines import deepspeed as deepspeed_engine
-from llmenv.env import make_env
 from llmenv.models.names import resolve_model
 from llmenv.samplers.vllm import check_settings
 
@@ -37,18 +35,35 @@ def preflight(config: LLMConfig) -> int | None:
         raise ValueError(
             f"environment {config.env!r} cannot be made with {config.env_config}: {error}{remedy}"
         ) from error
+    _check_placement(config)
     # Inside a placement group (Ray Tune) the resources have been given already.
     if config.num_env_runners + config.num_learners > 0 and ray.util.get_current_placement_group() is None:
         _check_resources(config)
     return num_tasks
 
 
-def count_tasks(env_id: str, env_config: dict[str, Any]) -> int | None:
-    """How many rows the environment's data set has; None for one that draws its tasks."""
-    env = make_env(env_id, env_config)
-    num_tasks = getattr(env.unwrapped, "num_tasks", None)
-    env.close()
-    return num_tasks
+def _check_placement(config: LLMConfig) -> None:
+    """What is where, whatever the cluster has; not checked by a config, since evaluation's has no runners."""
+    runners, learners, transfer = config.num_env_runners, config.num_learners, config.weight_transfer
+    if config.num_gpus_per_env_runner and not runners:
+        raise ValueError(
+            f"num_gpus_per_env_runner={config.num_gpus_per_env_runner:g} is of runners in processes of their own, and "
+            "num_env_runners is 0: set it to 1 or more"
+        )
+    if transfer is None:
+        return
+    if config.sampler != "vllm" or not (config.num_gpus_per_env_runner and config.num_gpus_per_learner):
+        raise ValueError(
+            f"weight_transfer={transfer!r} is from the GPUs of learners to those of vLLM: it needs "
+            "sampler='vllm' and GPUs for both (num_gpus_per_env_runner, num_gpus_per_learner); or leave it at None"
+        )
+    if not (runners and learners):
+        raise ValueError(
+            f"weight_transfer={transfer!r} is between processes: num_env_runners and num_learners must be at least 1; "
+            "or leave it at None"
+        )
+    if transfer == "ipc" and (runners, learners) != (1, 1):
+        raise ValueError("weight_transfer='ipc' is between one learner and one runner on one GPU: use 'nccl'")
 
 
 def _check_resources(config: LLMConfig) -> None:

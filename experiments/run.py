@@ -249,7 +249,7 @@ def _train(
     algorithm: LLMAlgorithm, run: RunSettings, folder: RunFolder, display: Display, logger: Any
 ) -> None:
     """Trains, and puts it all together. Ctrl-C and the loss of all runners leave a checkpoint too."""
-    from algorithms.base import RunnersLostError
+    from llmenv.rllib.runner_group import RunnersLostError
 
     stop = _StopOnInterrupt()
     started = time.monotonic()

@@ -99,6 +99,7 @@ def rollout(
     requests: Sequence[GroupRequest],
     params: SamplingParams,
     max_prompt_tokens: int | None = None,
+    on_event: Callable[[str, TextEpisode, gym.Env, int], None] | None = None,
 ) -> list[TextEpisode]:
     """Samples every group, turn by turn, all episodes at once.
 
@@ -113,6 +114,7 @@ def rollout(
         requests: The groups.
         params: How to sample each response.
         max_prompt_tokens: The longest sequence that is sampled from; None for no limit.
+        on_event: Told of "on_episode_start" and "on_episode_end", with the episode, its environment and its slot.
 
     Returns:
         The episodes, group by group, in the order of the requests.
@@ -123,6 +125,8 @@ def rollout(
             episode = TextEpisode(request.group, sample, weights_version=sampler.weights_version)
             slots.append(_Slot(episode, derive_seed(request.sampling_seed, sample)))
             _guard(envs, len(slots) - 1, slots, _reset, request, renderer, max_prompt_tokens)
+            if on_event and slots[-1].active:
+                on_event("on_episode_start", episode, envs[len(slots) - 1].unwrapped, len(slots) - 1)
 
     if first := next((envs[i] for i, slot in enumerate(slots) if slot.active), None):
         own = getattr(first.unwrapped, "stop_strings", ())
@@ -143,7 +147,10 @@ def rollout(
                 turn.text = slots[i].response_prefix + renderer.decode(completion.token_ids)
                 steps.append(threads.submit(envs[i].step, turn.text))
             for i, step in zip(active, steps, strict=True):
+                env = envs[i].unwrapped  # one that fails leaves its slot
                 _guard(envs, i, slots, _take_step, step, renderer, max_prompt_tokens)
+                if on_event and not slots[i].active:
+                    on_event("on_episode_end", slots[i].episode, env, i)
     return [slot.episode for slot in slots]
 
 

@@ -146,7 +146,7 @@ def print_sync(seed: int, algorithm: GRPO) -> None:
     syncs, copies = [], []
     for _ in range(5):
         start = time.perf_counter()
-        algorithm.sync_weights()
+        algorithm.runners.sync_weights()
         syncs.append(time.perf_counter() - start)
         start = time.perf_counter()
         copied = {name: tensor.detach().clone() for name, tensor in state.items()}

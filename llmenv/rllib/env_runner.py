@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
 import gymnasium as gym
 import ray
 import torch
+from ray.rllib.callbacks.utils import make_callback
 from ray.rllib.core import COMPONENT_RL_MODULE, DEFAULT_MODULE_ID
 from ray.rllib.env import INPUT_ENV_SINGLE_SPACES, INPUT_ENV_SPACES
 from ray.rllib.env.env_runner import EnvRunner
+from ray.rllib.utils import force_list
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     EPISODE_RETURN_MEAN,
@@ -26,6 +27,7 @@ from llmenv.env import make_env
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.models.names import load_causal_lm, resolve_model
 from llmenv.models.renderer import Renderer
+from llmenv.prompt_env import PromptEnv
 from llmenv.rollout import EnvPool, GroupRequest, rollout
 from llmenv.samplers.sampler import Sampler, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
@@ -40,7 +42,14 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any):
         super().__init__(config=config, **kwargs)
-        self._pools: dict[str, EnvPool] = {}
+        self._evaluation_config = config.get_evaluation_config_object()
+        self._callbacks = [callback() for callback in force_list(config.callbacks_class)]
+        # By role: each has its environments, and nobody has to compare their arguments.
+        self._pools = {
+            "training": EnvPool(lambda: self._make_env(config)),
+            "evaluation": EnvPool(lambda: self._make_env(self._evaluation_config)),
+            "generation": EnvPool(PromptEnv),
+        }
         self._num_calls = 0
         self.renderer: Renderer
         self.sampler: Sampler | None = None
@@ -54,7 +63,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             self.sampler = VLLMSampler(
                 resolve_model(config.base_model),
                 dtype=config.dtype,
-                max_model_len=config.max_sequence_tokens,
+                max_model_len=self._longest_sequence(),
                 max_rows=config.max_rows_per_sampler,
                 weight_transfer=config.weight_transfer,
                 sampler_kwargs=config.sampler_kwargs,
@@ -66,6 +75,11 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 model, max_rows=config.max_rows_per_sampler, tokenizer=self.renderer.tokenizer
             )
 
+    def _longest_sequence(self) -> int | None:
+        """Of training and evaluation, prompt and response together; None where there is no limit."""
+        limits = [config.max_sequence_tokens for config in (self.config, self._evaluation_config)]
+        return None if None in limits else max(limits)
+
     def assert_healthy(self) -> None:
         assert self.sampler is not None
 
@@ -73,18 +87,21 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self,
         *,
         requests: Sequence[GroupRequest] | None = None,
+        role: str = "training",
         temperature: float | None = None,
-        env_config: dict[str, Any] | None = None,
+        max_new_tokens: int | None = None,
         num_episodes: int | None = None,
         **kwargs: Any,
     ) -> list[TextEpisode]:
-        """Samples groups and logs metrics about them.
+        """Samples groups, and logs metrics about them where they are for training.
 
         Args:
             requests: The groups to sample, as the algorithm deals them out. None samples `num_episodes` (default:
                 one group) of this runner's own choice, as RLlib's callers without knowledge of groups do.
-            temperature: Instead of the training temperature.
-            env_config: Constructor arguments of the environment, instead of the training ones.
+            role: Whose settings hold: "training", "evaluation" (with what `evaluation_config` changes), or
+                "generation", whose requests say what to ask (see `llmenv.prompt_env`).
+            temperature: Instead of the role's own.
+            max_new_tokens: Instead of the role's own.
             num_episodes: Only without `requests`.
 
         Returns:
@@ -93,36 +110,50 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         if self.sampler is None:
             raise RuntimeError("the runner of index 0 beside remote ones holds no sampler")
         if requests is None:
-            keys = (derive_seed(self.config.run_seed, self.worker_index or 0), self._num_calls)
+            keys = (derive_seed(self.config.root_seed, self.worker_index or 0), self._num_calls)
             sizes = [1] * num_episodes if num_episodes else [self.config.group_size]
             requests = [GroupRequest.derive(i, size, *keys) for i, size in enumerate(sizes)]
             self._num_calls += 1
+        config = self._evaluation_config if role == "evaluation" else self.config
         params = SamplingParams(
-            max_new_tokens=self.config.max_new_tokens,
+            max_new_tokens=config.max_new_tokens if max_new_tokens is None else max_new_tokens,
             stop_token_ids=self.renderer.stop_token_ids,
-            temperature=self.config.temperature if temperature is None else temperature,
+            temperature=config.temperature if temperature is None else temperature,
         )
         episodes = rollout(
-            self._pool(self.config.env_config if env_config is None else env_config),
+            self._pools[role],
             self.renderer,
             self.sampler,
             requests,
             params,
-            self.config.max_prompt_tokens,
+            config.max_prompt_tokens,
+            on_event=None if role == "generation" else self._on_episode_event,
         )
-        if env_config is None:
+        if role == "training":
             self._log(episodes)
+        if role != "generation":
+            self._call_back("on_sample_end", samples=episodes)
         return episodes
 
     def sample_with_metrics(self, **kwargs: Any) -> tuple[list[TextEpisode], Any]:
         """`sample` and `get_metrics` in one call to a remote runner."""
         return self.sample(**kwargs), self.get_metrics()
 
-    def _pool(self, env_config: dict[str, Any]) -> EnvPool:
-        key = json.dumps(env_config, sort_keys=True, default=repr)
-        if key not in self._pools:
-            self._pools[key] = EnvPool(lambda: make_env(self.config.env, env_config))
-        return self._pools[key]
+    def _make_env(self, config: Any) -> gym.Env:
+        env = make_env(config.env, config.env_config)
+        self._call_back("on_environment_created", env=env.unwrapped, env_context=config.env_config)
+        return env
+
+    def _on_episode_event(self, event: str, episode: TextEpisode, env: gym.Env, slot: int) -> None:
+        self._call_back(event, episode=episode, env=env, env_index=slot, rl_module=None)
+
+    def _call_back(self, event: str, **kwargs: Any) -> None:
+        make_callback(
+            event,
+            callbacks_objects=self._callbacks,
+            callbacks_functions=getattr(self.config, f"callbacks_{event}"),
+            kwargs={"env_runner": self, "metrics_logger": self.metrics, **kwargs},
+        )
 
     def _log(self, episodes: Sequence[TextEpisode]) -> None:
         steps = sum(episode.env_steps() for episode in episodes)

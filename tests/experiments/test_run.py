@@ -21,12 +21,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from algorithms import GRPO
-from algorithms.base import RunnersLostError
 from experiments import run as run_module
 from experiments.common.display import Display
 from experiments.common.run_folder import RunFolder, checkpoints
 from experiments.common.settings import RunSettings
 from experiments.run import _sections, app
+from llmenv.rllib.runner_group import RunnersLostError
 from support import flat_weights, small_config
 
 ROOT = Path(__file__).parents[2]

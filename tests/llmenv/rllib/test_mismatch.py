@@ -51,9 +51,9 @@ def test_it_rises_with_a_sampler_that_keeps_its_first_weights(
     algorithm = build(sampler, lr=1e-3)
 
     def forget_to_sync() -> None:
-        algorithm.weights_version = algorithm.learner_group.pack_weights()[1]
+        algorithm.runners.weights_version = algorithm.learner_group.pack_weights()[1]
 
-    monkeypatch.setattr(algorithm, "sync_weights", forget_to_sync)
+    monkeypatch.setattr(algorithm.runners, "sync_weights", forget_to_sync)
     rows = train(algorithm, 5)
     assert [row["staleness"] for row in rows] == [0, 1, 2, 3, 4]
     assert rows[0]["sampler_logp_gap_max"] < 1e-3

@@ -1,0 +1,79 @@
+"""What an iteration's episodes come to: which of them can be compared, and the figures about them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from algorithms.config import LLMConfig
+from llmenv.episode import TextEpisode
+from llmenv.evaluation import summarize
+from llmenv.rollout import PROMPT_TOO_LONG
+
+
+def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpisode]:
+    """The valid episodes, but for those that are alone in their group, where it was to have more.
+
+    They have nothing to be compared with: with an advantage of 0 they would only dilute the others' gradient.
+    """
+    valid = [episode for episode in episodes if episode.valid]
+    sizes = Counter(episode.group for episode in valid)
+    return [episode for episode in valid if sizes[episode.group] >= min(2, group_size)]
+
+
+def groups_with_signal(episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
+    """The episodes of those groups in which rewards differ."""
+    rewards: dict[int, set[float]] = {}
+    for episode in episodes:
+        rewards.setdefault(episode.group, set()).add(episode.total_reward)
+    return [episode for episode in episodes if len(rewards[episode.group]) > 1]
+
+
+def refuse_unusable(episodes: Sequence[TextEpisode], config: LLMConfig) -> None:
+    """Fails in words on episodes that nothing can be learned from.
+
+    Raises:
+        ValueError: If a prompt is too long, and `overlong_prompts` says that this is an error.
+        RuntimeError: If no group can be compared.
+    """
+    overlong = [episode for episode in episodes if _is_overlong(episode)]
+    if overlong and config.overlong_prompts == "error":
+        raise ValueError(f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'")
+    if not comparable(episodes, config.group_size):
+        first = next(episode.error for episode in episodes if not episode.valid)
+        every = "no group of the iteration has two valid samples"
+        if not any(episode.valid for episode in episodes):
+            every = "every sample of the iteration is invalid"
+        raise RuntimeError(f"{every}; the first: {first}")
+
+
+def rollout_metrics(
+    episodes: Sequence[TextEpisode], group_size: int, weights_version: int
+) -> dict[str, float]:
+    """The figures of `rollout/` (CONTRIBUTING lists them) about the episodes of an iteration.
+
+    Args:
+        episodes: All of them.
+        group_size: How many samples a group was to have.
+        weights_version: Of the weights that are about to learn from them.
+    """
+    rewards: dict[int, list[float]] = {}
+    for episode in comparable(episodes, group_size):
+        rewards.setdefault(episode.group, []).append(episode.total_reward)
+    flat = [len(set(values)) < 2 for values in rewards.values()]
+    lag = [weights_version - episode.weights_version for episode in episodes]
+    return {
+        **summarize(episodes),
+        "num_dropped_groups": len({episode.group for episode in episodes} - rewards.keys()),
+        "num_overlong": sum(_is_overlong(episode) for episode in episodes),
+        "num_tokens": sum(len(episode.token_ids) for episode in episodes),
+        "num_response_tokens": sum(episode.response_length for episode in episodes),
+        "groups_without_signal": float(np.mean(flat)) if flat else 1.0,
+        "staleness": float(np.mean(lag)),
+    }
+
+
+def _is_overlong(episode: TextEpisode) -> bool:
+    return (episode.error or "").startswith(PROMPT_TOO_LONG)

@@ -1,0 +1,99 @@
+"""Which groups are asked for: a pure function of the run's seed, the number of updates so far, and the group."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import Any
+
+from algorithms.config import LLMConfig
+from llmenv.env import make_env
+from llmenv.episode import derive_seed
+from llmenv.rollout import GroupRequest, row_at
+
+# First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
+TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, EVALUATION_ROWS_STREAM = 1, 2, 3, 4, 5
+REFILL_ROWS_STREAM, GENERATE_STREAM = 6, 7
+
+
+def seed_of_trial(trial_id: str) -> int:
+    """The seed of a run that was given none: 0, and in Ray Tune the number of the trial.
+
+    Args:
+        trial_id: Tune's, which ends in that number; one that does not gives a number of its own all the same. Outside
+            of Tune it is "default".
+    """
+    if trial_id == "default":
+        return 0
+    number = re.search(r"_(\d+)$", trial_id)
+    return int(number[1]) if number else zlib.crc32(trial_id.encode())
+
+
+def training_requests(config: LLMConfig, num_tasks: int | None, update: int) -> list[GroupRequest]:
+    """The `prompts_per_iteration` groups of a batch.
+
+    Args:
+        config: The run's.
+        num_tasks: Rows of the environment's data set; None where it draws its tasks.
+        update: How many updates came before this batch.
+    """
+    size = config.prompts_per_iteration
+    rows = range(update * size, (update + 1) * size)
+    return _requests(config, range(size), update, _rows(num_tasks, rows, TRAIN_ROWS_STREAM, config.root_seed))
+
+
+def refill_requests(
+    config: LLMConfig, num_tasks: int | None, update: int, groups: range, most: int
+) -> list[GroupRequest]:
+    """More groups for a batch, whose numbers go on from those of `training_requests`.
+
+    Their rows are a walk of their own, so that refills do not move an epoch's.
+
+    Args:
+        config: The run's.
+        num_tasks: Rows of the environment's data set; None where it draws its tasks.
+        update: How many updates came before this batch.
+        groups: Their numbers.
+        most: How many a batch may have.
+    """
+    start = update * most + groups.start - config.prompts_per_iteration
+    rows = _rows(num_tasks, range(start, start + len(groups)), REFILL_ROWS_STREAM, config.root_seed)
+    return _requests(config, groups, update, rows)
+
+
+def _requests(
+    config: LLMConfig, groups: range, update: int, rows: list[dict[str, int] | None]
+) -> list[GroupRequest]:
+    return [
+        GroupRequest.derive(group, config.group_size, TRAIN_STREAM, config.root_seed, update, options=row)
+        for group, row in zip(groups, rows, strict=True)
+    ]
+
+
+def evaluation_requests(count: int, num_tasks: int | None) -> list[GroupRequest]:
+    """One sample of each of the first `count` held-out tasks, or of all where they are fewer: the same in every run."""
+    count = min(count, num_tasks or count)
+    return [
+        GroupRequest.derive(task, 1, EVALUATION_STREAM, options=row)
+        for task, row in enumerate(_rows(num_tasks, range(count), EVALUATION_ROWS_STREAM))
+    ]
+
+
+def update_seed(config: LLMConfig, update: int) -> int:
+    """What shuffles the groups of a batch, and the order of its minibatches."""
+    return derive_seed(UPDATE_STREAM, config.root_seed, update)
+
+
+def count_tasks(env_id: str, env_config: dict[str, Any]) -> int | None:
+    """How many rows the environment's data set has; None for one that draws its tasks."""
+    env = make_env(env_id, env_config)
+    num_tasks = getattr(env.unwrapped, "num_tasks", None)
+    env.close()
+    return num_tasks
+
+
+def _rows(num_tasks: int | None, positions: range, *keys: int) -> list[dict[str, int] | None]:
+    """The `reset` options for positions in a data set's walk; None each where the environment draws its tasks."""
+    if num_tasks is None:
+        return [None for _ in positions]
+    return [{"index": row_at(position, num_tasks, *keys)} for position in positions]
