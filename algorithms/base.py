@@ -377,14 +377,6 @@ def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpi
     return [episode for episode in valid if sizes[episode.group] >= min(2, group_size)]
 
 
-def groups_with_signal(episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
-    """The episodes of those groups in which rewards differ."""
-    rewards: dict[int, set[float]] = {}
-    for episode in episodes:
-        rewards.setdefault(episode.group, set()).add(episode.total_reward)
-    return [episode for episode in episodes if len(rewards[episode.group]) > 1]
-
-
 def _is_overlong(episode: TextEpisode) -> bool:
     return (episode.error or "").startswith(PROMPT_TOO_LONG)
 
