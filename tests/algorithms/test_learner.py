@@ -44,7 +44,6 @@ def lift_one_token(learner: Any, nats: float, call: int) -> None:
     learner.engine.forward = lifted
 
 
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_token_out_of_range_is_cut_and_counted_and_the_step_is_taken(model_folder: str) -> None:
     """Forward passes before the first step, in it, and in the second, where a ratio is e^100."""
     rows = make_rows()
@@ -59,7 +58,8 @@ def test_a_token_out_of_range_is_cut_and_counted_and_the_step_is_taken(model_fol
     assert second.norm() > 0.5 * first.norm()  # all the other tokens teach what they did
     # k3 of a log-ratio that is cut is e^20 - 1 - 20; in one of two steps, where the learning rate of 0 adds nothing.
     assert metrics["kl_behaviour"] == pytest.approx((math.exp(20) - 21) / tokens / 2, rel=1e-6)
-    assert metrics["sampler_kl"] == pytest.approx((math.exp(20) - 21) / tokens, rel=1e-6)
+    # Beside one of e^20, all the other tokens, which a sampler of random log-probabilities drew, are next to nothing.
+    assert metrics["sampler_kl"] == pytest.approx((math.exp(20) - 21) / tokens, rel=1e-4)
     assert metrics["log_ratio_clamped_fraction"] == pytest.approx(1 / tokens / 2, rel=1e-6)
 
 
