@@ -135,7 +135,7 @@ def groups_with_signal(
     kept = set()
     for group, indices in members.items():
         infos = [episodes[i].turns[-1].info for i in indices]
-        if all(key in info for info in infos):
+        if key is not None and all(key in info for info in infos):
             judgements = {info[key] for info in infos}
         else:
             judgements = {episodes[i].total_reward for i in indices}

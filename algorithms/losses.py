@@ -18,7 +18,7 @@ def clipped_surrogate(
     """The negative PPO surrogate of each token.
 
     -min(rho A, clip(rho, 1 - low, 1 + high) A) with rho = exp(logp - old_logp), Schulman et al. (1707.06347),
-    equation 7; low < high is DAPO's clip-higher (2503.14476, equation 10). Wherever a ratio is taken here, a token
+    equation 7; low < high is DAPO's clip-higher (2503.14476, equation 10). Wherever a ratio is taken here, one
     beyond `llmenv.policy.ratio.LOG_RATIO_LIMIT` counts as at the limit, and has no gradient.
 
     Args:
@@ -131,7 +131,7 @@ def importance_weights(old_logps: torch.Tensor, sampling_logps: torch.Tensor, ca
     to the sampler is then (pi / mu)^(1/|y|), GSPO's equation 7 with the sampler's likelihood as the old one, which its
     section 5.4 (2507.18071) proposes. The product of the tokens' ratios, the weight of a sequence's probability, would
     be unbiased without a cap. But its logarithm spreads with the root of the length: by 1.8 nats over 8,192 tokens
-    that are off by 0.02 each, where half of the sequences weigh less than 0.2 and the cap cuts the rest.
+    that are off by 0.02 each, half of the sequences weigh below 0.2, and the cap cuts those that make up for it.
 
     Args:
         old_logps: [B, T], the learner's own, before the first step on the batch.
