@@ -15,28 +15,39 @@ SCALES = ("group", "batch", "none")
 
 
 def group_relative_advantages(
-    rewards: np.ndarray, groups: np.ndarray, *, baseline: str = "group_mean", scale: str = "group"
+    rewards: np.ndarray,
+    groups: np.ndarray,
+    *,
+    baseline: str = "group_mean",
+    scale: str = "group",
+    lengths: np.ndarray | None = None,
 ) -> np.ndarray:
     """How much better each sample is than the others of its group.
 
     Baseline "group_mean": A_i = r_i - mean(r), DeepSeekMath (2402.03300), section 4.1.2. "leave_one_out":
     A_i = r_i - mean of the *others* = (r_i - mean(r)) n / (n - 1), RLOO (2402.14740), equation 6.
 
-    Scale "group": divided by std(r) + 1e-6 of the group, unbiased, DeepSeekMath. "batch": by the root mean square of
-    all A_i, REINFORCE++ with baseline (2501.03262). "none": as it is, Dr. GRPO (2503.20783).
+    Scale "group": divided by std(r) + 1e-6 of the group, unbiased, DeepSeekMath. "none": as it is, Dr. GRPO
+    (2503.20783). "batch": (A_i - mean(A)) / (std(A) + 1e-6) over the response tokens of the batch, REINFORCE++ with
+    baseline (2501.03262v9), equations 6 and 7. The paper's A has an index for tokens, and over samples its mean would
+    be 0 already, the groups' means being off; OpenRLHF, its authors' code, and verl count tokens too. So where long
+    samples are the worse ones, a group without difference has a small advantage, and goes through the model.
 
     Args:
         rewards: float [N], of valid samples only.
         groups: int [N], the group of each sample. A group of one has no baseline and gets advantage 0.
         baseline: One of BASELINES.
         scale: One of SCALES.
+        lengths: int [N], response tokens, which scale "batch" counts.
 
     Returns:
         float64 [N].
 
     Raises:
-        ValueError: If the shapes differ.
+        ValueError: If the shapes differ, or lengths are needed.
     """
+    if scale == "batch" and lengths is None:
+        raise ValueError("scale='batch' is over tokens: pass the samples' lengths")
     rewards = np.asarray(rewards, dtype=np.float64)
     groups = np.asarray(groups)
     if rewards.shape != groups.shape or rewards.ndim != 1:
@@ -53,7 +64,8 @@ def group_relative_advantages(
     if baseline == "leave_one_out":
         advantages = advantages * (counts / others)[index]
     if scale == "batch" and len(advantages):
-        advantages = advantages / (np.sqrt(np.mean(advantages**2)) + EPSILON)
+        centred = advantages - np.average(advantages, weights=lengths)
+        advantages = centred / (np.sqrt(np.average(centred**2, weights=lengths)) + EPSILON)
     return advantages
 
 

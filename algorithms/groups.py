@@ -23,14 +23,6 @@ def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpi
     return [episode for episode in valid if sizes[episode.group] >= min(2, group_size)]
 
 
-def groups_with_signal(episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
-    """The episodes of those groups in which rewards differ."""
-    rewards: dict[int, set[float]] = {}
-    for episode in episodes:
-        rewards.setdefault(episode.group, set()).add(episode.total_reward)
-    return [episode for episode in episodes if len(rewards[episode.group]) > 1]
-
-
 def refuse_unusable(episodes: Sequence[TextEpisode], config: LLMConfig) -> None:
     """Fails in words on episodes that nothing can be learned from.
 

@@ -13,7 +13,6 @@ from algorithms import checks, tasks
 from algorithms.advantages import BASELINES, SCALES, group_relative_advantages, overlong_penalties
 from algorithms.base import LLMAlgorithm
 from algorithms.config import LLMConfig
-from algorithms.groups import groups_with_signal
 from algorithms.learner import PolicyLearner
 from llmenv.episode import TextEpisode
 
@@ -30,6 +29,7 @@ class GRPOConfig(LLMConfig):
         self.overlong_buffer = 0.0
         self.dynamic_sampling = False
         self.max_sampling_rounds = 10
+        self.signal_key: str | None = "correct"
 
     def training(
         self,
@@ -38,6 +38,7 @@ class GRPOConfig(LLMConfig):
         advantage_scale: str = NotProvided,
         overlong_buffer: float = NotProvided,
         dynamic_sampling: bool = NotProvided,
+        signal_key: str | None = NotProvided,
         max_sampling_rounds: int = NotProvided,
         **kwargs: Any,
     ) -> GRPOConfig:
@@ -48,8 +49,10 @@ class GRPOConfig(LLMConfig):
             advantage_scale: "group", "batch" or "none" (see there).
             overlong_buffer: Share of `max_new_tokens` before the cap over which up to 1 is taken off the reward (see
                 `algorithms.advantages.overlong_penalties`); 0 takes nothing off.
-            dynamic_sampling: Learn from groups with signal alone, and go on sampling until the iteration has
-                `prompts_per_iteration` of them (DAPO, 2503.14476, section 3.2).
+            dynamic_sampling: Learn from groups with signal alone (see `groups_with_signal`), and go on sampling until
+                the iteration has `prompts_per_iteration` of them (DAPO, 2503.14476, section 3.2).
+            signal_key: What a group's samples must differ in: this key of an episode's last `info`, where the
+                environment puts it there. None: the total reward, which wrappers add to.
             max_sampling_rounds: How often an iteration samples for that, at most. It then learns from what it has.
             **kwargs: See `LLMConfig.training`.
         """
@@ -59,6 +62,7 @@ class GRPOConfig(LLMConfig):
             advantage_scale=advantage_scale,
             overlong_buffer=overlong_buffer,
             dynamic_sampling=dynamic_sampling,
+            signal_key=signal_key,
             max_sampling_rounds=max_sampling_rounds,
         )
 
@@ -121,16 +125,55 @@ class GRPO(LLMAlgorithm):
 
     def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
         valid = super().usable(episodes)
-        return groups_with_signal(valid) if self.config.dynamic_sampling else valid
+        if not self.config.dynamic_sampling:
+            return valid
+        return groups_with_signal(valid, self._rewards(valid), self.config.signal_key)
 
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
+        return group_relative_advantages(
+            self._rewards(episodes),
+            np.array([episode.group for episode in episodes]),
+            baseline=self.config.baseline,
+            scale=self.config.advantage_scale,
+            lengths=np.array([episode.response_length for episode in episodes]),
+        )
+
+    def _rewards(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
+        """What is compared: the total reward [N] of each episode, less what it costs to come near the cap."""
         config = self.config
         rewards = np.array([episode.total_reward for episode in episodes])
-        if config.overlong_buffer:
-            # A response before the last one did not reach the cap: the episode would have ended with it.
-            lengths = np.array([len(episode.turns[-1].response_ids) for episode in episodes])
-            rewards = rewards - overlong_penalties(lengths, config.max_new_tokens, config.overlong_buffer)
-        groups = np.array([episode.group for episode in episodes])
-        return group_relative_advantages(
-            rewards, groups, baseline=config.baseline, scale=config.advantage_scale
-        )
+        if not config.overlong_buffer:
+            return rewards
+        # A response before the last one did not reach the cap: the episode would have ended with it.
+        lengths = np.array([len(episode.turns[-1].response_ids) for episode in episodes])
+        return rewards - overlong_penalties(lengths, config.max_new_tokens, config.overlong_buffer)
+
+
+def groups_with_signal(
+    episodes: Sequence[TextEpisode], rewards: np.ndarray, key: str | None
+) -> list[TextEpisode]:
+    """The episodes of those groups that are neither all right nor all wrong, and whose rewards differ.
+
+    0 < |{o_i: right}| < G, DAPO (2503.14476), equation 11. Rewards that differ are not enough: a bonus for form or a
+    penalty for length tells samples apart that are all wrong, or all right. Nor do they follow: what is taken off a
+    right answer for its length can leave it no more than a wrong one has.
+
+    Args:
+        episodes: Valid ones, [N].
+        rewards: float [N], as they are compared.
+        key: Where an episode's last `info` says whether it is right. A group in which one does not say it, and any
+            group for None, is judged by the episodes' total rewards.
+    """
+    members: dict[int, list[int]] = {}
+    for i, episode in enumerate(episodes):
+        members.setdefault(episode.group, []).append(i)
+    kept = set()
+    for group, indices in members.items():
+        infos = [episodes[i].turns[-1].info for i in indices]
+        if key is not None and all(key in info for info in infos):
+            judgements = {info[key] for info in infos}
+        else:
+            judgements = {episodes[i].total_reward for i in indices}
+        if len(judgements) > 1 and len(set(rewards[indices])) > 1:
+            kept.add(group)
+    return [episode for episode in episodes if episode.group in kept]

@@ -18,6 +18,7 @@ from algorithms.losses import (
 )
 from llmenv.policy.batch import LossBatch
 from llmenv.policy.policy import PolicyOutput
+from llmenv.policy.ratio import LOG_RATIO_LIMIT
 from llmenv.rllib.learner import LLMLearner
 
 
@@ -36,13 +37,17 @@ class PolicyLearner(LLMLearner):
         if config.dual_clip is not None:
             per_token = dual_clip(per_token, advantages, config.dual_clip)
         low, high = clipped_tokens(logps, old_logps, advantages, *clip)
+        clamped = logps - old_logps > LOG_RATIO_LIMIT
         self.log_share(
             clip_fraction_low=(low & mask).sum() / batch.num_learned_tokens,
             clip_fraction_high=(high & mask).sum() / batch.num_learned_tokens,
+            log_ratio_clamped_fraction=(clamped & mask).sum() / batch.num_learned_tokens,
         )
         if (cap := config.importance_cap) is not None:
-            per_token = per_token * importance_weights(old_logps, tokens.sampling_logps, cap)
-            truncated = (old_logps - tokens.sampling_logps > math.log(cap)) & mask
+            drawn = tokens.sampling_logps
+            ours = sequence_logps(old_logps, drawn, mask) if config.ratio_level == "sequence" else old_logps
+            per_token = per_token * importance_weights(ours, drawn, cap)
+            truncated = (ours - drawn > math.log(cap)) & mask
             self.log_share(tis_fraction=truncated.sum() / batch.num_learned_tokens)
         if batch.ref_logps is not None and config.kl_in == "loss":
             kl = KL_ESTIMATORS[config.kl_estimator_name](fwd_out.logps, batch.ref_logps)

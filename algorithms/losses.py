@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import torch
 
+from llmenv.policy.ratio import bounded
+
 
 def clipped_surrogate(
     logps: torch.Tensor, old_logps: torch.Tensor, advantages: torch.Tensor, low: float, high: float
@@ -16,7 +18,8 @@ def clipped_surrogate(
     """The negative PPO surrogate of each token.
 
     -min(rho A, clip(rho, 1 - low, 1 + high) A) with rho = exp(logp - old_logp), Schulman et al. (1707.06347),
-    equation 7; low < high is DAPO's clip-higher (2503.14476, equation 10).
+    equation 7; low < high is DAPO's clip-higher (2503.14476, equation 10). Wherever a ratio is taken here, one
+    beyond `llmenv.policy.ratio.LOG_RATIO_LIMIT` counts as at the limit, and has no gradient.
 
     Args:
         logps: [B, T], with gradient.
@@ -28,7 +31,7 @@ def clipped_surrogate(
     Returns:
         [B, T].
     """
-    ratio = torch.exp(logps - old_logps)
+    ratio = torch.exp(bounded(logps - old_logps))
     clipped = ratio.clamp(1 - low, 1 + high)
     return -torch.minimum(ratio * advantages, clipped * advantages)
 
@@ -41,7 +44,7 @@ def clipped_weight(
     -sg(clip(rho, 1 - low, 1 + high)) A logp, MiniMax-M1 (2506.13585), equations 4 and 5. No token loses its gradient.
     Arguments and result as in `clipped_surrogate`; low = 1 leaves the ratio unbounded below.
     """
-    weight = torch.exp(logps - old_logps).clamp(1 - low, 1 + high).detach()
+    weight = torch.exp(bounded(logps - old_logps)).clamp(1 - low, 1 + high).detach()
     return -weight * advantages * logps
 
 
@@ -89,7 +92,7 @@ def clipped_tokens(
 
     `clipped_surrogate` has no gradient there.
     """
-    ratio = torch.exp(logps - old_logps)
+    ratio = torch.exp(bounded(logps - old_logps))
     return (ratio < 1 - low) & (advantages < 0), (ratio > 1 + high) & (advantages > 0)
 
 
@@ -123,6 +126,13 @@ def importance_weights(old_logps: torch.Tensor, sampling_logps: torch.Tensor, ca
     Efficient RL Framework Secretly Brings You Off-Policy RL Training". The cap bounds the variance; weights below
     it are exact.
 
+    The weight is of the surrogate's kind, so that weight times ratio is the ratio to the policy that sampled. Where the
+    surrogate's is that of whole sequences, `sequence_logps` of the first two arguments goes in as the first: the ratio
+    to the sampler is then (pi / mu)^(1/|y|), GSPO's equation 7 with the sampler's likelihood as the old one, which its
+    section 5.4 (2507.18071) proposes. The product of the tokens' ratios, the weight of a sequence's probability, would
+    be unbiased without a cap. But its logarithm spreads with the root of the length: by 1.8 nats over 8,192 tokens
+    that are off by 0.02 each, half of the sequences weigh below 0.2, and the cap cuts those that make up for it.
+
     Args:
         old_logps: [B, T], the learner's own, before the first step on the batch.
         sampling_logps: [B, T], the sampler's.
@@ -131,7 +141,7 @@ def importance_weights(old_logps: torch.Tensor, sampling_logps: torch.Tensor, ca
     Returns:
         [B, T], without gradient.
     """
-    return torch.exp(old_logps - sampling_logps).clamp(max=cap).detach()
+    return torch.exp(bounded(old_logps - sampling_logps)).clamp(max=cap).detach()
 
 
 def kl_k1(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
@@ -146,7 +156,7 @@ def kl_k2(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
 
 def kl_k3(logps: torch.Tensor, ref_logps: torch.Tensor) -> torch.Tensor:
     """q/p - 1 - log(q/p): unbiased, low variance, never negative; GRPO's choice. Same source."""
-    log_ratio = ref_logps - logps
+    log_ratio = bounded(ref_logps - logps)
     return torch.exp(log_ratio) - 1 - log_ratio
 
 

@@ -62,6 +62,7 @@ METHODS = {
     ),
     # PPO's clip and credit by token without a critic, whitened over the batch.
     "REINFORCE++": Method(PPOConfig, "Hu et al., 2501.03262", {"critic": None}),
+    # Equations 6 to 8.
     "REINFORCE++-baseline": Method(
         GRPOConfig, "Hu et al., 2501.03262", {"advantage_scale": "batch", "kl_estimator": "k2"}
     ),
@@ -132,7 +133,7 @@ def _row(config: LLMConfig) -> tuple[str, ...]:
             "reward"
             + {
                 "group": " / std of the group",
-                "batch": " / std of the batch",
+                "batch": ", whitened",
                 "none": "",
             }[config.advantage_scale]
         )

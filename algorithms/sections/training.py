@@ -78,8 +78,9 @@ class TrainingSection(Section):
         Args:
             prompts_per_iteration: Groups an iteration.
             group_size: Samples a group.
-            minibatch_size: Sequences an optimizer step; must divide `prompts_per_iteration * group_size`. None:
-                the whole batch is one step.
+            minibatch_size: Sequences an optimizer step; must divide `prompts_per_iteration * group_size`. Where samples
+                drop out, the n left are spread evenly over max(1, round(n / minibatch_size)) steps. None: the whole
+                batch is one step.
             micro_batch_tokens: Tokens that one forward pass computes. Changes memory and speed, not the result.
             shared_prompts: Compute the prompt of a group once a forward pass, and no padding. Changes memory and speed,
                 not the result. A model whose attention cannot do it goes without, and says so.
@@ -96,7 +97,7 @@ class TrainingSection(Section):
             dual_clip: Bound of the ratio where the advantage is negative (see `algorithms.losses.dual_clip`).
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
-                for LoRA in 16 bits.
+                in 16 bits, whatever the sampler; else None.
             entropy_coeff: Weight of a bonus for the policy's entropy.
             kl_coeff: Weight of the KL to the initial policy; 0 loads no reference.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`). None: k1 in the reward, k3 in the loss. (In the
@@ -146,12 +147,11 @@ class TrainingSection(Section):
     def importance_cap(self) -> float | None:
         """`tis_cap`, decided.
 
-        The transformers sampler computes with the learner's own modules; only adapters that are merged in 16 bits
-        are rounded for it.
+        The transformers sampler computes with the learner's own modules, but token by token from a cache, in batches
+        of other shapes: in 16 bits that rounds otherwise.
         """
         if self.tis_cap == "auto":
-            rounded = self.lora_rank is not None and self.dtype != "float32"
-            return 2.0 if self.sampler == "vllm" or rounded else None
+            return 2.0 if self.sampler == "vllm" or self.dtype != "float32" else None
         return None if self.tis_cap is None else float(self.tis_cap)
 
     @property

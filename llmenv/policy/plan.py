@@ -28,13 +28,15 @@ def plan_update(
 ) -> list[list[Minibatch]]:
     """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by what they cost.
 
-    Groups are shuffled, not rows, so that a group stays together where the sizes let it. Every row keeps its
-    minibatch, learner and micro-batch through all epochs (only the order of the minibatches changes), so that
-    old and reference log-probabilities are computed once, where they are used.
+    Groups are shuffled, not rows, and steps take rows in that order: a group is torn only where a step ends within it.
+    Every row keeps its minibatch, learner and micro-batch through all epochs (only the order of the minibatches
+    changes), so that old and reference log-probabilities are computed once, where they are used.
 
     Args:
         rows: The whole batch.
-        minibatch_size: Sequences of one optimizer step, over all learners. The last one takes what is left.
+        minibatch_size: Sequences of one optimizer step, over all learners, where that divides the n rows. Else they
+            are spread over max(1, round(n / minibatch_size)) steps whose sizes differ by a row at most: a step moves
+            the weights as far as any other, however few rows it has.
         micro_batch_tokens: Upper bound of the tokens that one forward computes; a longer row goes alone.
         num_learners: At least 1.
         rng: Draws the order of the groups.
@@ -52,8 +54,10 @@ def plan_update(
     shuffled = [row for i in rng.permutation(len(groups)) for row in groups[i]]
 
     plan: list[list[Minibatch]] = [[] for _ in range(num_learners)]
-    for start in range(0, len(shuffled), minibatch_size):
-        minibatch = shuffled[start : start + minibatch_size]
+    num_rows = len(shuffled)
+    num_steps = min(num_rows, max(1, round(num_rows / minibatch_size)))
+    for step in range(num_steps):
+        minibatch = shuffled[step * num_rows // num_steps : (step + 1) * num_rows // num_steps]
         learned = [row for row in minibatch if has_gradient(row)]
         pieces = by_group(learned) if shared_prompts else [[row] for row in learned]
         cut = _packed_chunks if shared_prompts else _padded_chunks

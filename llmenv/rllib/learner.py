@@ -26,6 +26,7 @@ from llmenv.models import lora
 from llmenv.models.names import POLICY_IN_CHECKPOINT, load_causal_lm, load_tokenizer
 from llmenv.policy.batch import LossBatch, Minibatch, PreparedBatch, TokenBatch
 from llmenv.policy.policy import CausalPolicy, Critic, PolicyOutput
+from llmenv.policy.ratio import bounded
 from llmenv.weights import format as weights
 from llmenv.weights.transfer import WeightSender, init_info_of
 
@@ -311,7 +312,7 @@ class LLMLearner(TorchLearner):
 
     def _log_behaviour_kl(self, logps: torch.Tensor, batch: LossBatch) -> None:
         """How far the steps on this batch had taken the policy: the k3 estimate of KL(old policy, policy)."""
-        log_ratio = (logps - batch.old_logps).masked_fill(~batch.tokens.response_mask, 0.0)
+        log_ratio = bounded(logps - batch.old_logps).masked_fill(~batch.tokens.response_mask, 0.0)
         self.log_share(kl_behaviour=(log_ratio.expm1() - log_ratio).sum() / batch.num_learned_tokens)
 
     def _count_skipped(self, skipped: bool) -> None:
@@ -329,7 +330,8 @@ class LLMLearner(TorchLearner):
         """How far the sampler's log-probabilities are from the learner's for the same weights."""
         tokens = batch.tokens
         gap = (batch.old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0)
-        kl = gap.expm1() - gap  # k3: the tokens were drawn by the sampler, so q / p is learner / sampler
+        log_ratio = bounded(gap)
+        kl = log_ratio.expm1() - log_ratio  # k3: the sampler drew the tokens, so q / p is learner / sampler
         self.log_share(
             sampler_logp_gap_mean=gap.abs().sum() / batch.num_learned_tokens,
             sampler_kl=kl.sum() / batch.num_learned_tokens,

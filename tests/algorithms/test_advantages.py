@@ -8,7 +8,6 @@ import torch
 
 from algorithms.advantages import (
     BASELINES,
-    SCALES,
     generalized_advantages,
     group_relative_advantages,
     overlong_penalties,
@@ -37,15 +36,37 @@ def test_leave_one_out() -> None:
     np.testing.assert_allclose(advantages, [0.75, -0.75, 0.0])
 
 
-def test_scaled_by_the_batch() -> None:
-    # Groups (1, 0) and (3, 0): 0.5, -0.5, 1.5, -1.5, whose mean square is (0.25 + 0.25 + 2.25 + 2.25) / 4 = 1.25.
+def test_whitened_over_the_tokens_of_the_batch() -> None:
+    # Groups (1, 0) and (3, 0): 0.5, -0.5, 1.5, -1.5, of 1, 3, 2 and 2 tokens. Over the 8 tokens the mean is
+    # (0.5 - 1.5 + 3 - 3) / 8 = -0.125 and the mean square (0.25 + 0.75 + 4.5 + 4.5) / 8 = 1.25, so the variance is
+    # 1.25 - 0.015625 = 1.234375: (0.625, -0.375, 1.625, -1.375) / 1.111024.
+    rewards, groups = np.array([1.0, 0.0, 3.0, 0.0]), np.array([0, 0, 1, 1])
+    lengths = np.array([1, 3, 2, 2])
+    advantages = group_relative_advantages(rewards, groups, scale="batch", lengths=lengths)
+    np.testing.assert_allclose(advantages, [0.562544, -0.337526, 1.462614, -1.237597], atol=2e-6)
+    # As the learners see them, a copy at each token, they have mean 0 and standard deviation 1.
+    of_tokens = np.repeat(advantages, lengths)
+    np.testing.assert_allclose([of_tokens.mean(), of_tokens.std()], [0.0, 1.0], atol=2e-6)
+    # A third group without difference is as far from the mean as 0 is. Of 4 tokens more, the mean is -1 / 12 and the
+    # variance 10 / 12 - 1 / 144 = 0.826389: 0.083333 / 0.909059 = 0.091670.
+    rewards, groups = np.append(rewards, [2.0, 2.0]), np.append(groups, [2, 2])
+    advantages = group_relative_advantages(rewards, groups, scale="batch", lengths=np.append(lengths, [3, 1]))
+    np.testing.assert_allclose(advantages[4:], [0.091670, 0.091670], atol=2e-6)
+
+
+def test_a_batch_without_any_difference_has_no_signal() -> None:
     advantages = group_relative_advantages(
-        np.array([1.0, 0.0, 3.0, 0.0]), np.array([0, 0, 1, 1]), scale="batch"
+        np.array([0.1] * 6), np.repeat([0, 1], 3), scale="batch", lengths=np.arange(1, 7)
     )
-    np.testing.assert_allclose(advantages, np.array([0.5, -0.5, 1.5, -1.5]) / 1.25**0.5, atol=2e-6)
+    assert advantages.tolist() == [0.0] * 6
 
 
-@pytest.mark.parametrize("scale", SCALES)
+def test_whitening_over_tokens_needs_their_number() -> None:
+    with pytest.raises(ValueError, match=r"scale='batch' .*lengths"):
+        group_relative_advantages(np.array([1.0, 0.0]), np.zeros(2, dtype=int), scale="batch")
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_a_group_without_difference_has_no_signal(baseline: str, scale: str) -> None:
     # 0.1 has no exact binary form, and the mean of eight of them is not 0.1: the advantage must still be exactly 0,

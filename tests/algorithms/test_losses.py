@@ -143,6 +143,53 @@ def test_importance_weights_are_truncated_ratios_without_gradient() -> None:
     assert importance_weights(torch.zeros(1), torch.tensor([-1000.0]), 2.0).item() == 2.0
 
 
+# e^20, where a log-ratio is cut.
+E20 = 485_165_195.4
+
+
+def test_a_log_ratio_that_would_overflow_is_cut_and_has_no_gradient() -> None:
+    # Log-ratios 100, 0 and -100 with A = -1: the loss is rho, at most e^20. A token of ratio 1 keeps its gradient
+    # -rho A = 1; at -100 the ratio is below 1 - 0.2 and clipped to 0.8.
+    logps = torch.tensor([[100.0, 0.0, -100.0]], requires_grad=True)
+    losses = clipped_surrogate(logps, torch.zeros(1, 3), -torch.ones(1, 3), 0.2, 0.2)
+    torch.testing.assert_close(losses, torch.tensor([[E20, 1.0, 0.8]]))
+    losses.sum().backward()
+    assert logps.grad.tolist() == [[0.0, 1.0, 0.0]]
+
+
+def test_a_sequence_beyond_the_limit_is_cut_as_a_whole() -> None:
+    # Log-ratios 100 and 20: their mean is 60. That of the other sequence, 100 and -96, is 2: it is as it was, e^2 =
+    # 7.389056, and by each of its two tokens' log-probabilities its gradient, with A = -1, is e^2 / 2 * 2 tokens.
+    logps = torch.tensor([[100.0, 20.0], [100.0, -96.0]], requires_grad=True)
+    mask, old_logps = torch.ones(2, 2, dtype=torch.bool), torch.zeros(2, 2)
+    losses = clipped_surrogate(sequence_logps(logps, old_logps, mask), old_logps, -torch.ones(2, 2), 0.2, 0.2)
+    torch.testing.assert_close(losses, torch.tensor([[E20, E20], [7.389056, 7.389056]]))
+    losses.sum().backward()
+    torch.testing.assert_close(logps.grad, torch.tensor([[0.0, 0.0], [7.389056, 7.389056]]))
+
+
+def test_k3_is_cut_where_the_reference_is_far_above_and_nowhere_else() -> None:
+    # log(q/p) = 100: e^20 - 1 - 20, without gradient. log(q/p) = -100, where the policy has moved far from the
+    # reference: e^-100 - 1 + 100 = 99, and the gradient 1 - q/p = 1 goes on pulling it back.
+    logps = torch.tensor([-100.0, 0.0], requires_grad=True)
+    kl = kl_k3(logps, torch.tensor([0.0, -100.0]))
+    torch.testing.assert_close(kl, torch.tensor([E20 - 21, 99.0]))
+    kl.sum().backward()
+    assert logps.grad.tolist() == [0.0, 1.0]
+
+
+def test_within_the_limit_a_ratio_is_exact_to_the_bit() -> None:
+    log_ratios = torch.linspace(-120, 20, 1401)[None]
+    old_logps = torch.full_like(log_ratios, -0.3)
+    logps = old_logps + log_ratios
+    assert (logps - old_logps).max() <= 20
+    losses = clipped_surrogate(logps, old_logps, -torch.ones_like(logps), 1.0, 1e12)
+    assert torch.equal(losses, torch.exp(logps - old_logps))
+    difference = old_logps - logps
+    kl = kl_k3(logps[difference <= 20], old_logps[difference <= 20])
+    assert torch.equal(kl, (torch.exp(difference) - 1 - difference)[difference <= 20])
+
+
 def test_kl_estimators() -> None:
     # p = 0.5, q = 0.25: log(p/q) = ln 2 = 0.693147.
     #   k1 = 0.693147; k2 = 0.693147^2 / 2 = 0.240227; k3 = 0.25/0.5 - 1 + 0.693147 = 0.193147.

@@ -213,6 +213,43 @@ def test_the_overlong_penalty_is_in_the_rewards(model_folder: str) -> None:
     np.testing.assert_allclose(algorithm.assign_credit(episodes), [0.5, -0.5])
 
 
+@pytest.mark.parametrize(
+    ("key", "with_signal"),
+    [("correct", [0, 5, 7]), (None, [0, 1, 2, 5, 7]), ("well_formed", [1, 5, 7])],
+)
+def test_signal_is_what_the_environment_judges(
+    model_folder: str, key: str | None, with_signal: list[int]
+) -> None:
+    algorithm = object.__new__(GRPO)
+    algorithm.config = small_config(model_folder, "DAPO", signal_key=key)
+
+    def turn(reward: float, info: dict[str, Any], length: int) -> Turn:
+        return Turn(
+            prompt_ids=[1], response_ids=[2] * length, logps=[-1.0] * length, reward=reward, info=info
+        )
+
+    right, wrong = {"correct": True, "well_formed": True}, {"correct": False, "well_formed": True}
+    groups = [
+        [(1.0, right, 4), (0.0, wrong, 4)],  # one of two is right
+        [
+            (0.1, wrong, 4),
+            (0.0, {"correct": False, "well_formed": False}, 4),
+        ],  # both wrong, a bonus for form apart
+        [(1.0, right, 4), (0.6, right, 4)],  # both right, a penalty for length apart
+        [(0.5, right, 4), (0.5, wrong, 4)],  # paid alike: no advantage
+        [(1.0, right, 24), (0.0, wrong, 4)],  # the same once the overlong penalty of 1 is off
+        [(0.2, {}, 4), (0.0, {}, 4)],  # not judged: by the reward
+        [(0.2, {}, 4), (0.2, {}, 4)],
+        [(0.2, {}, 4), (0.0, wrong, 4)],  # nor are all of these
+    ]
+    episodes = [
+        TextEpisode(group, i, [turn(*sample)])
+        for group, samples in enumerate(groups)
+        for i, sample in enumerate(samples)
+    ]
+    assert [episode.group for episode in algorithm.usable(episodes)[::2]] == with_signal
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_takes_a_step(ray_cluster: None, model_folder: str, name: str) -> None:
     config = small_config(model_folder, name, minibatch_size=8, num_epochs=2, kl_coeff=0.01)

@@ -260,6 +260,38 @@ def test_a_group_stays_in_its_minibatch_where_the_sizes_let_it() -> None:
         assert torch.bincount(groups)[groups.unique()].tolist() == [4, 4]
 
 
+@pytest.mark.parametrize(
+    ("num_rows", "sizes"),
+    [
+        (0, []),
+        (3, [3]),  # less than half a minibatch is a step still
+        (65, [65]),  # round(65 / 64) = 1: no step of a lone row
+        (97, [48, 49]),  # round(97 / 64 = 1.52) = 2
+        (120, [60, 60]),
+        (128, [64, 64]),
+        (161, [53, 54, 54]),  # round(2.52) = 3
+    ],
+)
+def test_rows_are_spread_evenly_over_the_steps(num_rows: int, sizes: list[int]) -> None:
+    (shares,) = make_plan(equal_rows(num_rows, 1), 64, tokens=10_000)
+    assert [share.num_sequences for share in shares] == sizes
+
+
+def test_rows_that_fill_their_minibatches_stand_in_the_order_drawn() -> None:
+    rows = make_rows(num_groups=6, group_size=2)  # names 1 and 2 are group 0, 3 and 4 are group 1, ...
+    order = np.random.default_rng(3).permutation(6)
+    expected = [sorted(name for g in pair for name in (2 * g + 1, 2 * g + 2)) for pair in order.reshape(3, 2)]
+    assert [sorted(names(minibatch)) for minibatch in make_plan(rows, 4, seed=3)[0]] == expected
+
+
+def test_a_group_is_torn_between_steps_only_where_a_step_ends_within_it() -> None:
+    # 23 rows are 3 steps, which end after 7, 15 and 23 rows: at most two of the 6 groups are in two of them.
+    (shares,) = make_plan(equal_rows(6, 4)[:-1], 8, tokens=10_000)
+    groups = [sorted({group for batch in groups_of(share) for group in batch}) for share in shares]
+    assert [share.num_sequences for share in shares] == [7, 8, 8]
+    assert sum(map(len, groups)) <= 6 + 2
+
+
 @pytest.mark.parametrize("learners", [1, 2])
 def test_rows_without_gradient_count_and_are_not_computed(learners: int) -> None:
     rows = make_rows()
