@@ -13,9 +13,10 @@ import torch
 
 from algorithms import GRPO, METHODS, make_config
 from algorithms.methods import table
+from algorithms.tasks import TRAIN_ROWS_STREAM
 from experiments.common.settings import build, load_preset
 from llmenv.episode import TextEpisode, Turn
-from llmenv.rollout import GroupRequest
+from llmenv.rollout import GroupRequest, row_at
 from support import small_config
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -129,7 +130,7 @@ def scripted(algorithm: GRPO, has_signal: Any, asked: list[list[GroupRequest]]) 
                 episodes.append(TextEpisode(request.group, i, [turn], terminated=True))
         return episodes
 
-    algorithm._sample = sample
+    algorithm._collect = sample
 
 
 @pytest.fixture
@@ -165,20 +166,26 @@ def test_dynamic_sampling_stops_at_its_limit(dapo: GRPO, caplog: pytest.LogCaptu
     assert result["rollout"]["effective_batch"] == 4
     asked.clear()
     scripted(dapo, lambda group: False, asked)
-    weights = dapo.weights_version
+    weights = dapo.num_updates
     assert dapo.train()["rollout"]["effective_batch"] == 0  # and goes on
-    assert dapo.weights_version == weights + 1
+    assert dapo.num_updates == weights + 1
 
 
 def test_refills_take_rows_of_their_own(dapo: GRPO) -> None:
     """Rows of an epoch stay where they are, whatever was refilled, so that a resumed run meets the same ones."""
     dapo._num_tasks = 1000
-    dapo.config = dapo.config.copy(copy_frozen=False)
-    first = [request.options["index"] for request in dapo._requests(0, 4)]
-    refills = [request.options["index"] for n in (4, 6, 8) for request in dapo._requests(n, 2)]
-    dapo.config.dynamic_sampling, dapo.config.max_sampling_rounds = False, 1
-    assert [request.options["index"] for request in dapo._requests(0, 4)] == first
-    assert len(set(refills)) == 6
+    asked: list[list[GroupRequest]] = []
+    scripted(dapo, lambda group: group % 2 == 0, asked)
+    dapo.train()
+    refilled = [[request.options["index"] for request in round_] for round_ in asked]
+    assert [len(rows) for rows in refilled] == [4, 2, 1]
+    assert len(set(refilled[1] + refilled[2])) == 3
+    asked.clear()
+    scripted(dapo, lambda group: True, asked)
+    dapo.train()
+    ((*second,),) = asked
+    walk = [row_at(position, 1000, TRAIN_ROWS_STREAM, 0) for position in range(8)]
+    assert refilled[0] + [request.options["index"] for request in second] == walk
 
 
 def test_truncated_samples_are_left_out_of_the_update(ray_cluster: None, model_folder: str) -> None:

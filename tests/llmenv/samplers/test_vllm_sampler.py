@@ -386,7 +386,7 @@ def test_runners_that_die_or_hang_are_replaced(
         assert [(e.group, e.sample) for e in algorithm.last_episodes] == [
             (group, sample) for group in range(4) for sample in range(4)
         ]
-        assert {e.weights_version for e in algorithm.last_episodes} == {algorithm.weights_version - 1}
+        assert {e.weights_version for e in algorithm.last_episodes} == {algorithm.num_updates - 1}
         assert result["rollout"]["num_invalid"] == 0
         assert wait_for_runners(algorithm, 2)
         assert sum(psutil.pid_exists(pid) for pid in pids) == 1
