@@ -323,7 +323,7 @@ class LLMAlgorithm(Algorithm):
             GroupRequest.derive(task, 1, EVALUATION_STREAM, options=row)
             for task, row in enumerate(_rows(num_tasks, range(count), EVALUATION_ROWS_STREAM))
         ]
-        episodes = self._sample(requests, temperature=temperature, env_config=env_config)
+        episodes = self._sample(requests, temperature=temperature, evaluation=True)
         if not any(episode.valid for episode in episodes):
             raise _not_evaluable(env_config, episodes[0].error)
         return episodes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -40,7 +39,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
 
     def __init__(self, *, config: Any, **kwargs: Any):
         super().__init__(config=config, **kwargs)
-        self._pools: dict[str, EnvPool] = {}
+        self._pools: dict[bool, EnvPool] = {}  # of evaluation, and of training
         self._num_calls = 0
         self.renderer: Renderer
         self.sampler: Sampler | None = None
@@ -74,7 +73,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         *,
         requests: Sequence[GroupRequest] | None = None,
         temperature: float | None = None,
-        env_config: dict[str, Any] | None = None,
+        evaluation: bool = False,
         num_episodes: int | None = None,
         **kwargs: Any,
     ) -> list[TextEpisode]:
@@ -84,7 +83,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             requests: The groups to sample, as the algorithm deals them out. None samples `num_episodes` (default:
                 one group) of this runner's own choice, as RLlib's callers without knowledge of groups do.
             temperature: Instead of the training temperature.
-            env_config: Constructor arguments of the environment, instead of the training ones.
+            evaluation: In the environments of the evaluation config, instead of the training ones, and without metrics.
             num_episodes: Only without `requests`.
 
         Returns:
@@ -103,14 +102,14 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             temperature=self.config.temperature if temperature is None else temperature,
         )
         episodes = rollout(
-            self._pool(self.config.env_config if env_config is None else env_config),
+            self._pool(evaluation),
             self.renderer,
             self.sampler,
             requests,
             params,
             self.config.max_prompt_tokens,
         )
-        if env_config is None:
+        if not evaluation:
             self._log(episodes)
         return episodes
 
@@ -118,11 +117,12 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         """`sample` and `get_metrics` in one call to a remote runner."""
         return self.sample(**kwargs), self.get_metrics()
 
-    def _pool(self, env_config: dict[str, Any]) -> EnvPool:
-        key = json.dumps(env_config, sort_keys=True, default=repr)
-        if key not in self._pools:
-            self._pools[key] = EnvPool(lambda: make_env(self.config.env, env_config))
-        return self._pools[key]
+    def _pool(self, evaluation: bool) -> EnvPool:
+        """Known by their purpose, not by their arguments: one that is a function would equal none of its copies."""
+        if evaluation not in self._pools:
+            config = self.config.get_evaluation_config_object() if evaluation else self.config
+            self._pools[evaluation] = EnvPool(lambda: make_env(self.config.env, config.env_config))
+        return self._pools[evaluation]
 
     def _log(self, episodes: Sequence[TextEpisode]) -> None:
         steps = sum(episode.env_steps() for episode in episodes)
