@@ -158,7 +158,7 @@ def test_an_exception_names_the_function_and_spares_the_worker(pool: WorkerPool)
 
 def test_a_function_that_is_not_there() -> None:
     with pytest.raises(
-        RuntimeError, match=r"does not start: try `python -m envs\.workers test_workers:nothing 2`"
+        RuntimeError, match=r"does not start: try `python -m envs\.verify\.workers test_workers:nothing 2`"
     ):
         WorkerPool("test_workers:nothing").call()
 
