@@ -48,27 +48,34 @@ def right_answer(row: Mapping[str, Any]) -> str:
 
 
 class MathWordEnv(RowEnv[MathTask]):
-    """The base of `GSM8KEnv` and `MATHEnv`, which say where their rows are when nobody else does.
+    """The base of `GSM8KEnv` and `MATHEnv`, which say how to ask, and where their rows are, when nobody else does.
 
     Args:
         data: a source of rows (`llmenv.data` has the forms), "sample", or None for the usual places.
-        question: the wording, with the field {question}.
+        question: the wording, with the field {question}; None for the class's own.
         split: see `TaskEnv`.
         reward: see `TaskEnv`.
         reward_amounts: see `TaskEnv`.
     """
 
+    wording: str
     sample: str  # file in envs/samples
     folders: tuple[str, ...]  # in $LLMENV_DATA; the first that has the split
     hub: Mapping[str, str]  # split -> hub id
 
     def __init__(
-        self, data: str | None, question: str, split: str, reward: str, reward_amounts: Sequence[float]
+        self,
+        data: str | None = None,
+        question: str | None = None,
+        split: str = "train",
+        reward: str = "default",
+        reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
     ) -> None:
         super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
-        if "{question}" not in question:
+        if question is not None:
+            self.wording = question
+        if "{question}" not in self.wording:
             raise ValueError("question must have the field {question}")
-        self.wording = question
         self.set_rows(self._load(data))
 
     def _load(self, data: str | None) -> Rows:
@@ -160,19 +167,10 @@ class GSM8KEnv(MathWordEnv):
     - v0: first version.
     """
 
+    wording = GSM8K_QUESTION
     sample = "gsm8k.jsonl"
     folders = ("gsm8k",)
     hub = {"train": "openai/gsm8k:main", "test": "openai/gsm8k:main"}  # noqa: RUF012
-
-    def __init__(
-        self,
-        data: str | None = None,
-        question: str = GSM8K_QUESTION,
-        split: str = "train",
-        reward: str = "default",
-        reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
-    ) -> None:
-        super().__init__(data, question, split, reward, reward_amounts)
 
 
 class MATHEnv(MathWordEnv):
@@ -227,16 +225,7 @@ class MATHEnv(MathWordEnv):
     - v0: first version.
     """
 
+    wording = MATH_QUESTION
     sample = "math.jsonl"
     folders = ("math", "math500")  # the latter has a test split only
     hub = {"train": "DigitalLearningGmbH/MATH-lighteval", "test": "HuggingFaceH4/MATH-500"}  # noqa: RUF012
-
-    def __init__(
-        self,
-        data: str | None = None,
-        question: str = MATH_QUESTION,
-        split: str = "train",
-        reward: str = "default",
-        reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
-    ) -> None:
-        super().__init__(data, question, split, reward, reward_amounts)

@@ -72,8 +72,9 @@ def test_split_is_the_same_everywhere() -> None:
     held_out = [target for target in range(10, 40) if split_of([44, 19, 35], target) == "test"]
     assert held_out == [19, 20, 24, 28, 32, 34, 35]
     code = "from envs.countdown import *; print(''.join(split_of((1, 2, n), 10)[1] for n in range(64)))"
-    runs = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)]
-    assert runs[0] == runs[1] and set(runs[0].strip()) == {"r", "e"}
+    elsewhere = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert elsewhere == "".join(split_of((1, 2, n), 10)[1] for n in range(64))
+    assert set(elsewhere) == {"r", "e"}
 
 
 def test_options_take_any_integers() -> None:

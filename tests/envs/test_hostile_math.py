@@ -1,6 +1,6 @@
-r"""Hostile and odd answers to mathematics and to whole numbers, each judged by hand; no case may take ten seconds.
+r"""Hostile and odd answers to mathematics, each judged by hand; no case may take ten seconds.
 
-Categories. Of mathematics:
+Categories:
 
  1. code: Python that `eval` would run
  2. names: what sympy's own readers would look up, call or follow
@@ -20,50 +20,19 @@ Categories. Of mathematics:
 16. exactness: what floating point takes for equal, or for unequal
 17. size: megabytes
 18. spaces: right answers between white space
-
-Of whole numbers: those that `WHOLE_NUMBERS` names.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Any
 
 import pytest
+from hostile import CANARY, CODE, FIVES, MEGA, TOUCH, Table, cases_of
 
-from envs.verify.verifiers import verify_integer, verify_math
+from envs.verify.verifiers import verify_math
 
-CANARY = Path(tempfile.gettempdir()) / f"hostile-math-{os.getpid()}"  # exists once some answer has been run
-TOUCH = f"touch {CANARY}"
-MEGA = 1_000_000
-MATH_FAILURES = ("wrong value", "not an expression", "too long", "time limit", "memory limit")
-INTEGER_FAILURES = ("not an integer", "wrong value")
-# Most of them are 5 to Python's int() or to Unicode's normalisation.
-FIVES = "５٥۵५੫૫௫౫൫๕໕༥၅᠕𝟓𝟝𝟧𝟱𝟻⁵₅⑤⑸⒌❺➄➎㊄五Ⅴⅴ"
-
-CODE = [
-    f"__import__('os').system('{TOUCH}')", f'__import__("os").system("{TOUCH}")', f"import os; os.system('{TOUCH}')",
-    f"exec(\"import os; os.system('{TOUCH}')\")", f"eval(\"__import__('os').system('{TOUCH}')\")",
-    f"open('{CANARY}', 'w')", f"open('{CANARY}', 'w').write('5')", f"(lambda: open('{CANARY}', 'w'))()",
-    f"[open('{CANARY}', 'w') for _ in [0]]", f"print(5, file=open('{CANARY}', 'w'))",
-    f"f\"{{open('{CANARY}', 'w')}}\"", f"5; __import__('os').system('{TOUCH}')",
-    f"5\n__import__('os').system('{TOUCH}')",
-    f"5 + 0*__import__('os').system('{TOUCH}')", f"5 if open('{CANARY}', 'w') else 5", f"5 or open('{CANARY}', 'w')",
-    f"__import__('pathlib').Path('{CANARY}').touch()", f"__import__('subprocess').run(['touch', '{CANARY}'])",
-    f"().__class__.__bases__[0].__subclasses__()[0]('{CANARY}')", f"getattr(__builtins__, 'open')('{CANARY}', 'w')",
-    f"globals()['__builtins__']['open']('{CANARY}', 'w')", f"compile(\"open('{CANARY}', 'w')\", '', 'exec')",
-    f"breakpoint() or open('{CANARY}', 'w')", f"@open('{CANARY}', 'w')", f"class A(open('{CANARY}', 'w')): pass",
-    "exit()", "quit()", "exit(0)", "os._exit(0)", "os.abort()", "raise SystemExit", "sys.exit(0)", "import antigravity",
-    "while True: pass", "[0 for _ in iter(int, 1)]", "'a' * 10**10", "[0] * 10**10", "bytearray(10**11)", "input()",
-    "lambda: 5", "(lambda: 5)()", "[5][0]", "{5}.pop()", "chr(53)", "f'{5}'", "len('aaaaa')", "int('5')", "eval('5')",
-    "sum([2, 3])", "next(iter([5]))", "(5).__class__", "5 .__class__.__mro__", "gold", "answer", "target", "self.gold",
-    "os.fork()", "import resource", "signal.alarm(1)", "del int", "int = str", "x := 5; x + 1", "assert 0",
-]  # fmt: skip
-
+FAILURES = ("wrong value", "not an expression", "too long", "time limit", "memory limit")
 
 LEVELS = [
     ("(", ")"), ("{", "}"), ("[", "]"), ("|", "|"), (r"\left(", r"\right)"), (r"\frac{1}{", "}"), (r"\frac{", "}{7}"),
@@ -82,17 +51,9 @@ FLOODS = [
     *(r"\begin{pmatrix}" * 50_000, "x=" * 500_000, "6" * MEGA + "!", "1e" + "9" * MEGA, "6" + " " * MEGA),
     *("5." + "0" * MEGA + "1", "0" * MEGA + "6", "5" * 3 * MEGA),
 ]  # fmt: skip
-NUMBER_FLOODS = [
-    *(char * MEGA for char in "59-−,$ .(xé🙂\x00\\"),
-    *("56088" * 200_000, "56,088" * 160_000, "5," * 500_000, ",088" * 250_000, "$ " * 500_000, "56088 " * 160_000),
-    *("0" * MEGA + "56088", "56088" + "0" * MEGA, "56" + ",088" * 250_000, "1" + ",000" * 250_000, "1e" + "9" * MEGA),
-    *("-" * MEGA + "56088", "$" * MEGA + "56088" + "$" * MEGA, "56" + " " * MEGA + "088", "56088." + "0" * MEGA),
-    "9" * 3 * MEGA,
-]  # fmt: skip
 
 # fmt: off
-# By category: (right answer, texts that give it, texts that do not).
-MATHEMATICS: dict[str, list[tuple[str, list[str], list[str]]]] = {
+MATHEMATICS: Table = {
     "code": [
         ("5", [], CODE),
         ("256", [], [f"__import__('os').system('{TOUCH}')"]),  # what it would give, had touch failed
@@ -315,140 +276,28 @@ MATHEMATICS: dict[str, list[tuple[str, list[str], list[str]]]] = {
             ["\n\\frac{2}{1}\n", "1\n/\n3"]),
     ],
 }
-
-# By category: (target, texts that state it, texts that do not).
-WHOLE_NUMBERS: dict[str, list[tuple[int, list[str], list[str]]]] = {
-    "spelling": [
-        (56088,
-            ["56088", " 56088 ", "\n56088\n", "\t56088", "\u00a056088", "\u200356088", "$56088$", "$ 56088 $",
-             "$$56088$$", " $56088$ "],
-            ["56089", "-56088", "5608", "560880", "88065", "0", "1", "56,089", "$56089$", "65088", "156088",
-             "\n56089"]),
-        (0, ["0", " 0 ", "$0$"], ["1", "00", "0.0", "", "O", "o", "+0", "0x0", "0e5", "False", "None"]),
-        (5, ["5"], ["6", "05", "55", "-5", "5.", "five"]),
-        (10**5000, ["1" + "0" * 5000],
-            ["1" + "0" * 4999, "1" + "0" * 5001, "1" + "0" * 4999 + "1", "10^5000", "1e5000"]),
-    ],
-    "separators": [
-        (56088, ["56,088", "$56,088$", " 56,088 "],
-            ["5,6088", "560,88", "5,60,88", "56,,088", ",56088", "56088,", ",56,088", "56,088,", "056,088",
-             "0,056,088", "56,08", "56,0888", "56;088", "56.088", "56'088", "56_088", "5_6_0_8_8", "56 088",
-             "5 6088", "5 6 0 8 8", "56\u00a0088", "56-088", "56/088", "56\n088", "56，088", "56٬088"]),
-        (1234567, ["1,234,567", "1234567"],
-            ["1234,567", "1,234567", "12,34,567", "1,23,4567", "1.234.567", "1,234.567", "1_234_567",
-             "1,234,56", "123,456,7"]),
-        (123, ["123"], ["1,23", "12,3", "0,123", ",123", "123,", "1,2,3"]),
-        (1000000, ["1,000,000", "1000000"],
-            ["1,000", "1,000,00", "10,00,000", "1,0,0,0,0,0,0", "1e6", "10^6", "1 million", "1M"]),
-    ],
-    "signs": [
-        (-42, ["-42", "−42", " -42 ", "$-42$", "$−42$"],
-            ["42", "--42", "−−42", "-−42", "−-42", "+-42", "-+42", "(42)", "(-42)", "42-", "-042", "–42", "—42",
-             "‐42", "‑42", "－42", "﹣42", "¬42", "~41", "-43", "-4", "-420", "-4.2e1", "minus 42", "negative 42",
-             "-0x2a", "-forty-two"]),
-        (-56088, ["-56,088", "-56088"], ["56,088", "-5,6088", "-56.088", "--56088", "-(56088)", "0-56088"]),
-        (42, ["42"],
-            ["+42", "++42", "--42", "-42", "−42", "- -42", "-(-42)", "±42", "∓42", "+ 42", "|42|", "|-42|"]),
-    ],
-    "forms": [
-        (56088, [], ["56088.0", "56088.", "56088.00", ".56088", "5.6088e4", "5.6088E+4", "56088e0", "560880e-1",
-             "0xdb18", "0XDB18", "0o155430", "0b1101101100011000", "DB18", "056088", "0056088", "00056088",
-             "56088L", "56088n", "56088u", "56088f", "56088j", "56088i", "56088+0j", "56088_", "_56088",
-             "5__6088", "56088!", "56088%", "56088°", "56088²", "56088^1", "56088**1", "56088/1", "112176/2",
-             "456*123", "456 * 123", "123 × 456", "50000+6088", "456 * 123 = 56088", "56088 = 56088", "= 56088",
-             "56088 =", "x = 56088", "==56088", "56088+0", "56088*1", "0+56088", "--56088", "+56088",
-             "56088//1", "56088<<0", "56088|0", "~-56089", "5.6088 x 10^4", "56.088k", "56088:1", "1*56088",
-             "56089-1", "1e4+46088", "56088e", "e56088"]),
-        (10, [], ["1e1", "0xA", "0b1010", "X", "ten", "10.0", "010", "1 0", "2*5", "5+5", "20/2"]),
-        (1, [], ["True", "1.0", "01", "0.9999999999999999999999", "1/1", "1e0", "I", "one", "0!", "x^0"]),
-    ],
-    "look-alikes": [
-        (5, [], [*FIVES, "5\u200b", "\u200b5", "5\ufe0f", "5\u0301", "Ƽ", "S"]),
-        (56088, [], ["５６０８８", "٥٦٠٨٨", "۵۶۰۸۸", "५६०८८", "𝟓𝟔𝟎𝟖𝟖", "⁵⁶⁰⁸⁸", "₅₆₀₈₈", "⑤⑥⓪⑧⑧", "56O88", "56о88",
-             "560ȣ8", "5б088", "56θ88", "5６088", "56٠88", "５6088", "5608８", "S6088", "56\u200b088",
-             "5\u200d6088", "56\u2060088", "56\xad088", "56088\u200b", "\ufeff56088", "\u202e88065",
-             "五万六千八十八"]),
-    ],
-    "around": [
-        (56088, [], ["The answer is 56088", "answer: 56088", "56088 or 56089", "56088, 56089", "56088 56089",
-             "56088 56088", "56088\n56089", "not 56088", "~56088", "≈56088", ">56087", "56088?", "(56088)",
-             "[56088]", "{56088}", "<56088>", '"56088"', "'56088'", "`56088`", "**56088**", "*56088*",
-             "_56088_", "#56088", "56088;", "56088:", "No. 56088", "56088 apples", "56088 units", "€56088",
-             "56088 dollars", "56088 or so", "about 56088", "56087 < 56089", "fifty-six thousand eighty-eight",
-             "56 thousand 88", "", " ", "\n", ".", "-", "−", ",", "nan", "inf", "None", "null", "true", "x",
-             "<answer>56088</answer>", "56088</answer>", "123 * 456", "What is 123 * 456?",
-             " ".join(map(str, range(56000, 56100)))]),
-    ],
-    "latex": [
-        (56088, [], ["$56088", "56088$", "$$56088$", "$$$56088$$$", "$56088$$", "$", "$$", "$$$$", "$ $",
-             "$5$6088", "$56$088", "$56088$ $56088$", r"\boxed{56088}", r"\text{56088}", r"\mathbf{56088}",
-             r"\(56089\)", r"\[56089\]", r"\frac{56088}{1}", r"\sqrt{56088}", r"5\_6088", r"\56088", "56088\\",
-             r"56088\\", r"\56088\\", "{", "}", r"56088^{1}", r"56088_{10}", r"\phantom{1}56088",
-             r"\input{56088}", r"\write18{56088}", r"56088 \pm 0", r"\pm 56088", r"\num{56088}", r"^56088"]),
-    ],
-    "code": [
-        (56088, [], [*CODE, "56088 # x", "56088; pass", "int('56088')", "(lambda: 56088)()", "{target}", "{0}",
-             "%d", "%s", "f'{target}'", "\\x35\\x36"]),
-    ],
-    "characters": [
-        (56088, [], ["56088\x00", "\x0056088", "56\x00088", "56088\x08", "\x1b[31m56088", "\x1b[0m56088\x1b[0m",
-             "\x7f56088", "56088\ud800", "\ud80056088", "\udc35", "56088\ufffd", "\U0010ffff", "56088🙂", "🙂",
-             "\u202e56088", "\u206656088\u2069", "56088\x04", "\x0156088", "\x02", "56088\n\x00",
-             '{"ok": true}', '56088"}', "56088\n0", "\u0301" * 500]),
-    ],
-    "size": [
-        (56088, [" " * MEGA + "56088", "56088" + "\n" * MEGA], NUMBER_FLOODS),
-    ],
-}
 # fmt: on
 
 
-Table = dict[str, list[tuple[Any, list[str], list[str]]]]
+def test_table_is_large() -> None:
+    cases = [param.values for param in cases_of(MATHEMATICS)]
+    assert len(cases) >= 300
+    assert len({(target, answer) for target, answer, _ in cases}) == len(cases)
 
 
-def _cases(table: Table) -> list[Any]:
-    cases = []
-    for category, rows in table.items():
-        judged = []
-        for target, right, wrong in rows:
-            judged += [(target, answer, True) for answer in right]
-            judged += [(target, answer, False) for answer in wrong]
-        cases += [pytest.param(*case, id=f"{category}-{i}") for i, case in enumerate(judged)]
-    return cases
-
-
-def test_tables_are_large() -> None:
-    for table in (MATHEMATICS, WHOLE_NUMBERS):
-        cases = [param.values for param in _cases(table)]
-        assert len(cases) >= 300
-        assert len({(target, answer) for target, answer, _ in cases}) == len(cases)
-
-
-@pytest.mark.parametrize(("gold", "answer", "right"), _cases(MATHEMATICS))
+@pytest.mark.parametrize(("gold", "answer", "right"), cases_of(MATHEMATICS))
 def test_mathematics_is_judged_as_by_hand_and_in_time(gold: str, answer: str, right: bool) -> None:
     start = time.monotonic()
     failure = verify_math(answer, gold)
     seconds = time.monotonic() - start
-    assert failure is None if right else failure in MATH_FAILURES
+    assert failure is None if right else failure in FAILURES
     assert seconds < 10
-    assert not CANARY.exists(), "the answer has been run"
-
-
-@pytest.mark.parametrize(("target", "answer", "right"), _cases(WHOLE_NUMBERS))
-def test_whole_numbers_are_judged_as_by_hand_and_in_time(target: int, answer: str, right: bool) -> None:
-    seconds = []
-    for _ in range(3):  # the best of three, in processor time: the machine may be busy with other work
-        start = time.process_time()
-        failure = verify_integer(answer, target)
-        seconds.append(time.process_time() - start)
-        assert failure is None if right else failure in INTEGER_FAILURES
-    assert min(seconds) < 0.05
     assert not CANARY.exists(), "the answer has been run"
 
 
 def test_judges_rightly_after_the_worst() -> None:
     for worst in ("9^{9^{9^9}}", r"\int_0^\infty e^{-x^x} dx", "(" * 5000, "6\nnull\n", "\ud800", "5" * MEGA):
-        assert verify_math(worst, "5") in MATH_FAILURES
+        assert verify_math(worst, "5") in FAILURES
         assert verify_math(r"\dfrac12", "0.5") is None
         assert verify_math(r"\dfrac13", "0.5") == "wrong value"
 
@@ -460,7 +309,7 @@ def test_each_verdict_goes_to_its_own_answer() -> None:
         failures = list(pool.map(verify_math, answers, [str(n - n % 3) for n in range(100)]))
     right = [n for n, failure in enumerate(failures) if failure is None]
     assert right == list(range(0, 100, 3))  # 50 is not among them
-    assert failures[50] in MATH_FAILURES
+    assert failures[50] in FAILURES
 
 
 def test_nothing_was_run() -> None:

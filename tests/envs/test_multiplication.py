@@ -76,8 +76,9 @@ def test_split_is_the_same_everywhere() -> None:
     # for which `printf "$b * 47" | b2sum -l 8` is a multiple of 4.
     assert [b for b in range(30) if split_of(47, b) == "test"] == [4, 5, 10, 13, 21, 22, 24, 27]
     code = "from envs.multiplication import *; print(''.join(split_of(3, n)[1] for n in range(64)))"
-    runs = [subprocess.check_output([sys.executable, "-c", code], text=True) for _ in range(2)]
-    assert runs[0] == runs[1] and set(runs[0].strip()) == {"r", "e"}
+    elsewhere = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert elsewhere == "".join(split_of(3, n)[1] for n in range(64))
+    assert set(elsewhere) == {"r", "e"}
 
 
 def test_seed_fixes_the_task() -> None:

@@ -59,12 +59,18 @@ def test_a_part_of_the_score_is_paid_in_part() -> None:
     assert env.step(f"<answer> {wordy} </answer>")[1] == pytest.approx(0.1 + 0.9 * 0.25)
 
 
-# Those whose scorers evaluate the answer as Python.
-EVALUATING = ["string_insertion", "spiral_matrix", "binary_matrix", "n_queens", "simple_integration"]
-EVALUATING += ["intermediate_integration", "polynomial_multiplication", "puzzle24", "countdown"]
+# Those whose scorers evaluate the answer as Python: its literals, and formulas, which all go through one function.
+LITERALS = ["string_insertion", "spiral_matrix", "binary_matrix", "n_queens"]
+FORMULAS = [
+    "simple_integration",
+    "intermediate_integration",
+    "polynomial_multiplication",
+    "puzzle24",
+    "countdown",
+]
 
 
-@pytest.mark.parametrize("name", EVALUATING)
+@pytest.mark.parametrize("name", LITERALS + FORMULAS)
 def test_answers_are_not_evaluated_as_code(name: str, tmp_path: Path) -> None:
     file = tmp_path / "written"
     codes = [
@@ -73,7 +79,6 @@ def test_answers_are_not_evaluated_as_code(name: str, tmp_path: Path) -> None:
         f"[x for x in [__import__('pathlib').Path({str(file)!r}).touch()]]",
         "[0 for entry['answer'] in ['hacked']]",
         "exec(chr(48))",
-        "9**9**9**9**9",
         "[[0]*10**9]*10**9",
         "(" * 5000,
     ]
@@ -82,6 +87,13 @@ def test_answers_are_not_evaluated_as_code(name: str, tmp_path: Path) -> None:
     for code in codes:
         assert pay(env, 3, code)[0] < 0.2
     assert not file.exists()
+    assert time.perf_counter() - start < 60
+
+
+@pytest.mark.parametrize("name", [*LITERALS, FORMULAS[0]])  # of formulas one: it takes a worker with it
+def test_a_tower_of_powers_ends_in_time(name: str) -> None:
+    start = time.perf_counter()
+    assert pay(make(name), 3, "9**9**9**9**9")[0] < 0.2
     assert time.perf_counter() - start < 60
 
 

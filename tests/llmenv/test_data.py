@@ -1,4 +1,4 @@
-"""Rows in and out: files, splits, the hub, TinyZero's schema and its flattened prompts."""
+"""Rows that are read: files, splits, the hub."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmenv.data import Prompt, Rows, flat_prompt, load_rows, parse_prompt, task_row, task_schema, write_rows
+from llmenv.data import load_rows
 
 QA = ("question", "answer")
 
@@ -218,152 +218,3 @@ def test_the_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)  # as if it were not installed
     with pytest.raises(ValueError, match=r"pip install 'llmenv\[datasets\]'"):
         load_rows("some/set", "train", QA)
-
-
-SYSTEM = (
-    "The assistant first thinks about the reasoning process in the mind and then provides the user with "
-    "the answer."
-)
-QUESTION = "Using the numbers [44, 19, 35], make 98. User: and Assistant: are words too."
-FLAT = (
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-    f"{SYSTEM}\nUser: {QUESTION}\nAssistant: Let me solve this step by step.\n<think>"
-)
-
-
-def user(content: Any) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": content}]
-
-
-def test_a_whole_prompt_is_taken_apart() -> None:
-    prompt = parse_prompt(user(FLAT))
-    assert prompt == Prompt(QUESTION, SYSTEM, "Let me solve this step by step.\n<think>")
-    assert flat_prompt(prompt) == FLAT
-
-
-def test_the_prompt_of_tinyzeros_multiplication() -> None:
-    system = f"{SYSTEM} The reasoning process is enclosed within <think> </think> tags."
-    question, prefix = (
-        "Give me the answer of the following equation: 12 * 34 =",
-        "Ok let me think about it.\n<think>",
-    )
-    start = (
-        "A conversation between User and Assistant. The user asks a question, and the Assistant solves it."
-    )
-    flat = f"{start} {system} User: {question} Assistant: {prefix}"  # all in one line
-    assert parse_prompt(user(flat)) == Prompt(question, system, prefix)
-
-
-def test_the_prompt_for_qwens_instruct_models() -> None:
-    flat = (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n {QUESTION}<|im_end|>\n"
-        "<|im_start|>assistant\nLet me solve this step by step.\n<think>"
-    )
-    # With TinyZero's space before the question: the chat template makes the same prompt again.
-    assert parse_prompt(user(flat)) == Prompt(
-        f" {QUESTION}", SYSTEM, "Let me solve this step by step.\n<think>"
-    )
-
-
-def test_messages() -> None:
-    assert parse_prompt(user("What is 1 + 1?")) == Prompt("What is 1 + 1?", None, None)
-    messages = [{"role": "system", "content": "Be brief."}, *user("first"), *user("last")]
-    assert parse_prompt(messages) == Prompt("last", "Be brief.", None)
-    half = FLAT.partition("\nUser: ")[0]
-    assert parse_prompt(user(half)).question == half
-
-
-@pytest.mark.parametrize(
-    "messages", [[], [{"role": "system", "content": "a"}], user(None), user([{"text": "a"}])]
-)
-def test_no_question(messages: list[dict[str, Any]]) -> None:
-    with pytest.raises(ValueError, match=r"list of \{role, content\}"):
-        parse_prompt(messages)
-
-
-def countdown_rows(count: int) -> list[dict[str, Any]]:
-    return [
-        task_row(
-            "countdown",
-            user(f"question {i}"),
-            {"target": i, "numbers": [i, 1]},
-            "train",
-            i,
-            target=i,
-            nums=[i, 1],
-        )
-        for i in range(count)
-    ]
-
-
-NUMBERS = pa.list_(pa.int64())
-COUNTDOWN_SCHEMA = (
-    pa.struct([("target", pa.int64()), ("numbers", NUMBERS)]),
-    pa.field("target", pa.int64()),
-    pa.field("nums", NUMBERS),
-)
-
-
-def test_the_schema_is_tinyzeros(tmp_path: Path) -> None:
-    file = tmp_path / "train.parquet"
-    write_rows(file, countdown_rows(3), task_schema(*COUNTDOWN_SCHEMA))
-    # As `datasets` 5.2 writes the rows of TinyZero's script.
-    assert str(pq.read_schema(file)) == (
-        "target: int64\n"
-        "nums: list<element: int64>\n"
-        "  child 0, element: int64\n"
-        "data_source: string\n"
-        "prompt: list<element: struct<role: string, content: string>>\n"
-        "  child 0, element: struct<role: string, content: string>\n"
-        "      child 0, role: string\n"
-        "      child 1, content: string\n"
-        "ability: string\n"
-        "reward_model: struct<style: string, ground_truth: struct<target: int64, numbers: list<element: int64>>>\n"
-        "  child 0, style: string\n"
-        "  child 1, ground_truth: struct<target: int64, numbers: list<element: int64>>\n"
-        "      child 0, target: int64\n"
-        "      child 1, numbers: list<element: int64>\n"
-        "          child 0, element: int64\n"
-        "extra_info: struct<split: string, index: int64>\n"
-        "  child 0, split: string\n"
-        "  child 1, index: int64"
-    )
-    assert pq.read_table(file).to_pylist()[2] == {
-        "target": 2,
-        "nums": [2, 1],
-        "data_source": "countdown",
-        "prompt": [{"role": "user", "content": "question 2"}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": {"target": 2, "numbers": [2, 1]}},
-        "extra_info": {"split": "train", "index": 2},
-    }
-
-
-def test_writing_streams_in_row_groups(tmp_path: Path) -> None:
-    alive = 0
-    most = 0
-
-    class Row(dict):
-        def __init__(self, row: dict[str, Any]) -> None:
-            nonlocal alive, most
-            super().__init__(row)
-            alive += 1
-            most = max(most, alive)
-
-        def __del__(self) -> None:
-            nonlocal alive
-            alive -= 1
-
-    file = tmp_path / "train.parquet"
-    write_rows(file, (Row(row) for row in countdown_rows(25_000)), task_schema(*COUNTDOWN_SCHEMA))
-    metadata = pq.read_metadata(file)
-    assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [10_000, 10_000, 5_000]
-    assert most <= 20_001  # a group, and the one that takes its place
-    rows: Rows = load_rows(file, "train", ("reward_model",))
-    assert rows[12_345]["reward_model"]["ground_truth"] == {"target": 12_345, "numbers": [12_345, 1]}
-
-
-def test_the_same_rows_are_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        write_rows(tmp_path / name, countdown_rows(50), task_schema(*COUNTDOWN_SCHEMA))
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()

@@ -1,4 +1,4 @@
-"""Mathematical answers: `tokens` (and `units`) to `reader` (a small `tree`) to `equivalence` (is it the same?).
+"""Mathematical answers: `tokens` (and `units`) to `operands` to `reader` (a `tree`) to `values` to `equivalence`.
 
 The modules import sympy and run in a worker process: outside of it, use `envs.verify.verifiers.verify_math`.
 """

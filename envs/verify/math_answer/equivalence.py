@@ -9,26 +9,19 @@ is compared as text.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from functools import lru_cache
 from itertools import compress, pairwise
 
 import sympy
-from sympy import Add, Expr, Integer, Mul, Symbol
+from sympy import Add, Expr, Mul, Symbol
 
 from envs.verify.math_answer.reader import read
 from envs.verify.math_answer.tokens import TooLarge, Unreadable, tokenize, words_of
 from envs.verify.math_answer.tree import Collection, Matrix, Node, Relation, Text, Tuple, Union
-from envs.verify.math_answer.units import PERCENT, UNITS, Unit, is_base
+from envs.verify.math_answer.units import Unit
+from envs.verify.math_answer.values import constant_ratio, equal, same_value
 
-DIGITS = 50  # that two values are computed to
-MAX_DIGITS = 500  # for it, where they cancel
-_TOLERANCE = sympy.Float(10) ** (8 - DIGITS)  # relative
-# Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
-_POINTS = ((17, 12), (-31, 23), (5, 7), (41, -29), (-13, 19), (23, 31))
-_TINY = sympy.Float(10) ** -400  # what remains of a zero at MAX_DIGITS
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
-_LETTER_UNITS = {name for name in UNITS if len(name) == 1}
 
 
 def judge(answer: str, gold: str) -> str | None:
@@ -138,109 +131,6 @@ def _point(answers: Collection) -> Tuple | None:
     return Tuple("(", ")", values)
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def same_value(gold: Expr, given: Expr) -> bool:
-    """Whether two expressions have the same value, and units that do not contradict each other."""
-    given = _with_units_of(gold, given)
-    if equal(gold, given):
-        return True
-    gold, gold_unit = _split_unit(gold)
-    given, given_unit = _split_unit(given)
-    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1) or is_base(given_unit):
-        return False
-    # One of the two has a unit. Per cent is one that may also be meant: 50 % is 50, and is 0.5.
-    if gold_unit == PERCENT:
-        return equal(gold, given) or equal(gold / 100, given)
-    if given_unit == PERCENT:
-        # A gold answer below 1 is a share, and 0.5 % is none of its spellings.
-        is_share = gold.is_number and bool(abs(gold) < 1)
-        return equal(gold, given / 100) or (equal(gold, given) and not is_share)
-    return equal(gold, given)
-
-
-def equal(a: Expr, b: Expr) -> bool:
-    """Whether two expressions are equal for all values of their variables, to 50 digits at several points."""
-    if a == b:
-        return True
-    if a.is_Rational and b.is_Rational:
-        return False
-    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-    if a.free_symbols != b.free_symbols or a.is_infinite or b.is_infinite:
-        return False
-    compared = 0
-    for x, y in _values(a, b, symbols):
-        compared += 1
-        if abs(x - y) > max(_TOLERANCE * max(abs(x), abs(y)), _TINY):
-            return False
-    return compared > 0 and (not symbols or compared > 2)
-
-
-def _values(a: Expr, b: Expr, symbols: list[Symbol]) -> Iterator[tuple[Expr, Expr]]:
-    """The values of two expressions, wherever both have one."""
-    for point in _points(symbols):
-        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
-        if _is_value(x) and _is_value(y):
-            yield x, y
-
-
-def _points(symbols: list[Symbol]) -> list[dict[Symbol, Expr]]:
-    if not symbols:
-        return [{}]
-    return [
-        {
-            symbol: sympy.Rational(
-                top + 3 * i * (1 if top > 0 else -1), bottom + 2 * i * (1 if bottom > 0 else -1)
-            )
-            for i, symbol in enumerate(symbols)
-        }
-        for top, bottom in _POINTS
-    ]
-
-
-def _is_value(x: Expr) -> bool:
-    return (
-        x.is_number
-        and not x.has(sympy.nan, sympy.zoo, sympy.oo)
-        and all(part.is_Float or part.is_Rational for part in x.as_real_imag())
-    )
-
-
-def _split_unit(expression: Expr) -> tuple[Expr, Expr]:
-    """An expression as a value and its unit (1 if it has none): of a sum, the one of its terms, or of one of them.
-
-    Raises:
-        Unreadable: Its units do not go together, or are no factors.
-    """
-    values, units = [], {Integer(1)}
-    for term in Add.make_args(expression):
-        value, unit = term.as_independent(*_units(term), as_Add=False) if _units(term) else (term, Integer(1))
-        powers = unit.as_powers_dict().items() if unit != 1 else ()
-        if not all(isinstance(base, Unit) and power.is_number for base, power in powers):
-            raise Unreadable("a unit that is no factor")
-        values.append(value)
-        units.add(unit)
-    if len(units) > 2 or (len(values) > 1 and PERCENT in units):
-        raise Unreadable("units that do not go together")
-    return Add(*values), units.difference({1}).pop() if len(units) > 1 else Integer(1)
-
-
-def _units(expression: Expr) -> list[Symbol]:
-    return [symbol for symbol in expression.free_symbols if isinstance(symbol, Unit)]
-
-
-def _with_units_of(gold: Expr, given: Expr) -> Expr:
-    """Takes letters such as the m of `10 m` for units where the gold answer says so, or has no variables at all."""
-    names = {unit.name for unit in _units(gold)} & _LETTER_UNITS
-    if gold.is_number:
-        names = _LETTER_UNITS
-    letters = {s: UNITS[s.name] for s in given.free_symbols if s.name in names and not isinstance(s, Unit)}
-    if not letters or abs(given.as_independent(*letters, as_Add=False)[0]) == 1:
-        return given  # `m` is not 1 m, nor is `5 + m` 6 m
-    return given.subs(letters)
-
-
 # --- relations -------------------------------------------------------------------------------------------------------
 
 
@@ -329,20 +219,13 @@ def _same_equations(gold: Relation, given: Relation) -> bool:
     operator = given.operators[0]
     # A solution is an answer, an equation yet to be solved is not: `2x = 10` does not answer `x = 5`.
     if operator == "=" and isinstance(_value(gold), Expr) and not isinstance(_value(given), Expr):
-        return gold.sides[1].free_symbols != set() and _proportional(gold, given) is not None
-    factor = _proportional(gold, given)
+        return gold.sides[1].free_symbols != set() and _factor(gold, given) is not None
+    factor = _factor(gold, given)
     if factor is None:
         return False
     return gold.operators[0] == (operator if factor > 0 or operator in "=!=" else _FLIPPED[operator])
 
 
-def _proportional(gold: Relation, given: Relation) -> Expr | None:
+def _factor(gold: Relation, given: Relation) -> Expr | None:
     """The constant that `left - right` of one is times that of the other, if there is one."""
-    a, b = gold.sides[0] - gold.sides[1], given.sides[0] - given.sides[1]
-    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-    if a.free_symbols != b.free_symbols or not symbols:
-        return None
-    ratios = [x / y for x, y in _values(a, b, symbols) if x != 0 and y != 0 and (x / y).is_real]
-    if len(ratios) < 3 or any(abs(ratio - ratios[0]) > _TOLERANCE * abs(ratios[0]) for ratio in ratios):
-        return None
-    return ratios[0]
+    return constant_ratio(gold.sides[0] - gold.sides[1], given.sides[0] - given.sides[1])

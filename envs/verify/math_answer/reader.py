@@ -7,15 +7,14 @@ such as `9^{9^9}`, is refused before it is computed.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
-from envs.verify.math_answer.tokens import Token, TooLarge, Unreadable, tokenize, words_of
+from envs.verify.math_answer.operands import OperandReader
+from envs.verify.math_answer.tokens import Token, Unreadable, tokenize, words_of
 from envs.verify.math_answer.tree import (
     Collection,
-    Matrix,
     Node,
     Relation,
     Text,
@@ -32,6 +31,8 @@ from envs.verify.math_answer.tree import (
 from envs.verify.math_answer.units import CURRENCIES, DEGREE, PERCENT, base_unit, read_unit
 
 MAX_DEPTH = 40
+_TIME = re.compile(r"([0-9]{1,2}(?: [0-5][0-9])?) ([ap]) ?m")  # of the day, as `words_of` gives it
+_RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
 
 
 def read(text: str) -> Node:
@@ -48,64 +49,26 @@ def read(text: str) -> Node:
     if all(token.kind == "text" for token in tokens):
         return Text(words_of(text))
     if not any(token.value in ("\\pm", "\\mp") for token in tokens):
-        return _Parser(tokens, 1).answer()
-    both = [_Parser(list(tokens), sign).answer() for sign in (1, -1)]
+        return _Reader(tokens, 1).answer()
+    both = [_Reader(list(tokens), sign).answer() for sign in (1, -1)]
     return Collection(
         tuple(item for node in both for item in (node.items if isinstance(node, Collection) else [node]))
     )
 
 
-_TIME = re.compile(r"([0-9]{1,2}(?: [0-5][0-9])?) ([ap]) ?m")  # of the day, as `words_of` gives it
-_RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
-_BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
-_OPERANDS = {"(", "[", "{", "\\{", "\\langle", "|", "\\lfloor", "\\lceil", "\\dollar", "\\euro", "\\pound"}
-_CONSTANTS = {"\\pi": sympy.pi, "\\infty": sympy.oo, "\\emptyset": Collection(())}
-_END = Token("end", "")
-_FUNCTIONS: dict[str, Callable[..., Expr]] = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
-    "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "sinh": sympy.sinh, "cosh": sympy.cosh,
-    "tanh": sympy.tanh, "ln": sympy.log, "log": sympy.log, "lg": sympy.log, "exp": sympy.exp,
-}  # fmt: skip
-_INVERSES = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan}
-_GREEK = {
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi",
-    "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "ell",
-    "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega",
-}  # fmt: skip
-
-
-class _Parser:
+class _Reader(OperandReader):
     """Recursive descent over the tokens; `sign` is what plus-minus stands for in this reading."""
 
     def __init__(self, tokens: list[Token], sign: int):
-        self.tokens = tokens
+        super().__init__(tokens)
         self.sign = sign
-        self.position = 0
         self.depth = 0
-
-    # The tokens
-
-    @property
-    def next(self) -> Token:
-        return self.tokens[self.position] if self.position < len(self.tokens) else _END
-
-    def take(self, *values: str) -> str | None:
-        """The next token's spelling if it is one of these; then it is used up."""
-        _, value = self.next
-        if value in values and self.next.kind not in ("text", "end"):
-            self.position += 1
-            return value
-        return None
-
-    def expect(self, value: str) -> None:
-        if not self.take(value):
-            raise Unreadable(f"{value!r} is missing")
 
     # Lists and relations
 
     def answer(self) -> Node:
         items = self.items()
-        if self.next is not _END:
+        if self.next.kind != "end":
             raise Unreadable(f"{self.next.value[:20]!r} does not belong there")
         return items[0] if len(items) == 1 else Collection(tuple(items))
 
@@ -203,20 +166,6 @@ class _Parser:
         factor = self.factor()
         return factor if sign > 0 else -as_number(factor)
 
-    def starts_operand(self) -> bool:
-        kind, value = self.next
-        if kind in ("number", "letter"):
-            return True
-        if kind == "command":
-            return (
-                value in _OPERANDS
-                or value in _CONSTANTS
-                or value[1:] in _FUNCTIONS
-                or value[1:] in _GREEK
-                or value in ("\\frac", "\\sqrt", "\\binom")
-            )
-        return value in ("(", "{")
-
     def adjoin(self, product: Expr, start: int) -> Expr:
         """What stands next to a product without a sign: a factor, or the fraction of a mixed number."""
         kind, value = self.next
@@ -279,173 +228,6 @@ class _Parser:
         if isinstance(value, Symbol) and (index.is_Integer or isinstance(index, Symbol)):
             return Symbol(f"{value.name}_{index}")
         raise Unreadable("a subscript")
-
-    def argument(self, whole: bool = False) -> Node:
-        """What a command applies to: a group in braces or one digit, as in LaTeX, or a `whole` number (`x^10`)."""
-        kind, value = self.next
-        if kind == "number" and not whole:
-            digit, rest = value[0], value[1:]
-            if digit == "." or "." in rest or "e" in rest.lower():
-                raise Unreadable("an argument without braces")
-            digits = [digit, rest] if rest else [digit]
-            self.tokens[self.position : self.position + 1] = [Token("number", text) for text in digits]
-        if kind == "symbol" and value == "-" and whole:
-            self.position += 1
-            return -as_number(self.operand())
-        return self.operand()
-
-    def operand(self) -> Node:
-        kind, value = self.next
-        self.position += 1
-        if kind == "number":
-            return self.number(value)
-        if kind == "letter":
-            return self.letter(value)
-        if kind == "symbol" and value in ("(", "[", "{"):
-            return self.bracketed(value)
-        if kind == "symbol" and value == "|":
-            return sympy.Abs(self.enclosed("|"))
-        if kind == "symbol" and value == "-":  # "3 * (-5)" without the brackets
-            return -as_number(self.factor())
-        if kind == "command":
-            return self.command(value)
-        raise Unreadable(f"{value[:20]!r} does not belong there")
-
-    def letter(self, name: str) -> Expr:
-        ahead = self.tokens[self.position : self.position + 4]
-        if [token.value for token in ahead[::2]] == ["(", ")"] and ahead[-1].value == "=":  # f(x) = ...
-            self.position += 3
-            return Symbol(f"{name}({ahead[1].value})")
-        return {"e": sympy.E, "i": sympy.I}.get(name, Symbol(name))
-
-    def number(self, digits: str) -> Expr:
-        if len(digits) > 1000 or re.search(r"[eE][+-]?[0-9]{4}", digits):
-            raise TooLarge("a number too long")
-        if self.take("\\overline"):  # 0.1\overline{6} = (16 - 1) / 90
-            period = "".join(value for _, value in self.raw_group())
-            head, _, decimals = digits.partition(".")
-            if not period.isdigit() or not (digits + period).replace(".", "").isdigit():
-                raise Unreadable("an overline")
-            whole = int(head + decimals + period) - int(head + decimals)
-            return Rational(whole, 10 ** len(decimals) * (10 ** len(period) - 1))
-        if digits[0] == "0" and len(digits) > 1 and digits[1].isdigit():
-            raise Unreadable("a leading zero")
-        return Rational(digits)
-
-    def raw_group(self) -> list[Token]:
-        self.expect("{")
-        start = self.position
-        while self.next.value != "}" and self.next is not _END:
-            self.position += 1
-        tokens = self.tokens[start : self.position]
-        self.expect("}")
-        return tokens
-
-    def bracketed(self, opening: str) -> Node:
-        if opening == "\\{" and self.take("\\}"):
-            return Collection(())
-        items = self.items()
-        closing = self.take(*_BRACKETS.values())
-        if opening in ("(", "[") and closing in (")", "]"):
-            if len(items) > 1:
-                return Tuple(opening, closing, tuple(items))
-        elif closing != _BRACKETS[opening]:
-            raise Unreadable("brackets that do not match")
-        if opening == "\\{":
-            return Collection(tuple(items))
-        if opening == "\\langle":
-            return Tuple("(", ")", tuple(items))
-        if len(items) > 1:
-            return Collection(tuple(items))
-        if closing != _BRACKETS[opening]:
-            raise Unreadable("brackets that do not match")
-        return items[0]
-
-    def enclosed(self, closing: str) -> Expr:
-        value = as_number(self.sum())
-        self.expect(closing)
-        return value
-
-    def command(self, name: str) -> Node:
-        if name in _CONSTANTS:
-            return _CONSTANTS[name]
-        if name in CURRENCIES:
-            return as_number(self.factor()) * CURRENCIES[name]
-        if name in ("\\{", "\\langle"):
-            return self.bracketed(name)
-        if name[1:] in _GREEK:
-            return Symbol(name[1:])
-        if name[1:] in _FUNCTIONS:
-            return self.function(name[1:])
-        match name:
-            case "\\frac":
-                return quotient(self.argument(), self.argument())
-            case "\\binom":
-                return bounded(sympy.binomial(small(self.argument()), small(self.argument())))
-            case "\\sqrt":
-                return self.root()
-            case "\\lfloor":
-                return sympy.floor(self.enclosed("\\rfloor"))
-            case "\\lceil":
-                return sympy.ceiling(self.enclosed("\\rceil"))
-            case "\\begin":
-                return self.matrix()
-            case "\\mathbb" if [value for _, value in self.raw_group()] == ["R"]:
-                return Tuple("(", ")", (-sympy.oo, sympy.oo))
-        raise Unreadable(f"{name[:20]} is not known")
-
-    def root(self) -> Expr:
-        degree = Integer(2)
-        if self.take("["):
-            degree = as_number(self.sum())
-            self.expect("]")
-            if not degree.is_Integer or not 1 <= degree <= 100:
-                raise Unreadable("a root of that degree")
-        radicand = as_number(self.argument())
-        if degree % 2 and radicand.is_negative:
-            return -sympy.root(-radicand, degree)
-        return sympy.root(radicand, degree)
-
-    def function(self, name: str) -> Expr:
-        function, power = _FUNCTIONS[name], None
-        base = Integer(10) if name == "lg" else None
-        if name in ("log", "lg") and self.take("_"):
-            base = as_number(self.argument(whole=True))
-        if self.take("^"):
-            power = as_number(self.argument(whole=True))
-            if power == -1 and name in _INVERSES:
-                function, power = _INVERSES[name], None
-        if self.next.value in ("(", "{"):
-            value = as_number(self.operand())
-        else:
-            value = as_number(self.factor())
-            while self.starts_operand() and self.next.value[1:] not in _FUNCTIONS and self.next.value != "(":
-                value *= as_number(self.factor())
-        value = value.subs(DEGREE, sympy.pi / 180)
-        if function is sympy.exp:
-            return raised(sympy.E, value)
-        if function is sympy.log and value.is_zero:
-            raise Unreadable("the logarithm of zero")
-        result = function(value) if base is None else sympy.log(value) / sympy.log(base)
-        return result if power is None else raised(result, power)
-
-    def matrix(self) -> Node:
-        kind = "".join(value for _, value in self.raw_group())
-        if not kind.endswith(("matrix", "array")) or kind.lower() == "vmatrix":  # that one is a determinant
-            raise Unreadable("an environment that is not a matrix")
-        if kind == "array":
-            self.raw_group()
-        rows: list[list[Node]] = [[]]
-        while not self.take("\\end"):
-            if self.take("\\\\"):
-                rows.append([])
-            elif not self.take("&"):
-                rows[-1].append(self.sum())
-        self.raw_group()
-        filled = [tuple(row) for row in rows if row]
-        if len({len(row) for row in filled}) != 1:
-            raise Unreadable("a matrix with ragged rows")
-        return Matrix(tuple(filled))
 
 
 def _is_name(node: Node) -> bool:

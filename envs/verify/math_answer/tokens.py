@@ -32,6 +32,45 @@ class Token(NamedTuple):
     value: str
 
 
+_END = Token("end", "")
+
+
+class Cursor:
+    """A place in a list of tokens, which goes on as they are taken."""
+
+    def __init__(self, tokens: list[Token]):
+        self.tokens = tokens
+        self.position = 0
+
+    @property
+    def next(self) -> Token:
+        """The token to come; one of kind "end" after the last."""
+        return self.tokens[self.position] if self.position < len(self.tokens) else _END
+
+    def take(self, *values: str) -> str | None:
+        """The next token's spelling if it is one of these; then it is used up."""
+        _, value = self.next
+        if value in values and self.next.kind not in ("text", "end"):
+            self.position += 1
+            return value
+        return None
+
+    def expect(self, value: str) -> None:
+        """Takes this token, or raises `Unreadable`."""
+        if not self.take(value):
+            raise Unreadable(f"{value!r} is missing")
+
+    def group(self) -> list[Token]:
+        """The tokens up to a closing brace, which are used up with both braces."""
+        self.expect("{")
+        start = self.position
+        while self.next.value != "}" and self.next is not _END:
+            self.position += 1
+        tokens = self.tokens[start : self.position]
+        self.expect("}")
+        return tokens
+
+
 FUNCTIONS = (
     "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh",
     "ln", "log", "lg", "exp",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -21,39 +20,12 @@ import pytest
 from envs.verify import workers
 from envs.verify.workers import MemoryLimit, TimeLimit, WorkerPool
 
-
-def act(what: str, *arguments: str) -> Any:
-    """What the workers of these tests do."""
-    match what:
-        case "echo":
-            return list(arguments)
-        case "pid":
-            return os.getpid()
-        case "loop":
-            while True:
-                pass
-        case "power":  # one operation inside the interpreter: no Python code runs until it ends
-            return len(str(9**9**8))
-        case "sleep":
-            return time.sleep(float(arguments[0]))
-        case "allocate":
-            return len(bytearray(8 << 30))
-        case "recurse":
-            return act("recurse")
-        case "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "limits":
-            return [resource.getrlimit(what) for what in (resource.RLIMIT_AS, resource.RLIMIT_CPU)]
-        case "print":
-            print('{"result": "forged"}', flush=True)
-            os.write(1, b'{"result": "forged"}\n')
-            return "honest"
-    raise ValueError(f"unknown: {what}")
+ACT = "acts:act"  # beside this file
 
 
 @pytest.fixture(scope="module")
 def pool() -> WorkerPool:
-    return WorkerPool("test_workers:act", max_workers=2)
+    return WorkerPool(ACT, max_workers=2, cpu_seconds=1)
 
 
 TEXTS = ["", "a\nb", '{"result": 1}\n', "\x00\x1b[2J", "é🙂\u202e", "\ud800 lone surrogate", "x" * 1_000_000]
@@ -87,7 +59,7 @@ def test_a_worker_that_only_waits_is_stuck(pool: WorkerPool, monkeypatch: pytest
 
 @pytest.mark.parametrize("how", ["ignored", "blocked"])
 def test_the_time_limit_holds_where_its_signal_is(how: str) -> None:
-    pool = WorkerPool("test_workers:act")
+    pool = WorkerPool(ACT, cpu_seconds=1)
     handler = signal.getsignal(signal.SIGXCPU)
     try:
         if how == "ignored":
@@ -110,7 +82,7 @@ def test_limits_stay_below_those_of_the_parent() -> None:
         "import resource; from envs.verify.workers import WorkerPool\n"
         "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (99, 99))\n"
-        "print(WorkerPool('test_workers:act').call('limits'))"
+        "print(WorkerPool('acts:act').call('limits'))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     memory, cpu = json.loads(
@@ -149,18 +121,16 @@ def test_what_a_worker_prints_is_no_reply(pool: WorkerPool) -> None:
 
 def test_an_exception_names_the_function_and_spares_the_worker(pool: WorkerPool) -> None:
     pid = pool.call("pid")
-    with pytest.raises(
-        RuntimeError, match="test_workers:act failed in its worker: ValueError: unknown: nonsense"
-    ):
+    with pytest.raises(RuntimeError, match="acts:act failed in its worker: ValueError: unknown: nonsense"):
         pool.call("nonsense")
     assert pool.call("pid") == pid
 
 
 def test_a_function_that_is_not_there() -> None:
     with pytest.raises(
-        RuntimeError, match=r"does not start: try `python -m envs\.workers test_workers:nothing 2`"
+        RuntimeError, match=r"does not start: try `python -m envs\.verify\.workers acts:nothing 2`"
     ):
-        WorkerPool("test_workers:nothing").call()
+        WorkerPool("acts:nothing").call()
 
 
 def test_threads_call_at_once(pool: WorkerPool) -> None:
@@ -202,7 +172,7 @@ def test_a_forked_daemon_has_workers_of_its_own(pool: WorkerPool) -> None:
 
 def test_workers_end_with_their_parent() -> None:
     here, there = multiprocessing.Pipe()
-    pool = WorkerPool("test_workers:act")
+    pool = WorkerPool(ACT)
     child = multiprocessing.get_context("fork").Process(target=_in_child, args=(pool, there))
     child.start()
     assert here.poll(60)

@@ -9,77 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from small_models import ARCHITECTURES, LLAMA, VOCAB, make_model, make_row, random_rows
 
 from algorithms.learner import PolicyLearner
 from llmenv.policy import packed as packed_module
 from llmenv.policy.attention import Span, _Plan, in_one_kernel
 from llmenv.policy.batch import LossBatch, TokenBatch, TokenRow
-from llmenv.policy.packed import ATTENTION
 from llmenv.policy.plan import plan_update
 from llmenv.policy.policy import CausalPolicy
-from support import random_episodes, relative_gap, small_config
-
-VOCAB = 50
-LLAMA = {
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 4,
-    "max_position_embeddings": 128,
-}
-ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
-    "grouped queries, tied": ("llama", {**LLAMA, "tie_word_embeddings": True}),
-    "untied": ("llama", {**LLAMA, "num_key_value_heads": 4, "tie_word_embeddings": False}),
-    "biases": ("qwen2", LLAMA),
-    "normalised queries": ("qwen3", LLAMA),
-    "values of another size": (
-        "deepseek_v3",
-        {
-            **{name: size for name, size in LLAMA.items() if name != "head_dim"},
-            "num_key_value_heads": 4,
-            "q_lora_rank": 8,
-            "kv_lora_rank": 8,
-            "qk_rope_head_dim": 4,
-            "qk_nope_head_dim": 4,
-            "v_head_dim": 6,
-            "first_k_dense_replace": 2,
-        },
-    ),
-    "learned positions, Conv1D": ("gpt2", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128}),
-}
-
-
-def make_model(kind: str, settings: dict[str, Any], dtype: torch.dtype = torch.float64, seed: int = 0) -> Any:
-    """Random weights, drawn wide, so that attention matters."""
-    special = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": 0}
-    config = AutoConfig.for_model(kind, vocab_size=VOCAB, initializer_range=0.4, **special, **settings)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config).to(dtype)
-
-
-def make_row(
-    prompt: Sequence[int], response: Sequence[int], group: int = 0, *more: Sequence[int]
-) -> TokenRow:
-    """A row of one turn, or of several: `more` are a prompt, a response, a prompt, ..."""
-    parts = [prompt, response, *more]
-    ids = np.array([token for part in parts for token in part])
-    mask = np.array([i % 2 == 1 for i, part in enumerate(parts) for _ in part])
-    noise = np.random.default_rng(len(ids) + int(ids.sum())).normal(size=(2, len(ids))).astype(np.float32)
-    return TokenRow(
-        ids, mask, np.where(mask, noise[0], 0), np.where(mask, noise[1], 0), np.zeros_like(noise[0]), group
-    )
-
-
-def random_rows(num_groups: int = 3, group_size: int = 4, max_response: int = 20) -> list[TokenRow]:
-    """Groups of rows of very different lengths, every third of two turns."""
-    episodes = random_episodes(num_groups, group_size, vocab_size=VOCAB, max_response=max_response)
-    rng = np.random.default_rng(3)
-    return [TokenRow.from_episode(episode, rng.normal()) for episode in episodes]
-
+from support import relative_gap, small_config
 
 ROWS: dict[str, Callable[[], list[TokenRow]]] = {
     "several groups, two turns": random_rows,
@@ -330,14 +268,6 @@ def test_adapters_learn_the_same(architecture: str) -> None:
     assert relative_gap(gradients(packed), gradients(plain)) < 1e-6
 
 
-def test_an_adapted_output_layer_is_refused() -> None:
-    peft = pytest.importorskip("peft")
-    model = make_model(*ARCHITECTURES["untied"])
-    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=["lm_head"]), model)
-    with pytest.raises(ValueError, match=r"transforms its logits .*as its output layer"):
-        CausalPolicy(model)
-
-
 def test_the_head_is_the_models_own_and_is_called_once(policy: CausalPolicy) -> None:
     calls: list[int] = []
     policy.head.register_forward_hook(lambda module, inputs, output: calls.append(len(inputs[0])))
@@ -355,64 +285,3 @@ def test_only_the_tokens_that_exist_go_through_the_model(policy: CausalPolicy) -
     policy.model.model.layers[0].mlp.register_forward_hook(lambda m, i, output: shapes.append(output.shape))
     policy(TokenBatch.from_rows([make_row([1] * 10, [2] * n) for n in (1, 3, 6)]))
     assert shapes == [(1, 10 + 0 + 2 + 5, 16)]
-
-
-def test_the_model_by_itself_is_as_it_was(tmp_path: Any) -> None:
-    """Padded batches, generation, saving: the attention of its own is transformers' again where nothing is packed."""
-    model = make_model(*ARCHITECTURES["biases"])
-    ids, mask = torch.tensor([[1, 2, 3, 4], [5, 6, 7, 8]]), torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
-    before = model(input_ids=ids, attention_mask=mask).logits
-    CausalPolicy(model)
-    assert model.config._attn_implementation == ATTENTION
-    torch.testing.assert_close(model(input_ids=ids, attention_mask=mask).logits, before)
-    model.save_pretrained(tmp_path)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path).config._attn_implementation == "sdpa"
-
-
-UNABLE = {
-    "a sliding window of 4 tokens": ("mistral", {**LLAMA, "sliding_window": 4}),
-    "layers of sliding_attention": (
-        "qwen3",
-        {
-            **LLAMA,
-            "layer_types": ["full_attention", "sliding_attention"],
-            "sliding_window": 4,
-            "use_sliding_window": True,
-        },
-    ),
-    "an attention of its own": ("bloom", {"hidden_size": 16, "n_layer": 1, "n_head": 2}),
-    "attention with soft-capped logits": ("gemma2", {**LLAMA, "layer_types": ["full_attention"] * 2}),
-    "layers of linear_attention": ("mamba", {"hidden_size": 16, "num_hidden_layers": 1}),
-}
-
-
-@pytest.mark.parametrize("reason", UNABLE)
-def test_a_model_that_cannot_share_prompts_says_so_and_goes_without(reason: str) -> None:
-    kind, settings = UNABLE[reason]
-    if kind == "gemma2":
-        settings = {**settings, "final_logit_softcapping": None}
-    model = make_model(kind, settings, torch.float32)
-    policy = CausalPolicy(model)
-    assert reason in policy.why_not_shared
-    assert not policy.shared_prompts
-    batch = TokenBatch.from_rows(random_rows(1, 2))
-    plain = CausalPolicy(copy.deepcopy(model), shared_prompts=False)
-    assert torch.equal(policy(batch).logps, plain(batch).logps)
-
-
-def test_attention_that_is_not_told_of_the_packed_row_fails(policy: CausalPolicy) -> None:
-    """A model that does not pass on what it is called with would let every token see every other."""
-
-    attention = policy.model.model.layers[1].self_attn
-    forward = attention.forward
-    attention.forward = lambda *args, attend, **kwargs: forward(*args, **kwargs)
-    with pytest.raises(RuntimeError, match=r"LlamaAttention is not given .*shared_prompts=False"):
-        policy(TokenBatch.from_rows(random_rows()))
-
-
-def test_attention_with_arguments_that_it_does_not_know_fails(policy: CausalPolicy) -> None:
-    attention = policy.model.model.layers[1].self_attn
-    forward = attention.forward
-    attention.forward = lambda *args, **kwargs: forward(*args, **kwargs, softcap=30.0)
-    with pytest.raises(RuntimeError, match="LlamaAttention asks for softcap: set shared_prompts=False"):
-        policy(TokenBatch.from_rows(random_rows()))
