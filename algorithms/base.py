@@ -51,6 +51,15 @@ class LLMAlgorithm(Algorithm):
     """
 
     config: LLMConfig
+    _updated_in: int | None = None  # the iteration whose update has begun last, counted from 0
+
+    @property
+    def learners_are_whole(self) -> bool:
+        """Whether the learners are what `iteration` whole iterations made of them; otherwise nothing may be saved.
+
+        They are not from the beginning of an update until its iteration counts, and stay so where that fails.
+        """
+        return self._updated_in != self.iteration
 
     def setup(self, config: LLMConfig) -> None:
         self.last_episodes: list[TextEpisode] = []
@@ -83,7 +92,9 @@ class LLMAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self._call_runners("sleep")
-            self.update(usable, self.assign_credit(usable))
+            advantages = self.assign_credit(usable)
+            self._updated_in = self.iteration
+            self.update(usable, advantages)
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.sync_weights()
 
@@ -364,6 +375,7 @@ class LLMAlgorithm(Algorithm):
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
+        self._updated_in = None
         self.sync_weights()
 
 

@@ -185,7 +185,7 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
     import torch
 
     from algorithms.grpo import GRPOConfig
-    from experiments.run import PHASES
+    from experiments.common.figures import PHASES
 
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     torch.set_num_threads(work["threads"])

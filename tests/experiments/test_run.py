@@ -10,24 +10,23 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import gymnasium as gym
 import pandas as pd
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from algorithms import GRPO
-from algorithms.base import RunnersLostError
-from experiments import run as run_module
-from experiments.common.display import Display
-from experiments.common.run_folder import RunFolder, checkpoints
-from experiments.common.settings import RunSettings
+from experiments.common.run_folder import checkpoints
+from experiments.common.training import Training
 from experiments.run import _sections, app
-from support import flat_weights, small_config
+from support import NoDigitEnv
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -160,30 +159,102 @@ def test_with_runners_and_learners_in_processes_of_their_own_too(tmp_path, numbe
     assert_same_run(tmp_path / "killed", tmp_path / "whole", **tolerance)
 
 
-def test_without_runners_a_run_ends_with_a_checkpoint(ray_cluster, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module.signal, "signal", lambda *args: None)
-    config = small_config(model_folder).environment("support:NoDigit-v0")
-    algorithm = config.evaluation(evaluation_config=None, evaluation_duration=4).build_algo()
-    sample = algorithm._sample
+@pytest.fixture
+def invoke(ray_cluster, monkeypatch) -> Callable[..., Result]:
+    """Runs the command in this process, on the Ray that is there."""
+    monkeypatch.setattr("ray.init", lambda **kwargs: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
 
-    def lost(*args, **kwargs):
-        if algorithm.iteration == 2:
-            raise RunnersLostError("4 of 4 groups could not be sampled")
-        return sample(*args, **kwargs)
 
-    monkeypatch.setattr(algorithm, "_sample", lost)
-    folder = RunFolder(tmp_path)
-    with pytest.raises(RunnersLostError, match=rf"could not be sampled. Go on with --resume {tmp_path}$"):
-        run_module._train(algorithm, RunSettings(iterations=4), folder, Display(4), None)
-    assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000002"]
-    assert folder.table("progress")["iteration"].tolist() == [1, 2]
-    weights = flat_weights(algorithm.learner_group._learner)
-    algorithm.stop()
-    resumed = GRPO.from_checkpoint(str(checkpoints(tmp_path)[-1]))
-    assert torch.equal(flat_weights(resumed.learner_group._learner), weights)
-    run_module._train(resumed, RunSettings(iterations=4), folder, Display(4), None)
-    assert folder.table("progress")["iteration"].tolist() == [1, 2, 3, 4]
-    resumed.stop()
+@pytest.fixture
+def tiny_run(model_folder, tmp_path) -> list[str]:
+    """The options of a run of a second or two, without its environment."""
+    return [
+        f"--output={tmp_path / 'run'}",
+        f"--model={model_folder}",
+        "--sampler=transformers",
+        "--iterations=3",
+        "--prompts-per-iteration=2",
+        "--group-size=4",
+        "--max-new-tokens=2",
+        "--eval-tasks=2",
+        "--set=evaluation.evaluation_config=null",
+        "--set=run.checkpoint_every=100",
+    ]
+
+
+class ServiceEnv(NoDigitEnv):
+    """Asks a service for the reward, which is not there any more.
+
+    Args:
+        down: The service is down as soon as there is this file.
+    """
+
+    def __init__(self, down: str):
+        super().__init__()
+        self.down = Path(down)
+
+    def step(self, action: str) -> Any:
+        if self.down.exists():
+            raise ConnectionError("the reward service is down")
+        return super().step(action)
+
+
+gym.register("Service-v0", entry_point=ServiceEnv)
+
+
+def test_a_service_that_is_down_costs_no_whole_iteration(invoke, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    down = folder / "progress.csv"  # which is there after the first iteration
+    done = invoke(*tiny_run, "--env=support:Service-v0", f"--set=environment.env_config.down={down}")
+    assert done.exit_code == 2
+    first, hint = done.stderr.splitlines()[-2:]
+    assert first.startswith("error: every sample of the iteration is invalid; the first: ")
+    assert first.endswith(f"the reward service is down. Go on with --resume {folder}")
+    assert hint == "(LLMENV_TRACEBACK=1 shows where it came from)"
+    assert [path.name for path in checkpoints(folder)] == ["iteration_000001"]
+
+
+def test_a_terminated_run_goes_on_on_another_machine(invoke, tiny_run, tmp_path, monkeypatch):
+    folder, order = tmp_path / "run", tmp_path / "order"
+    order.write_text(str(int(signal.SIGTERM)))  # taken by the first evaluation
+    done = invoke(*tiny_run, "--env=support:Fatal-v0", f"--set=environment.env_config.order={order}")
+    assert done.exit_code == 143, done.stderr
+    assert f"stopped after iteration 0: go on with --resume {folder}" in " ".join(done.stdout.split())
+    assert [path.name for path in checkpoints(folder)] == ["iteration_000000"]
+    again = invoke(*tiny_run, "--env=support:Fatal-v0", f"--set=environment.env_config.order={order}")
+    assert again.exit_code == 2 and "holds a run already" in again.stderr
+
+    ran_with = []
+    monkeypatch.setattr(
+        Training, "run", lambda self, run=Training.run: (ran_with.append(self.algorithm.config), run(self))[1]
+    )
+    smaller = ["--set=training.micro_batch_tokens=64", "--set=sampling.max_rows_per_sampler=3"]
+    done = invoke(f"--resume={folder}", "--iterations=2", *smaller)
+    assert done.exit_code == 0, done.stderr
+    (config,) = ran_with
+    assert (config.micro_batch_tokens, config.max_rows_per_sampler, config.max_new_tokens) == (64, 3, 2)
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert recorded["training"]["micro_batch_tokens"] == 64
+    assert recorded["sampling"]["max_rows_per_sampler"] == 3
+    assert recorded["run"]["iterations"] == 2
+    assert pd.read_csv(folder / "progress.csv")["iteration"].tolist() == [1, 2]
+
+
+@pytest.mark.slow
+def test_a_run_with_actors_goes_on_without(run_folder, tmp_path):
+    """Two runners and two learners, then none: the same run, as for any number of them."""
+    whole, _ = run_folder
+    folder = tmp_path / "moved"
+    actors = ["--num-env-runners=2", "--num-learners=2"]
+    first = run(f"--output={folder}", *SMALL, *actors, "--iterations=3")
+    assert first.returncode == 0, first.stdout + first.stderr
+    done = run(f"--resume={folder}", "--num-env-runners=0", "--num-learners=0", "--iterations=6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_run(folder, whole, rtol=0, atol=1e-5)
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (recorded["env_runners"]["num_env_runners"], recorded["learners"]["num_learners"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +269,7 @@ def test_without_runners_a_run_ends_with_a_checkpoint(ray_cluster, model_folder,
         (["--deepspeed=nope.json"], "cannot read DeepSpeed settings from 'nope.json'"),
         (["--preset=nope"], "there is no preset 'nope'"),
         (["--resume=nowhere"], "is no run folder"),
+        (["--resume=nowhere", "--preset=tiny"], "leave out --preset"),
     ],
 )
 def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkeypatch):
@@ -223,7 +295,9 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
 def test_options_become_settings(arguments, section, name, value, monkeypatch):
     """None: the config's own default."""
     built = []
-    monkeypatch.setattr(run_module, "_run", lambda algo, sections, *rest: built.append(sections))
+    monkeypatch.setattr(
+        "experiments.common.training.start", lambda algo, sections, *rest, **kwargs: built.append(sections)
+    )
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert built[0].get(section, {}).get(name) == value
@@ -273,12 +347,20 @@ def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
     assert len(samples) == 16 and samples["prompt"].str.contains("backwards").all()
 
 
-def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "arguments"),
+    [
+        (signal.SIGINT, 130, []),
+        # Ray's own waiting for the runner is what the signal interrupts.
+        pytest.param(signal.SIGTERM, 143, ["--num-env-runners=1"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_leaves_a_checkpoint(tmp_path, number, status, arguments):
     folder = tmp_path / "run"
-    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000")
+    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000", *arguments)
     wait_for_rows(process, folder, 1)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid, number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == status, output + errors
     assert "--resume" in output
     assert list((folder / "checkpoints").glob("iteration_*"))
