@@ -43,16 +43,15 @@ class LLMAlgorithm(Algorithm):
     Attributes:
         last_episodes: Of the last iteration, invalid ones included.
         last_evaluation: Episodes of the last evaluation, by "sampled" and "greedy".
-        learners_are_whole: False while an update is under way: nothing may be saved then.
         runners: Who samples.
     """
 
     config: LLMConfig
+    _updated_in: int | None = None  # the iteration whose update has begun last, counted from 0
 
     def setup(self, config: LLMConfig) -> None:
         self.last_episodes: list[TextEpisode] = []
         self.last_evaluation: dict[str, list[TextEpisode]] = {}
-        self.learners_are_whole = True
         if self.config.run_seed is None:
             self.config = self.config.copy(copy_frozen=False)
             self.config.sampling(run_seed=tasks.seed_of_trial(self.trial_id)).freeze()
@@ -84,13 +83,20 @@ class LLMAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             usable = self.usable(episodes)
             rows = self.make_rows(usable, self.assign_credit(usable))
-            self.learners_are_whole = False
+            self._updated_in = self.iteration
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self.runners.call("sleep")
             self.update_rows(rows)
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.runners.sync_weights()
-        self.learners_are_whole = True
+
+    @property
+    def learners_are_whole(self) -> bool:
+        """Whether the learners are what `iteration` whole iterations made of them; otherwise nothing may be saved.
+
+        They are not from the beginning of an update until its iteration counts, and stay so where that fails.
+        """
+        return self._updated_in != self.iteration
 
     @property
     def num_updates(self) -> int:
@@ -271,6 +277,7 @@ class LLMAlgorithm(Algorithm):
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
+        self._updated_in = None
         self.runners.sync_weights()
 
     def get_weights(self, policies: Any = None) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from llmenv.episode import TextEpisode
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % confidence interval of a proportion.
+    """95 % confidence interval of a proportion; the proportion itself always lies in it.
 
     (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), Wilson (1927), JASA 22:209-212.
     """
@@ -20,7 +20,8 @@ def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[f
     p, correction = successes / trials, z * z / trials
     centre = (p + correction / 2) / (1 + correction)
     spread = z * math.sqrt(p * (1 - p) / trials + correction / (4 * trials)) / (1 + correction)
-    return max(0.0, centre - spread), min(1.0, centre + spread)
+    # At p = 0 and p = 1 a bound is p itself, but for rounding, which may put it on either side.
+    return max(0.0, min(p, centre - spread)), min(1.0, max(p, centre + spread))
 
 
 def summarize(episodes: Sequence[TextEpisode]) -> dict[str, float]:

@@ -23,7 +23,7 @@ import ray
 
 from algorithms import GRPO, GRPOConfig
 from experiments.common.display import quieten
-from experiments.run import PHASES
+from experiments.common.figures import PHASES
 from llmenv.env import TextEnv
 
 TARGET_WORDS = 10

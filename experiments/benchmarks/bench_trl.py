@@ -184,48 +184,14 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
     import ray
     import torch
 
-    from algorithms.grpo import GRPOConfig
-    from experiments.run import PHASES
+    from experiments.common.figures import PHASES
 
     ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     torch.set_num_threads(work["threads"])
-    config = (
-        GRPOConfig()
-        .environment(ENV_ID)
-        .policy(model=work["model"])
-        .sampling(
-            sampler=sampler,
-            sampler_kwargs={"kv_cache_memory_bytes": 2**28} if sampler == "vllm" else {},
-            max_new_tokens=MAX_NEW_TOKENS,
-            max_prompt_tokens=256,
-            overlong_prompts="error",
-        )
-        .training(
-            prompts_per_iteration=PROMPTS,
-            group_size=GROUP_SIZE,
-            minibatch_size=PROMPTS * GROUP_SIZE,
-            micro_batch_tokens=1024,
-            lr=LEARNING_RATE,
-        )
-        .env_runners(num_env_runners=0)
-        .learners(num_learners=0)
-    )
-    algo = config.build_algo()
-    seeds = iter([task["seed"] for task in work["tasks"]])
-    episodes = []
+    algo = our_config(work["model"], sampler).build_algo()
+    episodes: list[Any] = []
     verdicts: list[float] = []
-    sample = algo.env_runner.sample
-
-    def sample_given_tasks(*, requests: Any, **kwargs: Any) -> Any:
-        requests = [dataclasses.replace(request, seed=next(seeds)) for request in requests]
-        sampled = sample(requests=requests, **kwargs)
-        for episode in sampled:
-            verdicts.append(episode.total_reward)
-            episode.turns[-1].reward = coin(episode.turns[-1].response_ids)
-        episodes.extend(sampled)
-        return sampled
-
-    algo.env_runner.sample = sample_given_tasks
+    sample_given_tasks(algo.env_runner, work["tasks"], episodes, verdicts)
     seconds: list[float] = []
     phases: dict[str, list[float]] = {phase: [] for phase in PHASES}
     for _ in range(work["iterations"]):
@@ -245,13 +211,58 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
     }
 
 
+def our_config(model: str, sampler: str) -> Any:
+    from algorithms.grpo import GRPOConfig
+
+    return (
+        GRPOConfig()
+        .environment(ENV_ID)
+        .policy(model=model)
+        .sampling(
+            sampler=sampler,
+            sampler_kwargs={"kv_cache_memory_bytes": 2**28} if sampler == "vllm" else {},
+            max_new_tokens=MAX_NEW_TOKENS,
+            max_prompt_tokens=256,
+            overlong_prompts="error",
+        )
+        .training(
+            prompts_per_iteration=PROMPTS,
+            group_size=GROUP_SIZE,
+            minibatch_size=PROMPTS * GROUP_SIZE,
+            micro_batch_tokens=1024,
+            lr=LEARNING_RATE,
+        )
+        .env_runners(num_env_runners=0)
+        .learners(num_learners=0)
+    )
+
+
+def sample_given_tasks(
+    runner: Any, tasks: list[dict[str, Any]], episodes: list[Any], verdicts: list[float]
+) -> None:
+    """From now on a runner samples these tasks, and pays `coin`; episodes and true rewards go into the lists."""
+    seeds = iter([task["seed"] for task in tasks])
+    sample = runner.sample
+
+    def given(*, requests: Any, **kwargs: Any) -> Any:
+        requests = [dataclasses.replace(request, seed=next(seeds)) for request in requests]
+        sampled = sample(requests=requests, **kwargs)
+        for episode in sampled:
+            verdicts.append(episode.total_reward)
+            episode.turns[-1].reward = coin(episode.turns[-1].response_ids)
+        episodes.extend(sampled)
+        return sampled
+
+    runner.sample = given
+
+
 def run_trl(work: dict[str, Any]) -> dict[str, Any]:
     """TRL's GRPOTrainer on the same prompts. Of this project only `envs` works in its interpreter."""
     import gymnasium as gym
     import torch
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     torch.set_num_threads(work["threads"])
     tokenizer = AutoTokenizer.from_pretrained(work["model"])
@@ -279,32 +290,10 @@ def run_trl(work: dict[str, Any]) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             seconds.append(time.perf_counter() - self.start)
 
-    batch = work["trl_batch"]
-    config = GRPOConfig(
-        output_dir=tempfile.mkdtemp(dir="."),
-        model_init_kwargs={"dtype": "float32"},
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        per_device_train_batch_size=batch,
-        gradient_accumulation_steps=PROMPTS * GROUP_SIZE // batch,
-        num_generations=GROUP_SIZE,
-        max_completion_length=MAX_NEW_TOKENS,
-        max_steps=work["iterations"],
-        shuffle_dataset=False,
-        loss_type="grpo",
-        beta=0.0,
-        temperature=1.0,
-        learning_rate=LEARNING_RATE,
-        report_to="none",
-        save_strategy="no",
-        logging_steps=1,
-        disable_tqdm=True,
-    )
     trainer = GRPOTrainer(
         model=work["model"],
         reward_funcs=reward,
-        args=config,
+        args=trl_config(work["iterations"], work["trl_batch"]),
         train_dataset=Dataset.from_list(work["tasks"]),
         processing_class=tokenizer,
         callbacks=[Stopwatch()],
@@ -317,6 +306,32 @@ def run_trl(work: dict[str, Any]) -> dict[str, Any]:
         "response_tokens": mean(response_lengths),
         "verdict": mean(verdicts),
     }
+
+
+def trl_config(iterations: int, batch: int) -> Any:
+    from trl import GRPOConfig
+
+    return GRPOConfig(
+        output_dir=tempfile.mkdtemp(dir="."),
+        model_init_kwargs={"dtype": "float32"},
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=PROMPTS * GROUP_SIZE // batch,
+        num_generations=GROUP_SIZE,
+        max_completion_length=MAX_NEW_TOKENS,
+        max_steps=iterations,
+        shuffle_dataset=False,
+        loss_type="grpo",
+        beta=0.0,
+        temperature=1.0,
+        learning_rate=LEARNING_RATE,
+        report_to="none",
+        save_strategy="no",
+        logging_steps=1,
+        disable_tqdm=True,
+    )
 
 
 if __name__ == "__main__":

@@ -91,6 +91,9 @@ class Display:
     def say(self, message: str) -> None:
         self.console.print(message)
 
+    def warn(self, message: str) -> None:
+        self.say(f"[bold red]warning[/bold red]: {message}")
+
     @contextmanager
     def waiting(self, message: str) -> Iterator[None]:
         """Says what is going on, and shows on a terminal for how long it has."""
@@ -113,7 +116,7 @@ class Display:
         )
         self._progress.update(self._task, completed=row["iteration"], left=left)
         for warning in _warnings(row):
-            self.console.print(f"[bold red]warning[/bold red]: {warning}")
+            self.warn(warning)
 
     def sample(self, episode: TextEpisode) -> None:
         """Shows one episode with its verdict."""

@@ -17,13 +17,16 @@ import contextlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
 from llmenv.episode import TextEpisode
 
@@ -57,6 +60,8 @@ class CheckpointError(RuntimeError):
 class RunFolder:
     """Writes a run's files; every one of them is whole at any moment, or not there.
 
+    The tables are kept in memory: where one cannot be written, the next row takes the missing ones along.
+
     Args:
         path: The folder; made if needed.
     """
@@ -64,21 +69,30 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self._board = SummaryWriter(str(path))
+        self._tables = {name: read_table(path, name) for name in ("progress", "evaluations")}
+        # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and whoever hands it more waits for ever.
+        self._board = EventsWriter(str(path / "events"))
 
     def write_config(self, config: dict[str, Any]) -> None:
         with _replaced(self.path / "config.yaml") as file:
             file.write_text(yaml.safe_dump(config, sort_keys=False))
 
     def log(self, table: str, row: dict[str, float]) -> None:
-        """Appends a row (with its "iteration") to `progress` or `evaluations`, and to TensorBoard."""
-        self._write_table(table, pd.concat([self.table(table), pd.DataFrame([row])]))
+        """Appends a row (with its "iteration") to `progress` or `evaluations`."""
+        self._write_table(table, pd.concat([self.table(table), pd.DataFrame([row])], ignore_index=True))
+
+    def plot(self, table: str, row: dict[str, float]) -> None:
+        """Shows a row to TensorBoard."""
         for key, value in row.items():
             if key != "iteration":
-                self._board.add_scalar(f"{table}/{key}", value, int(row["iteration"]))
+                summary = scalar(f"{table}/{key}", value)
+                step = int(row["iteration"])
+                self._board.write_event(Event(summary=summary, step=step, wall_time=time.time()))
+        self._board.flush()
 
     def table(self, table: str) -> pd.DataFrame:
-        return read_table(self.path, table)
+        """A table as it was logged, written or not."""
+        return self._tables[table]
 
     def rewind(self, iteration: int) -> None:
         """Drops what was logged after a checkpoint's iteration: a resumed run logs it again."""
@@ -88,6 +102,7 @@ class RunFolder:
                 self._write_table(name, table[table["iteration"] <= iteration])
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
+        self._tables[name] = table
         with _replaced(self.path / f"{name}.csv") as file:
             table.to_csv(file, index=False)
 
@@ -174,7 +189,8 @@ class RunFolder:
         plt.close(figure)
 
     def close(self) -> None:
-        self._board.close()
+        with contextlib.suppress(OSError):  # a row that TensorBoard does not get has been told of by `plot`
+            self._board.close()
 
 
 @contextlib.contextmanager

@@ -133,19 +133,24 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
     settings = RunSettings(**sections.get("run", {}))
     if settings.keep_checkpoints < 1:
         raise ValueError(f"run.keep_checkpoints must be at least 1, got {settings.keep_checkpoints}")
-    share_cores(config)
+    share_cores(config, sections)
     config.validate()
     return config, settings
 
 
-def share_cores(config: LLMConfig) -> None:
-    """Lets any number of runners and learners start on this machine's cores: a fraction of a core each."""
+def share_cores(config: LLMConfig, sections: Sections) -> None:
+    """Lets any number of runners and learners start on this machine's cores: a fraction of a core each.
+
+    Where a section says how many each of them gets, it gets those.
+    """
     actors = config.num_env_runners + config.num_learners
     if actors and "RAY_ADDRESS" not in os.environ:
         cores = os.cpu_count() or 1
         fraction = min(1.0, int(100 * cores / (actors + 1)) / 100)
-        config.env_runners(num_cpus_per_env_runner=fraction)
-        config.learners(num_cpus_per_learner=0 if config.num_gpus_per_learner else fraction)
+        if "num_cpus_per_env_runner" not in sections.get("env_runners", {}):
+            config.env_runners(num_cpus_per_env_runner=fraction)
+        if "num_cpus_per_learner" not in sections.get("learners", {}):
+            config.learners(num_cpus_per_learner=0 if config.num_gpus_per_learner else fraction)
 
 
 def resolved(algo: str, sections: Sections, settings: RunSettings) -> dict[str, Any]:

@@ -20,14 +20,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from algorithms import GRPO
-from experiments import run as run_module
-from experiments.common.display import Display
-from experiments.common.run_folder import RunFolder, checkpoints
-from experiments.common.settings import RunSettings
+from experiments.common.run_folder import checkpoints
 from experiments.run import _sections, app
-from llmenv.rllib.runner_group import RunnersLostError
-from support import flat_weights, small_config
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -160,30 +154,19 @@ def test_with_runners_and_learners_in_processes_of_their_own_too(tmp_path, numbe
     assert_same_run(tmp_path / "killed", tmp_path / "whole", **tolerance)
 
 
-def test_without_runners_a_run_ends_with_a_checkpoint(ray_cluster, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module.signal, "signal", lambda *args: None)
-    config = small_config(model_folder).environment("support:NoDigit-v0")
-    algorithm = config.evaluation(evaluation_config=None, evaluation_duration=4).build_algo()
-    sample = algorithm._sample
-
-    def lost(*args, **kwargs):
-        if algorithm.iteration == 2:
-            raise RunnersLostError("4 of 4 groups could not be sampled")
-        return sample(*args, **kwargs)
-
-    monkeypatch.setattr(algorithm, "_sample", lost)
-    folder = RunFolder(tmp_path)
-    with pytest.raises(RunnersLostError, match=rf"could not be sampled. Go on with --resume {tmp_path}$"):
-        run_module._train(algorithm, RunSettings(iterations=4), folder, Display(4), None)
-    assert [path.name for path in checkpoints(tmp_path)] == ["iteration_000002"]
-    assert folder.table("progress")["iteration"].tolist() == [1, 2]
-    weights = flat_weights(algorithm.learner_group._learner)
-    algorithm.stop()
-    resumed = GRPO.from_checkpoint(str(checkpoints(tmp_path)[-1]))
-    assert torch.equal(flat_weights(resumed.learner_group._learner), weights)
-    run_module._train(resumed, RunSettings(iterations=4), folder, Display(4), None)
-    assert folder.table("progress")["iteration"].tolist() == [1, 2, 3, 4]
-    resumed.stop()
+@pytest.mark.slow
+def test_a_run_with_actors_goes_on_without(run_folder, tmp_path):
+    """Two runners and two learners, then none: the same run, as for any number of them."""
+    whole, _ = run_folder
+    folder = tmp_path / "moved"
+    actors = ["--num-env-runners=2", "--num-learners=2"]
+    first = run(f"--output={folder}", *SMALL, *actors, "--iterations=3")
+    assert first.returncode == 0, first.stdout + first.stderr
+    done = run(f"--resume={folder}", "--num-env-runners=0", "--num-learners=0", "--iterations=6")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_same_run(folder, whole, rtol=0, atol=1e-5)
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (recorded["env_runners"]["num_env_runners"], recorded["learners"]["num_learners"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -198,6 +181,7 @@ def test_without_runners_a_run_ends_with_a_checkpoint(ray_cluster, model_folder,
         (["--deepspeed=nope.json"], "cannot read DeepSpeed settings from 'nope.json'"),
         (["--preset=nope"], "there is no preset 'nope'"),
         (["--resume=nowhere"], "is no run folder"),
+        (["--resume=nowhere", "--preset=tiny"], "leave out --preset"),
     ],
 )
 def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkeypatch):
@@ -223,7 +207,9 @@ def test_bad_arguments_fail_with_the_remedy(arguments, message, tmp_path, monkey
 def test_options_become_settings(arguments, section, name, value, monkeypatch):
     """None: the config's own default."""
     built = []
-    monkeypatch.setattr(run_module, "_run", lambda algo, sections, *rest: built.append(sections))
+    monkeypatch.setattr(
+        "experiments.common.training.start", lambda algo, sections, *rest, **kwargs: built.append(sections)
+    )
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr
     assert built[0].get(section, {}).get(name) == value
@@ -273,12 +259,20 @@ def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
     assert len(samples) == 16 and samples["prompt"].str.contains("backwards").all()
 
 
-def test_ctrl_c_leaves_a_checkpoint(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "arguments"),
+    [
+        (signal.SIGINT, 130, []),
+        # Ray's own waiting for the runner is what the signal interrupts.
+        pytest.param(signal.SIGTERM, 143, ["--num-env-runners=1"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_leaves_a_checkpoint(tmp_path, number, status, arguments):
     folder = tmp_path / "run"
-    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000")
+    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000", *arguments)
     wait_for_rows(process, folder, 1)
-    os.kill(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    os.kill(process.pid, number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == status, output + errors
     assert "--resume" in output
     assert list((folder / "checkpoints").glob("iteration_*"))

@@ -24,6 +24,15 @@ def test_wilson_interval_at_the_ends() -> None:
     assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
+def test_the_proportion_lies_in_its_interval() -> None:
+    """Wherever rounding puts the bounds: at 0 and 1 they are the proportion itself."""
+    for n in range(1, 1101):
+        for k in {0, 1, n // 3, n // 2, n - 1, n}:
+            low, high = wilson_interval(k, n)
+            assert 0.0 <= low <= k / n <= high <= 1.0, (k, n)
+        assert wilson_interval(n, n)[1] == 1.0 and wilson_interval(0, n)[0] == 0.0
+
+
 def test_interval_narrows_with_the_square_root_of_the_trials() -> None:
     widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (400, 1600))]
     assert widths[0] / widths[1] == pytest.approx(2.0, rel=0.01)

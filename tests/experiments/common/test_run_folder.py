@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from algorithms import GRPO
-from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
+from llmenv.evaluation import wilson_interval
 from support import flat_weights, small_config
 
 
@@ -139,8 +140,52 @@ def test_a_table_that_cannot_be_written_stays_as_it_was(
     request.getfixturevalue("no_large_files")
     with pytest.raises(OSError, match="File too large"):
         folder.log("progress", {"iteration": 2, **{f"column{i}": 0.5 for i in range(10_000)}})
-    assert folder.table("progress").to_dict("records") == [{"iteration": 1, "accuracy": 0.5}]
+    assert read_table(tmp_path, "progress").to_dict("records") == [{"iteration": 1, "accuracy": 0.5}]
     assert not list(tmp_path.glob(".partial_*"))
+
+
+def test_a_row_that_could_not_be_written_is_written_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log("progress", {"iteration": 1, "accuracy": 0.5})
+    with monkeypatch.context() as full:
+        full.setattr("pandas.DataFrame.to_csv", no_space)
+        with pytest.raises(OSError, match="No space left"):
+            folder.log("progress", {"iteration": 2, "accuracy": 0.25})
+    folder.log("progress", {"iteration": 3, "accuracy": 0.75})
+    assert read_table(tmp_path, "progress").to_dict("list") == {
+        "iteration": [1, 2, 3],
+        "accuracy": [0.5, 0.25, 0.75],
+    }
+
+
+def no_space(*args: object, **kwargs: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_board_that_cannot_be_written_raises_and_does_not_wait(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """So many values are more than any queue takes."""
+    folder = RunFolder(tmp_path)
+    folder.plot("progress", {"iteration": 1, "accuracy": 0.5})
+    request.getfixturevalue("no_large_files")
+    for _ in range(2):
+        with pytest.raises(OSError, match="File too large"):
+            folder.plot("progress", {"iteration": 2, **{f"column{i}": 0.5 for i in range(10_000)}})
+    folder.close()
+
+
+@pytest.mark.parametrize(("correct", "trials"), [(8, 8), (1099, 1099), (0, 6), (0, 1099), (3, 8)])
+def test_any_accuracy_can_be_drawn(tmp_path: Path, correct: int, trials: int) -> None:
+    folder = RunFolder(tmp_path)
+    low, high = wilson_interval(correct, trials)
+    figures = {"accuracy": correct / trials, "accuracy_low": low, "accuracy_high": high}
+    row = {f"{name}_{key}": value for name in ("sampled", "greedy") for key, value in figures.items()}
+    folder.log("evaluations", {"iteration": 0, **row})
+    folder.draw_curve("all right")
+    assert (tmp_path / "curve.png").stat().st_size > 0
 
 
 def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) -> None:

@@ -104,6 +104,10 @@ def test_actors_share_the_cores(monkeypatch):
     }
     config, _ = settings.build("grpo", sections)
     assert 2 * config.num_cpus_per_env_runner + 2 * config.num_cpus_per_learner <= 2
+    sections["learners"]["num_cpus_per_learner"] = 0.25
+    config, _ = settings.build("grpo", sections)
+    # Four actors and the driver on two cores: 2 / 5 of a core each, but for those that were given another share.
+    assert (config.num_cpus_per_env_runner, config.num_cpus_per_learner) == (0.4, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""How a run is asked to stop from outside: by Ctrl-C, and by SIGTERM. Knows nothing about what the run does."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+
+class CutShortError(Exception):
+    """SIGTERM came in the middle of something that may be given up."""
+
+
+class StopSignals:
+    """Remembers the signals that ask for an end; within it they do nothing else.
+
+    The first Ctrl-C asks for an end after the iteration at hand; the second one raises `KeyboardInterrupt` at once.
+
+    SIGTERM comes from a machine that is about to be taken away: in half a minute, or in some. What may be given up
+    (`cutting_short`) ends where it stands. What may not, an update or the writing of a checkpoint, is waited for,
+    however often the signal comes: should it take longer than there is time, the checkpoint before is on the disk.
+
+    Attributes:
+        received: The last of them; None while there was none.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._may_cut: Callable[[], bool] = lambda: False
+        self._cut = False
+
+    def __enter__(self) -> StopSignals:
+        self._previous = {
+            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @property
+    def exit_status(self) -> int:
+        """As a shell has it of a process that a signal ended: 130 or 143; 0 without one."""
+        return 0 if self.received is None else 128 + self.received
+
+    @contextlib.contextmanager
+    def cutting_short(self, allowed: Callable[[], bool]) -> Iterator[None]:
+        """Within it SIGTERM ends what is going on.
+
+        Args:
+            allowed: Whether it may at this moment.
+
+        Raises:
+            CutShortError: If SIGTERM came, now or before.
+        """
+        if self.received is signal.SIGTERM:
+            raise CutShortError
+        self._may_cut = allowed
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self._cut:
+                raise CutShortError from None
+            raise
+        finally:
+            self._may_cut = lambda: False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        again, self.received = self.received is not None, signal.Signals(number)
+        if number == signal.SIGTERM:
+            _tell("terminated: the run ends as soon as there is a whole checkpoint (Ctrl-C: at once)")
+            if self._may_cut():
+                self._cut = True
+                raise KeyboardInterrupt  # the one exception that Ray's own waiting lets through
+        elif again:
+            raise KeyboardInterrupt
+        else:
+            _tell("stopping after this iteration (Ctrl-C again: at once)")
+
+
+def _tell(message: str) -> None:
+    with contextlib.suppress(OSError):  # whoever read it may have got the signal too
+        print(f"\n{message}", file=sys.stderr)

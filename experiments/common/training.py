@@ -1,0 +1,274 @@
+"""A training run: evaluate, train, evaluate now and then, save, and put it all together at the end.
+
+What a run has learned is never lost to what goes wrong beside the update. Between two updates the learners are whole:
+whatever fails there, a reward service, an evaluation, all runners, leaves a checkpoint of the last whole iteration, and
+its message says how to go on. What is written for people (tables, curve, samples, TensorBoard, wandb, the console)
+costs no run at all: that it failed is told, once for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from experiments.common import figures, settings
+from experiments.common.display import Display, quieten
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints
+from experiments.common.stopping import CutShortError, StopSignals
+from experiments.export import export
+from llmenv.models.names import resolve_model
+
+if TYPE_CHECKING:
+    from algorithms.base import LLMAlgorithm
+
+
+def start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
+    """Builds everything that can fail on bad settings, then trains.
+
+    Args:
+        algo: One of `algorithms.METHODS`.
+        sections: All settings.
+        output: The run folder.
+        resuming: Whether to go on from its newest checkpoint.
+        wandb: Whether to log to Weights & Biases too.
+
+    Returns:
+        The exit status: 0, or 130 or 143 for a run that was stopped (see `StopSignals`).
+    """
+    quieten()
+    resolve_model(sections["policy"]["model"])
+    config, run = settings.build(algo, sections)
+    import ray
+
+    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    display = Display(run.iterations)
+    display.say(f"[bold]{algo}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    starting = "starting"
+    if config.sampler == "vllm":
+        starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
+    algorithm = folder = None
+    try:
+        with display.waiting(starting):
+            if resuming:
+                newest = checkpoints(output)[-1].absolute()
+                # With this config instead of the checkpoint's own: it may run on another machine.
+                algorithm = config.algo_class.from_checkpoint(str(newest), config=config)
+            else:
+                algorithm = config.build_algo()
+        folder = RunFolder(output)
+        if resuming:
+            folder.rewind(algorithm.iteration)
+            display.say(f"resumed after iteration {algorithm.iteration}")
+        folder.write_config(settings.resolved(algo, sections, run))
+        logger = _start_wandb(sections, output) if wandb else None
+        return Training(algorithm, run, folder, display, logger).run()
+    finally:
+        if folder is not None:
+            folder.close()
+        if algorithm is not None:
+            algorithm.stop()
+        ray.shutdown()
+
+
+def _start_wandb(sections: settings.Sections, output: Path) -> Any:
+    import wandb
+
+    return wandb.init(project="llmenv", name=output.name, config=sections, dir=str(output))
+
+
+class Training:
+    """One run, from wherever its algorithm stands.
+
+    Args:
+        algorithm: Fresh, or restored from a checkpoint.
+        run: How long, and what to leave behind.
+        folder: Where to.
+        display: What is shown meanwhile.
+        logger: A run of wandb's; None for none.
+    """
+
+    def __init__(
+        self,
+        algorithm: LLMAlgorithm,
+        run: settings.RunSettings,
+        folder: RunFolder,
+        display: Display,
+        logger: Any,
+    ):
+        self.algorithm = algorithm
+        self.settings = run
+        self.folder = folder
+        self.display = display
+        self.logger = logger
+        self._stop = StopSignals()
+        self._told: set[str] = set()
+
+    def run(self) -> int:
+        """Trains, and puts it all together.
+
+        Returns:
+            The exit status: 0, or 130 or 143 where the run was stopped (see `StopSignals`), with a checkpoint.
+        """
+        started = time.monotonic()
+        with self._stop:
+            try:
+                self._train()
+                checkpoint = self._save()
+                if self._stop.received is None:
+                    self._finish(checkpoint, time.monotonic() - started)
+                    return 0
+            except CutShortError:
+                self._save()
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # rich raises SystemExit where nobody reads what it shows
+                self._rescue(error)
+                raise
+        self.display.say(
+            f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.path}"
+        )
+        return self._stop.exit_status
+
+    def _train(self) -> None:
+        algorithm, run = self.algorithm, self.settings
+        if algorithm.iteration % run.evaluate_every == 0 and not self._is_evaluated():
+            self._show_evaluation(self._evaluate())
+        self.display.header()
+        first, started = algorithm.iteration, time.monotonic()
+        with self.display:
+            while algorithm.iteration < run.iterations and self._stop.received is None:
+                with self._cutting_short():
+                    result = algorithm.train()
+                elapsed = time.monotonic() - started
+                left = elapsed / (algorithm.iteration - first) * (run.iterations - algorithm.iteration)
+                if run.time_limit is not None:
+                    left = min(left, 60 * run.time_limit - elapsed)
+                self._show_iteration(figures.progress_row(result), max(0.0, left))
+                if algorithm.iteration % run.checkpoint_every == 0:
+                    self._save()
+                if algorithm.iteration == run.iterations or left <= 0:
+                    break  # the last evaluation comes after the last checkpoint
+                if algorithm.iteration % run.evaluate_every == 0 and self._stop.received is None:
+                    self._show_evaluation(self._evaluate())
+
+    def _finish(self, checkpoint: Path, seconds: float) -> None:
+        """The last evaluation; policy and summary, even where it fails; then what is to be looked at."""
+        fresh = None
+        try:
+            if not self._is_evaluated():
+                fresh = self._evaluate()
+        except Exception:
+            self._write_results(checkpoint, seconds)
+            raise
+        self._write_results(checkpoint, seconds)
+        if fresh is not None:
+            self._show_evaluation(fresh, on_screen=False)
+        rows = self.folder.table("evaluations")
+        with self._harmless("display"):
+            self.display.evaluations({"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()})
+        self.display.say(f"{seconds / 60:.1f} minutes; policy, curve and summary are in {self.folder.path}")
+
+    def _write_results(self, checkpoint: Path, seconds: float) -> None:
+        """Policy and summary."""
+        policy = self.folder.path / "policy"
+        shutil.rmtree(policy, ignore_errors=True)  # that of a shorter run, which has been resumed
+        export(checkpoint, policy)
+        tables = self.folder.table("progress"), self.folder.table("evaluations")
+        self.folder.write_summary(figures.summary(self.algorithm, *tables, seconds))
+
+    def _save(self) -> Path:
+        return self.folder.save_checkpoint(
+            self.algorithm.iteration, self.algorithm.save_to_path, self.settings.keep_checkpoints
+        )
+
+    def _rescue(self, error: BaseException) -> None:
+        """Saves the last whole iteration, if there is one, and says beside the error how to go on."""
+        if isinstance(error, CheckpointError):
+            return  # says it itself
+        path, algorithm = self.folder.path, self.algorithm
+        if algorithm.learners_are_whole and algorithm.iteration:
+            try:
+                self._save()
+            except CheckpointError as unsaved:
+                error.add_note(str(unsaved))
+            else:
+                error.add_note(f"Go on with --resume {path}")
+        elif kept := checkpoints(path):
+            iteration = int(kept[-1].name.removeprefix("iteration_"))
+            error.add_note(f"The checkpoint of iteration {iteration} is whole: go on with --resume {path}")
+
+    @contextlib.contextmanager
+    def _cutting_short(self) -> Iterator[None]:
+        """SIGTERM may end what happens within, as long as that has neither begun an update nor is through."""
+        algorithm, iteration = self.algorithm, self.algorithm.iteration
+        with self._stop.cutting_short(
+            lambda: algorithm.learners_are_whole and algorithm.iteration == iteration
+        ):
+            yield
+
+    def _is_evaluated(self) -> bool:
+        rows = self.folder.table("evaluations")
+        return len(rows) > 0 and rows["iteration"].max() >= self.algorithm.iteration
+
+    def _evaluate(self) -> dict[str, float]:
+        """Evaluates on the held-out tasks, and logs what came out."""
+        with self._cutting_short():
+            results = self.algorithm.evaluate()
+        row = figures.evaluation_row(self.algorithm.iteration, results)
+        with self._harmless("evaluations.csv"):
+            self.folder.log("evaluations", row)
+        return row
+
+    def _show_evaluation(self, row: dict[str, float], on_screen: bool = True) -> None:
+        iteration, config = self.algorithm.iteration, self.algorithm.config
+        with self._harmless("TensorBoard"):
+            self.folder.plot("evaluations", row)
+        with self._harmless("samples"):
+            for name, episodes in self.algorithm.last_evaluation.items():
+                self.folder.write_samples(f"eval_{name}", iteration, episodes)
+        with self._harmless("curve.png"):
+            self.folder.draw_curve(f"{config.method} on {config.env}, {config.base_model}")
+        if self.logger:
+            with self._harmless("wandb"):
+                self.logger.log({f"evaluation/{key}": value for key, value in row.items()}, step=iteration)
+        if on_screen:
+            with self._harmless("display"):
+                self.display.evaluations({f"after {iteration}" if iteration else "before": row})
+
+    def _show_iteration(self, row: dict[str, float], seconds_left: float) -> None:
+        iteration = self.algorithm.iteration
+        with self._harmless("progress.csv"):
+            self.folder.log("progress", row)
+        with self._harmless("TensorBoard"):
+            self.folder.plot("progress", row)
+        if self.logger:
+            with self._harmless("wandb"):
+                self.logger.log(row, step=iteration)
+        with self._harmless("display"):
+            self.display.iteration(row, seconds_left)
+        if iteration % self.settings.show_every == 0:
+            episodes = self.algorithm.last_episodes
+            with self._harmless("samples"):
+                self.folder.write_samples("train", iteration, episodes)
+            valid = [episode for episode in episodes if episode.valid]
+            with self._harmless("display"):
+                self.display.sample(valid[iteration % len(valid)])
+
+    @contextlib.contextmanager
+    def _harmless(self, kind: str) -> Iterator[None]:
+        """What is for people may fail in any way that there is: that is told, once a kind, and the run goes on."""
+        try:
+            yield
+        except Exception as error:
+            if kind not in self._told:
+                self._told.add(kind)
+                reason = " ".join(str(error).split())
+                self.display.warn(f"{kind}: {type(error).__name__}: {escape(reason)}; the run goes on")

@@ -1,0 +1,102 @@
+"""The command line, stopped in the middle: what a run has learned stays, and goes on elsewhere."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from experiments.common.run_folder import checkpoints
+from experiments.common.training import Training
+from experiments.run import app
+from support import NoDigitEnv
+
+
+@pytest.fixture
+def invoke(ray_cluster, monkeypatch) -> Callable[..., Result]:
+    """Runs the command in this process, on the Ray that is there."""
+    monkeypatch.setattr("ray.init", lambda **kwargs: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    return lambda *arguments: CliRunner().invoke(app, arguments)
+
+
+@pytest.fixture
+def tiny_run(model_folder, tmp_path) -> list[str]:
+    """The options of a run of a second or two, without its environment."""
+    return [
+        f"--output={tmp_path / 'run'}",
+        f"--model={model_folder}",
+        "--sampler=transformers",
+        "--iterations=3",
+        "--prompts-per-iteration=2",
+        "--group-size=4",
+        "--max-new-tokens=2",
+        "--eval-tasks=2",
+        "--set=evaluation.evaluation_config=null",
+        "--set=run.checkpoint_every=100",
+    ]
+
+
+class ServiceEnv(NoDigitEnv):
+    """Asks a service for the reward, which is not there any more.
+
+    Args:
+        down: The service is down as soon as there is this file.
+    """
+
+    def __init__(self, down: str):
+        super().__init__()
+        self.down = Path(down)
+
+    def step(self, action: str) -> Any:
+        if self.down.exists():
+            raise ConnectionError("the reward service is down")
+        return super().step(action)
+
+
+gym.register("Service-v0", entry_point=ServiceEnv)
+
+
+def test_a_service_that_is_down_costs_no_whole_iteration(invoke, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    down = folder / "progress.csv"  # which is there after the first iteration
+    done = invoke(*tiny_run, "--env=support:Service-v0", f"--set=environment.env_config.down={down}")
+    assert done.exit_code == 2
+    first, hint = done.stderr.splitlines()[-2:]
+    assert first.startswith("error: every sample of the iteration is invalid; the first: ")
+    assert first.endswith(f"the reward service is down. Go on with --resume {folder}")
+    assert hint == "(LLMENV_TRACEBACK=1 shows where it came from)"
+    assert [path.name for path in checkpoints(folder)] == ["iteration_000001"]
+
+
+def test_a_terminated_run_goes_on_on_another_machine(invoke, tiny_run, tmp_path, monkeypatch):
+    folder, order = tmp_path / "run", tmp_path / "order"
+    order.write_text(str(int(signal.SIGTERM)))  # taken by the first evaluation
+    done = invoke(*tiny_run, "--env=support:Fatal-v0", f"--set=environment.env_config.order={order}")
+    assert done.exit_code == 143, done.stderr
+    assert f"stopped after iteration 0: go on with --resume {folder}" in " ".join(done.stdout.split())
+    assert [path.name for path in checkpoints(folder)] == ["iteration_000000"]
+    again = invoke(*tiny_run, "--env=support:Fatal-v0", f"--set=environment.env_config.order={order}")
+    assert again.exit_code == 2 and "holds a run already" in again.stderr
+
+    ran_with = []
+    monkeypatch.setattr(
+        Training, "run", lambda self, run=Training.run: (ran_with.append(self.algorithm.config), run(self))[1]
+    )
+    smaller = ["--set=training.micro_batch_tokens=64", "--set=sampling.max_rows_per_sampler=3"]
+    done = invoke(f"--resume={folder}", "--iterations=2", *smaller)
+    assert done.exit_code == 0, done.stderr
+    (config,) = ran_with
+    assert (config.micro_batch_tokens, config.max_rows_per_sampler, config.max_new_tokens) == (64, 3, 2)
+    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    assert recorded["training"]["micro_batch_tokens"] == 64
+    assert recorded["sampling"]["max_rows_per_sampler"] == 3
+    assert recorded["run"]["iterations"] == 2
+    assert pd.read_csv(folder / "progress.csv")["iteration"].tolist() == [1, 2]
