@@ -174,6 +174,22 @@ def runner_weights(runner: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten().clone() for p in runner.sampler.model.parameters()])
 
 
+def contents(episodes: list[TextEpisode]) -> list[tuple[Any, ...]]:
+    return [(e.group, e.sample, e.observation, e.token_ids, e.total_reward, e.error) for e in episodes]
+
+
+def assert_weights_are_in_sync(algorithm: Any) -> None:
+    """Every runner has the learners' weights, to the bit."""
+    learners = algorithm.learner_group.on_all(flat_weights)
+    group = algorithm.env_runner_group
+    if group.num_remote_env_runners():
+        runners = group.foreach_env_runner(runner_weights, local_env_runner=False)
+        assert len(runners) == algorithm.config.num_env_runners
+    else:
+        runners = [runner_weights(group.local_env_runner)]
+    assert all(torch.equal(weights, learners[0]) for weights in (*learners, *runners))
+
+
 def wait_for_runners(algorithm: Any, number: int) -> bool:
     """Trains on until so many runners are in service: a new process has to import everything."""
     manager = algorithm.env_runner_group._worker_manager

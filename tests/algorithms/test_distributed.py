@@ -1,0 +1,112 @@
+"""Two runners and two learners: the same as in one process, and what happens when a runner dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import numpy as np
+import psutil
+import pytest
+import ray
+from ray.rllib.core import DEFAULT_MODULE_ID
+
+from algorithms import GRPO
+from support import (
+    assert_weights_are_in_sync,
+    contents,
+    flat_weights,
+    small_config,
+    wait_for_runners,
+)
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
+
+
+def test_two_runners_and_two_learners_train(distributed_algorithm: GRPO) -> None:
+    for _ in range(2):
+        result = distributed_algorithm.train()
+        assert result["rollout"]["num_episodes"] == 16
+        assert [(e.group, e.sample) for e in distributed_algorithm.last_episodes] == [
+            (group, sample) for group in range(4) for sample in range(4)
+        ]
+        rewards = [episode.total_reward for episode in distributed_algorithm.last_episodes]
+        assert result["env_runners"]["episode_return_mean"] == pytest.approx(np.mean(rewards))
+        assert result["rollout"]["staleness"] == 0.0
+        if result["rollout"]["groups_without_signal"] < 1:  # else there was nothing to compute
+            # float32 sampler and float32 learner: the same numbers.
+            assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_max"] < 1e-4
+        assert_weights_are_in_sync(distributed_algorithm)
+
+
+def test_how_many_share_the_work_changes_nothing(distributed_algorithm: GRPO) -> None:
+    """A fresh run with 0 runners and 0 learners samples the very episodes of iteration 0 of 2 and 2."""
+    local = small_config("tiny").build_algo()
+    start = local.save_to_path()
+    local.train()
+    distributed_algorithm.restore_from_path(start)
+    distributed_algorithm.train()
+    assert contents(distributed_algorithm.last_episodes) == contents(local.last_episodes)
+    ours = distributed_algorithm.learner_group.on_all(flat_weights)[0]
+    theirs = flat_weights(local.learner_group._learner)
+    assert (ours - theirs).norm() < 1e-3 * max(1e-9, float(theirs.norm()))
+    local.stop()
+
+
+def test_a_killed_runner_is_replaced_and_the_iteration_complete(distributed_algorithm: GRPO) -> None:
+    manager = distributed_algorithm.env_runner_group._worker_manager
+    ray.kill(manager.actors()[1], no_restart=False)
+    result = distributed_algorithm.train()  # the driver learns of the death when it asks for samples
+    assert result["rollout"]["num_episodes"] == 16
+    assert sorted((e.group, e.sample) for e in distributed_algorithm.last_episodes) == [
+        (group, sample) for group in range(4) for sample in range(4)
+    ]
+    assert wait_for_runners(distributed_algorithm, 2)
+    assert_weights_are_in_sync(distributed_algorithm)  # the new one too
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ["sampling", "sync"])
+def test_a_runner_that_hangs_is_replaced_and_the_iteration_complete(
+    distributed_algorithm: GRPO, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    """A stopped process neither answers nor dies: only a time limit tells."""
+    algorithm = distributed_algorithm
+    manager = algorithm.env_runner_group._worker_manager
+    assert wait_for_runners(algorithm, 2)
+    monkeypatch.setitem(vars(algorithm.config), "sample_timeout_s", 15.0)
+    pid = ray.get(manager.actors()[1].apply.remote(lambda runner: os.getpid()))
+    if phase == "sampling":
+        os.kill(pid, signal.SIGSTOP)
+    else:  # after it has sampled
+        update = algorithm.update
+        monkeypatch.setattr(algorithm, "update", lambda *a: (update(*a), os.kill(pid, signal.SIGSTOP)))
+    result = algorithm.train()
+    assert result["rollout"]["num_episodes"] == 16
+    assert sorted((e.group, e.sample) for e in algorithm.last_episodes) == [
+        (group, sample) for group in range(4) for sample in range(4)
+    ]
+    monkeypatch.undo()
+    assert wait_for_runners(algorithm, 2)
+    assert ray.get(manager.actors()[1].apply.remote(lambda runner: os.getpid())) != pid
+    assert not psutil.pid_exists(pid)
+    assert_weights_are_in_sync(algorithm)
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_evaluation_is_on_the_same_held_out_tasks(request: pytest.FixtureRequest, runners: int) -> None:
+    algorithm = (
+        request.getfixturevalue("distributed_algorithm") if runners else small_config("tiny").build_algo()
+    )
+    first, second = algorithm.evaluate(), algorithm.evaluate()
+    assert first == second
+    for summary in (first["env_runners"], first["greedy"]):
+        assert summary["num_episodes"] == 16
+        assert 0 <= summary["accuracy_low"] <= summary["accuracy"] <= summary["accuracy_high"] <= 1
+    result = algorithm.train()
+    # Evaluation leaves no trace in the metrics of training.
+    rewards = [episode.total_reward for episode in algorithm.last_episodes]
+    assert result["env_runners"]["episode_return_mean"] == pytest.approx(np.mean(rewards))
+    assert result["env_runners"]["num_episodes"] == 16
+    if not runners:
+        algorithm.stop()

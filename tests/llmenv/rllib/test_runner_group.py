@@ -1,0 +1,200 @@
+"""Asking runners: what raises is told at once, who dies or hangs is replaced, and a restart is waited for.
+
+On actors of Ray's that are runners in name alone, so that dying and starting again takes a second.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+from ray.rllib.utils.actor_manager import FaultTolerantActorManager
+
+from llmenv.episode import TextEpisode
+from llmenv.rllib.runner_group import RunnerError, RunnerGroup, RunnersLostError
+from llmenv.rollout import GroupRequest
+
+
+class Runner:
+    """Answers, or does what its file of orders says: the first line is for the call, the second for the next start.
+
+    Args:
+        orders: Empty, or "die", "raise", "hang" and a line "raise" or seconds to sleep.
+        calls: A file that every call adds a letter to.
+    """
+
+    def __init__(self, orders: str, calls: str):
+        self.orders, self.calls = Path(orders), Path(calls)
+        self.version = None
+        if order := self._order(1):
+            if order == "raise":
+                raise OSError("no model there")
+            time.sleep(float(order))
+            self.orders.write_text("")
+
+    def _order(self, line: int) -> str:
+        lines = self.orders.read_text().splitlines()
+        return lines[line] if len(lines) > line else ""
+
+    def ping(self) -> str:
+        return "pong"
+
+    def apply(self, func: Any) -> Any:  # RLlib's probe
+        return func(self)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.version = state["weights_seq_no"]
+
+    def get_version(self) -> int | None:
+        return self.version
+
+    def sample_with_metrics(self, requests: list[GroupRequest]) -> tuple[list[TextEpisode], str]:
+        with self.calls.open("a") as file:
+            file.write("c")
+        order = self._order(0)
+        if order == "die":
+            os._exit(1)
+        if order == "raise":
+            raise KeyError("token 99")
+        if order == "hang":
+            self.orders.write_text("")  # the next one will not
+            time.sleep(100)
+        return [TextEpisode(r.group, i) for r in requests for i in range(r.size)], "metrics"
+
+
+class Setup:
+    """A group of two such runners."""
+
+    def __init__(self, folder: Path):
+        self.orders = [folder / "orders0", folder / "orders1"]
+        self.calls = [folder / "calls0", folder / "calls1"]
+        for file in (*self.orders, *self.calls):
+            file.write_text("")
+        runner = ray.remote(num_cpus=0.1, max_restarts=100)(Runner)
+        self.actors = [runner.remote(str(o), str(c)) for o, c in zip(self.orders, self.calls, strict=True)]
+        self.manager = FaultTolerantActorManager(self.actors, init_id=1)
+        group = SimpleNamespace(_worker_manager=self.manager, num_remote_env_runners=lambda: 2)
+        learners = SimpleNamespace(pack_weights=lambda: ({"w": 1}, 7))
+        self.config = SimpleNamespace(
+            sample_timeout_s=60.0, env_runner_restore_timeout_s=60.0, weight_transfer=None
+        )
+        self.runners = RunnerGroup(group, learners, self.config)
+
+    def sample(self, count: int = 4) -> list[tuple[int, int]]:
+        requests = [GroupRequest.derive(i, 2, 0) for i in range(count)]
+        episodes, _ = self.runners.collect(self.runners.submit(requests))
+        return [(episode.group, episode.sample) for episode in episodes]
+
+    def num_calls(self) -> list[int]:
+        return [len(file.read_text()) for file in self.calls]
+
+
+@pytest.fixture
+def two(ray_cluster: None, tmp_path: Path) -> Iterator[Setup]:
+    setup = Setup(tmp_path)
+    ray.get([actor.ping.remote() for actor in setup.actors])
+    yield setup
+    for actor in setup.actors:
+        ray.kill(actor)
+
+
+ALL = [(group, sample) for group in range(4) for sample in range(2)]
+
+
+def test_groups_are_dealt_out_and_come_back_in_order(two: Setup) -> None:
+    assert two.sample() == ALL
+    assert two.num_calls() == [1, 1]
+    assert two.sample(1) == ALL[:2]  # the second one is not asked for nothing
+    assert two.num_calls() == [2, 1]
+
+
+def test_two_submissions_may_be_under_way_at_once(two: Setup) -> None:
+    handles = [two.runners.submit([GroupRequest.derive(i, 1, 0)]) for i in range(3)]
+    for i in (2, 0, 1):
+        episodes, metrics = two.runners.collect(handles[i])
+        assert ([episode.group for episode in episodes], metrics) == ([i], ["metrics"])
+
+
+def test_what_a_runner_raises_is_told_and_not_asked_for_again(two: Setup) -> None:
+    two.orders[1].write_text("raise")
+    with pytest.raises(RunnerError, match=r"^env runner 2 raised KeyError: 'token 99'$") as caught:
+        two.sample()
+    assert isinstance(caught.value.__cause__, KeyError)
+    assert two.num_calls()[1] == 1
+    two.orders[1].write_text("")
+    assert two.sample() == ALL  # it lives on
+    assert two.manager.num_healthy_actors() == 2
+
+
+def test_the_groups_of_one_that_dies_are_sampled_by_the_other(two: Setup) -> None:
+    two.orders[0].write_text("die\n0")
+    assert two.sample() == ALL
+    assert two.num_calls() == [1, 2]
+    deadline = time.monotonic() + 60
+    while two.manager.num_healthy_actors() < 2 and time.monotonic() < deadline:
+        two.runners.restore(1.0)
+    assert ray.get(two.actors[0].get_version.remote()) == 7  # with the current weights
+    assert two.sample() == ALL
+
+
+def test_one_that_hangs_is_killed_and_starts_anew(two: Setup) -> None:
+    two.config.sample_timeout_s = 2.0
+    two.orders[0].write_text("hang")
+    assert two.sample() == ALL
+    assert two.manager.healthy_actor_ids() == [2]
+
+
+def test_nobody_waits_for_a_restart_while_others_are_in_service(two: Setup) -> None:
+    two.orders[0].write_text("die\n30")
+    two.sample()
+    start = time.monotonic()
+    assert two.runners.restore() == []
+    assert two.runners.restore() == []
+    assert time.monotonic() - start < 5
+
+
+def test_where_nobody_is_left_a_restart_is_waited_for(two: Setup) -> None:
+    """Longer than a ping would be: a large model takes its time to load."""
+    for orders in two.orders:
+        orders.write_text("die\n3")
+    assert two.sample() == ALL
+    assert two.num_calls() == [2, 1] or two.num_calls() == [1, 2] or two.num_calls() == [2, 2]
+
+
+def test_a_restart_that_takes_too_long_names_the_setting(two: Setup) -> None:
+    two.config.env_runner_restore_timeout_s = 2.0
+    for orders in two.orders:
+        orders.write_text("die\n100")
+    with pytest.raises(
+        RunnersLostError, match=r"none came back in 2 s \(fault_tolerance\(env_runner_restore_timeout_s"
+    ):
+        two.sample()
+
+
+def test_runners_that_cannot_start_again_are_not_waited_for(two: Setup) -> None:
+    for orders in two.orders:
+        orders.write_text("die\nraise")
+    start = time.monotonic()
+    with pytest.raises(
+        RunnersLostError, match=r"Ray will start none again. The last error: .*no model there"
+    ):
+        two.sample()
+    assert time.monotonic() - start < 50  # of 60
+
+
+def test_requests_that_kill_whoever_takes_them_end(two: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmenv.rllib.runner_group.MAX_ROUNDS", 2)
+    monkeypatch.setattr(Runner, "_order", lambda self, line: "die" if line == 0 else "")
+    for orders in two.orders:
+        orders.write_text("die")
+    with pytest.raises(
+        RunnersLostError,
+        match=r"4 of 4 groups could not be sampled in 2 attempts.*sample_timeout_s.*last error",
+    ):
+        two.sample()
