@@ -54,15 +54,17 @@ def at_iteration(
     happens: Callable[[], Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """From now on a method does something else first, after so many iterations."""
-    method = getattr(algorithm, name)
+    """From now on a method of the algorithm, or of its runners, does something else first, after so many iterations."""
+    owner = algorithm.runners if name.startswith("runners.") else algorithm
+    name = name.removeprefix("runners.")
+    method = getattr(owner, name)
 
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         if algorithm.iteration == number:
             happens()
         return method(*args, **kwargs)
 
-    monkeypatch.setattr(algorithm, name, wrapped)
+    monkeypatch.setattr(owner, name, wrapped)
 
 
 def raises(error: BaseException) -> Callable[[], None]:
@@ -189,9 +191,9 @@ SIGINT = signal.SIGINT
         ("assign_credit", [SIGTERM], 143, 2),
         ("evaluate", [SIGTERM], 143, 2),
         # Waited for, until the iteration counts.
-        ("update", [SIGTERM], 143, 3),
-        ("sync_weights", [SIGTERM], 143, 3),
-        ("update", [SIGTERM, SIGTERM], 143, 3),
+        ("update_rows", [SIGTERM], 143, 3),
+        ("runners.sync_weights", [SIGTERM], 143, 3),
+        ("update_rows", [SIGTERM, SIGTERM], 143, 3),
         ("collect", [SIGINT], 130, 3),
         ("collect", [SIGINT, SIGTERM], 143, 2),
     ],
