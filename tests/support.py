@@ -84,7 +84,7 @@ def random_episodes(
             if sample % 3 == 2:
                 turns.append(Turn(prompt_ids=tokens(2, 6), response_ids=tokens(1, 8), finish_reason="stop"))
             for turn in turns:
-                turn.logps = (-rng.random(len(turn.response_ids)) * 5).tolist()
+                turn.logps = (-rng.random(len(turn.response_ids)) * 5).astype(np.float32)
                 turn.reward = float(rng.random())
             episodes.append(TextEpisode(group, sample, turns))
     return episodes

@@ -28,7 +28,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray o
 
 
 def contents(episodes: list[TextEpisode]) -> list[tuple[Any, ...]]:
-    return [(e.group, e.sample, e.observation, e.token_ids, e.total_reward, e.error) for e in episodes]
+    return [
+        (e.group, e.sample, e.observation, e.token_ids.tolist(), e.total_reward, e.error) for e in episodes
+    ]
 
 
 def assert_weights_are_in_sync(algorithm: GRPO) -> None:
