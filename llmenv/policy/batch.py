@@ -45,7 +45,7 @@ class TokenRow:
     ) -> TokenRow:
         """A row whose every response token carries the episode's `advantage`."""
         turns = episode.turns
-        # Where prompt and response of each turn end, in turns.
+        # Where each turn's prompt ends, and where its response does, alternating.
         ends = np.cumsum([len(part) for turn in turns for part in (turn.prompt_ids, turn.response_ids)])
         token_ids = np.zeros(ends[-1] + bootstrapped, dtype=np.int64)
         token_ids[: ends[-1]] = episode.token_ids

@@ -120,9 +120,10 @@ class VLLMSampler:
 
     def close(self) -> None:
         """Ends the engine, its threads and processes, and with them all process groups of `torch.distributed`."""
+        self._llm.collective_rpc(_forget_layers)
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
-        gc.collect()  # the engine is full of cycles, and its cache may be most of the machine's memory
+        gc.collect()  # its parts refer to one another
 
     def _wake(self, tag: str) -> None:
         if tag in self._asleep:
@@ -224,6 +225,18 @@ def _renew_output_layer(worker: Any) -> None:
     for layer in worker.model_runner.get_model().modules():
         if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
             layer.quant_method.process_weights_after_loading(layer)
+
+
+def _forget_layers(worker: Any) -> None:
+    """Before one worker's model is given up.
+
+    vLLM keeps a note on each layer in a dictionary with weak keys, and after a reload the notes themselves refer to the
+    layers.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
+
+    for layer in worker.model_runner.get_model().modules():
+        LAYERWISE_INFO.pop(layer, None)
 
 
 def _translate(params: SamplingParams, seed: int) -> Any:
