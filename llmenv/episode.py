@@ -6,21 +6,34 @@ runner to the driver. RLlib asks only `env_steps()` and `agent_steps()` of it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 
-@dataclass
+def as_token_ids(ids: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Token ids as they travel: int32 [n]."""
+    return np.asarray(ids, dtype=np.int32)
+
+
+def as_logps(logps: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Log-probabilities as they travel: float32 [n]."""
+    return np.asarray(logps, dtype=np.float32)
+
+
+@dataclass(eq=False)  # arrays give no single answer to ==: a turn equals itself alone
 class Turn:
     """One question put to the model and the model's answer.
 
+    Sequences given to the constructor become arrays.
+
     Attributes:
-        prompt_ids: The tokens that the template and the environment appended before this response (for the
-            first turn: the whole prompt).
-        response_ids: The tokens that the model sampled, the stop token included.
-        logps: Log-probability of each response token under the distribution it was sampled from.
+        prompt_ids: int32 [n], the tokens that the template and the environment appended before this response (for
+            the first turn: the whole prompt). Samples of a group may share this array.
+        response_ids: int32 [n], the tokens that the model sampled, the stop token included.
+        logps: float32 [n], log-probability of each response token under the distribution it was sampled from.
         finish_reason: "stop" (the model ended its turn) or "length" (it hit the cap).
         text: The action given to the environment: what the template had opened, then the decoded response.
         reward: What `step()` paid.
@@ -28,17 +41,21 @@ class Turn:
         observation: The environment's next message; nothing where there is none.
     """
 
-    prompt_ids: list[int]
-    response_ids: list[int] = field(default_factory=list)
-    logps: list[float] = field(default_factory=list)
+    prompt_ids: np.ndarray
+    response_ids: np.ndarray = field(default_factory=lambda: as_token_ids([]))
+    logps: np.ndarray = field(default_factory=lambda: as_logps([]))
     finish_reason: str = ""
     text: str = ""
     reward: float = 0.0
     info: dict[str, Any] = field(default_factory=dict)
     observation: str = ""
 
+    def __post_init__(self) -> None:
+        self.prompt_ids, self.response_ids = as_token_ids(self.prompt_ids), as_token_ids(self.response_ids)
+        self.logps = as_logps(self.logps)
 
-@dataclass
+
+@dataclass(eq=False)
 class TextEpisode:
     """One sample of a group: the turns of one environment episode.
 
@@ -92,9 +109,10 @@ class TextEpisode:
         return bool(self.turns) and self.turns[-1].finish_reason == "length"
 
     @property
-    def token_ids(self) -> list[int]:
-        """The whole sequence as the model saw and sampled it, never re-tokenised."""
-        return [token for turn in self.turns for token in (*turn.prompt_ids, *turn.response_ids)]
+    def token_ids(self) -> np.ndarray:
+        """The whole sequence as the model saw and sampled it, never re-tokenised: int32 [T]."""
+        parts = [part for turn in self.turns for part in (turn.prompt_ids, turn.response_ids)]
+        return np.concatenate([as_token_ids([]), *parts])
 
     def env_steps(self) -> int:
         return len(self.turns)

@@ -13,12 +13,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
-from llmenv.episode import TextEpisode, Turn, derive_seed
+from llmenv.episode import TextEpisode, Turn, as_token_ids, derive_seed
 from llmenv.models.renderer import Renderer
 from llmenv.samplers.sampler import Sampler, SamplingParams
 
@@ -105,7 +105,8 @@ def rollout(
 
     An environment that raises, pays what is no finite number, or whose first prompt is longer than `max_prompt_tokens`,
     makes its own sample invalid (`episode.error` says why) and nobody else's. An episode that outgrows the limit
-    in a later turn is truncated there.
+    in a later turn is truncated there. A sampler's `max_sequence_tokens`, with room for a token of a response, is such
+    a limit too.
 
     Args:
         envs: The environments; their own `stop_strings` join those of `params`.
@@ -113,18 +114,25 @@ def rollout(
         sampler: Of the model's responses.
         requests: The groups.
         params: How to sample each response.
-        max_prompt_tokens: The longest sequence that is sampled from; None for no limit.
+        max_prompt_tokens: The longest sequence that is sampled from; None for no limit but the sampler's.
         on_event: Told of "on_episode_start" and "on_episode_end", with the episode, its environment and its slot.
 
     Returns:
         The episodes, group by group, in the order of the requests.
     """
+    limit = _limit(max_prompt_tokens, sampler.max_sequence_tokens)
+
+    @lru_cache(maxsize=1)  # where a group has one prompt, its samples have one array, which travels once
+    def encode(observation: str, system: str | None, prefix: str) -> tuple[np.ndarray, str]:
+        prompt = renderer.encode(observation, system, prefix)
+        return as_token_ids(prompt.token_ids), prompt.response_prefix
+
     slots = []
     for request in requests:
         for sample in range(request.size):
             episode = TextEpisode(request.group, sample, weights_version=sampler.weights_version)
             slots.append(_Slot(episode, derive_seed(request.sampling_seed, sample)))
-            _guard(envs, len(slots) - 1, slots, _reset, request, renderer, max_prompt_tokens)
+            _guard(envs, len(slots) - 1, slots, _reset, request, encode, limit)
             if on_event and slots[-1].active:
                 on_event("on_episode_start", episode, envs[len(slots) - 1].unwrapped, len(slots) - 1)
 
@@ -134,7 +142,7 @@ def rollout(
     with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
         while active := [i for i, slot in enumerate(slots) if slot.active]:
             completions = sampler.generate(
-                [slots[i].episode.token_ids for i in active],
+                [slots[i].episode.token_ids.tolist() for i in active],
                 params,
                 [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active],
             )
@@ -144,14 +152,21 @@ def rollout(
                 turn.response_ids, turn.logps = completion.token_ids, completion.logps
                 turn.finish_reason = completion.finish_reason
                 slots[i].episode.weights_version = completion.weights_version
-                turn.text = slots[i].response_prefix + renderer.decode(completion.token_ids)
+                turn.text = slots[i].response_prefix + renderer.decode(completion.token_ids.tolist())
                 steps.append(threads.submit(envs[i].step, turn.text))
             for i, step in zip(active, steps, strict=True):
                 env = envs[i].unwrapped  # one that fails leaves its slot
-                _guard(envs, i, slots, _take_step, step, renderer, max_prompt_tokens)
+                _guard(envs, i, slots, _take_step, step, renderer, limit)
                 if on_event and not slots[i].active:
                     on_event("on_episode_end", slots[i].episode, env, i)
     return [slot.episode for slot in slots]
+
+
+class _Limit(NamedTuple):
+    """The longest sequence that is sampled from, and whose limit it is."""
+
+    tokens: int
+    name: str
 
 
 @dataclass
@@ -174,17 +189,22 @@ def _guard(envs: EnvPool, i: int, slots: list[_Slot], act: Callable[..., None], 
 
 
 def _reset(
-    env: gym.Env, slot: _Slot, request: GroupRequest, renderer: Renderer, max_prompt_tokens: int | None
+    env: gym.Env,
+    slot: _Slot,
+    request: GroupRequest,
+    encode: Callable[..., tuple[np.ndarray, str]],
+    limit: _Limit | None,
 ) -> None:
     observation, info = env.reset(seed=request.seed, options=request.options)
-    prompt = renderer.encode(observation, info.get("system"), info.get("assistant_prefix", ""))
+    prompt_ids, slot.response_prefix = encode(
+        observation, info.get("system"), info.get("assistant_prefix", "")
+    )
     slot.episode.observation = observation
-    slot.response_prefix = prompt.response_prefix
-    _ask(slot, prompt.token_ids, max_prompt_tokens)
+    _ask(slot, prompt_ids, limit)
 
 
 def _take_step(
-    env: gym.Env, slot: _Slot, step: Future[Any], renderer: Renderer, max_prompt_tokens: int | None
+    env: gym.Env, slot: _Slot, step: Future[Any], renderer: Renderer, limit: _Limit | None
 ) -> None:
     turn = slot.episode.turns[-1]
     observation, reward, terminated, truncated, turn.info = step.result()
@@ -197,21 +217,31 @@ def _take_step(
     if not (terminated or truncated or turn.finish_reason == "length"):
         turn.observation, slot.response_prefix = observation, turn.info.get("assistant_prefix", "")
         continues = bool(turn.info.get("continues"))
-        prompt_ids = renderer.next_turn(turn.response_ids, observation, slot.response_prefix, continues)
-        _ask(slot, prompt_ids, max_prompt_tokens)
+        prompt_ids = renderer.next_turn(
+            turn.response_ids.tolist(), observation, slot.response_prefix, continues
+        )
+        _ask(slot, as_token_ids(prompt_ids), limit)
 
 
-def _ask(slot: _Slot, prompt_ids: list[int], max_prompt_tokens: int | None) -> None:
+def _limit(max_prompt_tokens: int | None, max_sequence_tokens: int | None) -> _Limit | None:
+    limits = []
+    if max_prompt_tokens is not None:
+        limits.append(_Limit(max_prompt_tokens, f"max_prompt_tokens={max_prompt_tokens}"))
+    if max_sequence_tokens is not None:
+        name = f"the sampler's limit of {max_sequence_tokens} with a response"
+        limits.append(_Limit(max_sequence_tokens - 1, name))
+    return min(limits, default=None)
+
+
+def _ask(slot: _Slot, prompt_ids: np.ndarray, limit: _Limit | None) -> None:
     """Opens a turn, unless the sequence so far and its question are over the limit."""
     length = len(slot.episode.token_ids) + len(prompt_ids)
-    if max_prompt_tokens is not None and length > max_prompt_tokens:
+    if limit is not None and length > limit.tokens:
         slot.active = False
         if slot.episode.turns:  # what was sampled so far was paid, and can be learned from
             slot.episode.truncated = True
         else:
-            slot.episode.error = (
-                f"{PROMPT_TOO_LONG}: {length} tokens, over max_prompt_tokens={max_prompt_tokens}"
-            )
+            slot.episode.error = f"{PROMPT_TOO_LONG}: {length} tokens, over {limit.name}"
         return
     slot.episode.turns.append(Turn(prompt_ids=prompt_ids))
     slot.active = True

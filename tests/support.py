@@ -84,7 +84,7 @@ def random_episodes(
             if sample % 3 == 2:
                 turns.append(Turn(prompt_ids=tokens(2, 6), response_ids=tokens(1, 8), finish_reason="stop"))
             for turn in turns:
-                turn.logps = (-rng.random(len(turn.response_ids)) * 5).tolist()
+                turn.logps = (-rng.random(len(turn.response_ids)) * 5).astype(np.float32)
                 turn.reward = float(rng.random())
             episodes.append(TextEpisode(group, sample, turns))
     return episodes
@@ -175,7 +175,9 @@ def runner_weights(runner: Any) -> torch.Tensor:
 
 
 def contents(episodes: list[TextEpisode]) -> list[tuple[Any, ...]]:
-    return [(e.group, e.sample, e.observation, e.token_ids, e.total_reward, e.error) for e in episodes]
+    return [
+        (e.group, e.sample, e.observation, e.token_ids.tolist(), e.total_reward, e.error) for e in episodes
+    ]
 
 
 def assert_weights_are_in_sync(algorithm: Any) -> None:

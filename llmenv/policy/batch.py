@@ -44,22 +44,24 @@ class TokenRow:
         cls, episode: TextEpisode, advantage: float = 0.0, *, bootstrapped: bool = False
     ) -> TokenRow:
         """A row whose every response token carries the episode's `advantage`."""
-        mask: list[bool] = []
-        logps: list[float] = []
-        rewards: list[float] = []
-        for turn in episode.turns:
-            size = len(turn.prompt_ids) + len(turn.response_ids)
-            mask += [False] * len(turn.prompt_ids) + [True] * len(turn.response_ids)
-            logps += [0.0] * len(turn.prompt_ids) + turn.logps
-            rewards += [0.0] * (size - 1) + [turn.reward]
-        extra = int(bootstrapped)
-        response_mask = np.array(mask + [False] * extra, dtype=bool)
+        turns = episode.turns
+        # Where each turn's prompt ends, and where its response does, alternating.
+        ends = np.cumsum([len(part) for turn in turns for part in (turn.prompt_ids, turn.response_ids)])
+        token_ids = np.zeros(ends[-1] + bootstrapped, dtype=np.int64)
+        token_ids[: ends[-1]] = episode.token_ids
+        response_mask = np.zeros(len(token_ids), dtype=bool)
+        for start, end in zip(ends[::2], ends[1::2], strict=True):
+            response_mask[start:end] = True
+        sampling_logps = np.zeros(len(token_ids), dtype=np.float32)
+        sampling_logps[response_mask] = np.concatenate([turn.logps for turn in turns])
+        rewards = np.zeros(len(token_ids), dtype=np.float32)
+        rewards[ends[1::2] - 1] = [turn.reward for turn in turns]
         return cls(
-            token_ids=np.array(episode.token_ids + [0] * extra, dtype=np.int64),
+            token_ids=token_ids,
             response_mask=response_mask,
-            sampling_logps=np.array(logps + [0.0] * extra, dtype=np.float32),
+            sampling_logps=sampling_logps,
             advantages=np.where(response_mask, np.float32(advantage), np.float32(0.0)),
-            rewards=np.array(rewards + [0.0] * extra, dtype=np.float32),
+            rewards=rewards,
             group=episode.group,
             bootstrapped=bootstrapped,
         )

@@ -214,5 +214,10 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         return (), {"config": self.config, "worker_index": self.worker_index, "num_workers": self.num_workers}
 
     def stop(self) -> None:
+        """Gives the memory of environments and sampler back: nothing can be sampled any more."""
         for pool in self._pools.values():
             pool.close()
+        self._pools.clear()
+        if self.sampler is not None:
+            self.sampler.close()
+            self.sampler = None

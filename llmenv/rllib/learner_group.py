@@ -6,6 +6,8 @@ died. Sharded engines need every rank to take part, and an update by fewer ranks
 
 from __future__ import annotations
 
+import gc
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,7 +89,14 @@ class LLMLearnerGroup(LearnerGroup):
     def restore_from_path(self, path: Any, **kwargs: Any) -> None:
         self.on_all(lambda learner: learner.load(Path(path) / COMPONENT_LEARNER))
 
+    def shutdown(self) -> None:
+        """Ends the learners; that of this process gives back policy, reference, critic and optimizer."""
+        super().shutdown()
+        self._learner: Any = None
+        gc.collect()  # a learner's parts refer to one another
+
     def __del__(self) -> None:
-        # After ray.shutdown() the base class would start a new Ray only to shut its workers down.
-        if ray.is_initialized():
+        # After ray.shutdown() the base class would start a new Ray only to shut its workers down; at the
+        # interpreter's end, when Ray has been shut down too, not even that can be asked.
+        if not sys.is_finalizing() and ray.is_initialized():
             super().__del__()

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
+from llmenv.episode import as_logps, as_token_ids
 from llmenv.weights import format as weights
 
 
@@ -30,28 +33,40 @@ class SamplingParams:
     stop_strings: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class Completion:
     """One sampled response.
 
+    Sequences given to the constructor become arrays.
+
     Attributes:
-        token_ids: At most `max_new_tokens`, the stop token included.
-        logps: Log-probability of each token under softmax(logits / temperature), the distribution it was drawn
-            from (at temperature 0: of the unscaled distribution).
+        token_ids: int32 [n], at most `max_new_tokens`, the stop token included.
+        logps: float32 [n], log-probability of each token under softmax(logits / temperature), the distribution it
+            was drawn from (at temperature 0: of the unscaled distribution).
         finish_reason: "stop" or "length".
         weights_version: Version of the weights that sampled it.
     """
 
-    token_ids: list[int]
-    logps: list[float]
+    token_ids: np.ndarray
+    logps: np.ndarray
     finish_reason: str
     weights_version: int
 
+    def __post_init__(self) -> None:
+        self.token_ids, self.logps = as_token_ids(self.token_ids), as_logps(self.logps)
+
 
 class Sampler(Protocol):
-    """What a rollout asks of a sampler."""
+    """What a rollout asks of a sampler.
+
+    Attributes:
+        weights_version: Version of the weights that it samples with.
+        max_sequence_tokens: The longest prompt and response together that it can hold; None for no limit. Of a prompt
+            that leaves no room for one token more, a rollout does not ask.
+    """
 
     weights_version: int
+    max_sequence_tokens: int | None
 
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
@@ -68,4 +83,8 @@ class Sampler(Protocol):
 
     def sleep(self) -> None:
         """Gives memory of the accelerator back, where it can, until the next `load_weights`."""
+        ...
+
+    def close(self) -> None:
+        """Gives all memory back, for good: nothing more is asked of it."""
         ...

@@ -35,6 +35,7 @@ class TransformersSampler:
         self.max_rows = max_rows
         self.tokenizer = tokenizer
         self.weights_version = 0
+        self.max_sequence_tokens: int | None = None
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
         weights.load(self.model, packed)
@@ -42,6 +43,9 @@ class TransformersSampler:
 
     def sleep(self) -> None:
         """Stays awake: between calls of `generate` it holds the weights alone."""
+
+    def close(self) -> None:
+        del self.model
 
     @torch.inference_mode()
     def generate(
@@ -83,10 +87,12 @@ class TransformersSampler:
             going = ~ended
             rows = rows[going]
             logits = decoder.step(token, going)
+        all_ids, all_logps = tokens.cpu().numpy(), logps.cpu().numpy()
         return [
             Completion(
-                token_ids=tokens[i, :length].tolist(),
-                logps=logps[i, :length].tolist(),
+                # Copies, so that a short response does not keep the arrays of the whole batch.
+                token_ids=all_ids[i, :length].astype(np.int32),
+                logps=all_logps[i, :length].copy(),
                 finish_reason="stop" if stop else "length",
                 weights_version=self.weights_version,
             )

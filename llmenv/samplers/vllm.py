@@ -7,6 +7,7 @@ place.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import warnings
@@ -91,7 +92,7 @@ class VLLMSampler:
             self._llm = LLM(model, logprobs_mode="processed_logprobs", **settings)
         # vLLM has its workers preload libraries; other children of this process have nothing to do with them.
         os.environ["LD_PRELOAD"] = preload
-        self.max_model_len = self._llm.model_config.max_model_len
+        self.max_sequence_tokens = self._llm.model_config.max_model_len
         self.weights_version = 0
         # vLLM compiles one helper of its log-probabilities even where nothing else is compiled.
         self._eager = self._llm.model_config.enforce_eager
@@ -117,6 +118,13 @@ class VLLMSampler:
             self._llm.sleep(level=2)  # 1 would keep a copy of the weights, and the next ones are on their way
             self._asleep = {"weights", "kv_cache"}
 
+    def close(self) -> None:
+        """Ends the engine, its threads and processes, and with them all process groups of `torch.distributed`."""
+        self._llm.collective_rpc(_forget_layers)
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()  # its parts refer to one another
+
     def _wake(self, tag: str) -> None:
         if tag in self._asleep:
             self._llm.wake_up(tags=[tag])
@@ -140,12 +148,12 @@ class VLLMSampler:
             return []
         from vllm import TokensPrompt
 
-        longest = max(len(prompt) for prompt in prompts)
-        if longest >= self.max_model_len:
-            raise ValueError(
-                f"a prompt of {longest} tokens leaves no room for a response in vLLM's max_model_len="
-                f"{self.max_model_len}: set max_prompt_tokens, over which prompts are dropped and counted"
-            )
+        for i, prompt in enumerate(prompts):
+            if len(prompt) >= self.max_sequence_tokens:
+                raise ValueError(
+                    f"prompt {i} has {len(prompt)} tokens, which leaves no room for a response in vLLM's "
+                    f"max_model_len={self.max_sequence_tokens}: leave it out, as a rollout does, or raise that"
+                )
         with torch.compiler.set_stance("force_eager") if self._eager else nullcontext():
             outputs = self._llm.generate(
                 [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts],
@@ -155,8 +163,8 @@ class VLLMSampler:
         completions = [output.outputs[0] for output in outputs]
         return [
             Completion(
-                token_ids=list(completion.token_ids),
-                logps=list(completion.logprobs.logprobs),
+                token_ids=completion.token_ids,
+                logps=completion.logprobs.logprobs,
                 finish_reason=completion.finish_reason,
                 weights_version=self.weights_version,
             )
@@ -217,6 +225,18 @@ def _renew_output_layer(worker: Any) -> None:
     for layer in worker.model_runner.get_model().modules():
         if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
             layer.quant_method.process_weights_after_loading(layer)
+
+
+def _forget_layers(worker: Any) -> None:
+    """Before one worker's model is given up.
+
+    vLLM keeps a note on each layer in a dictionary with weak keys, and after a reload the notes themselves refer to the
+    layers.
+    """
+    from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
+
+    for layer in worker.model_runner.get_model().modules():
+        LAYERWISE_INFO.pop(layer, None)
 
 
 def _translate(params: SamplingParams, seed: int) -> Any:

@@ -173,6 +173,7 @@ class Recorder:
     def __init__(self, sampler: Any):
         self.sampler = sampler
         self.weights_version = sampler.weights_version
+        self.max_sequence_tokens = sampler.max_sequence_tokens
         self.calls: list[tuple[Sequence[Sequence[int]], list[Completion]]] = []
 
     def generate(
@@ -189,7 +190,7 @@ def sampled_positions(recorder: Recorder, episode: TextEpisode) -> list[int]:
     for prompts, completions in recorder.calls:
         for prompt, completion in zip(prompts, completions, strict=True):
             end = len(prompt) + len(completion.token_ids)
-            if episode.token_ids[:end] == [*prompt, *completion.token_ids]:
+            if episode.token_ids[:end].tolist() == [*prompt, *completion.token_ids]:
                 positions += range(len(prompt), end)
     return positions
 
@@ -219,7 +220,7 @@ def test_only_tokens_that_the_model_sampled_carry_gradient(tool_user: str, engin
     (first, (called,)), (second, (answered,)) = recorder.calls
     result = tokenizer.encode("<result> 63 </result>", add_special_tokens=False)
     assert second[0] == [*first[0], *called.token_ids, *result]
-    assert episode.token_ids == [*second[0], *answered.token_ids]
+    assert episode.token_ids.tolist() == [*second[0], *answered.token_ids]
     assert tokenizer.decode(called.token_ids) == f"{CALL}\n" and called.finish_reason == "stop"
     assert [turn.text for turn in episode.turns] == [f"{PREFIX}{CALL}\n", ANSWER]
     assert (episode.total_reward, episode.terminated) == (1.0, True)
@@ -243,7 +244,7 @@ def test_only_tokens_that_the_model_sampled_carry_gradient(tool_user: str, engin
         1,
     )
     gradient = torch.autograd.grad(loss, list(model.parameters()))
-    log_probs = model(input_ids=torch.tensor([episode.token_ids])).logits[0].log_softmax(-1)
+    log_probs = model(input_ids=torch.from_numpy(episode.token_ids)[None]).logits[0].log_softmax(-1)
     plain = -sum(0.7 * log_probs[t - 1, episode.token_ids[t]] for t in positions) / len(positions)
     for got, expected in zip(gradient, torch.autograd.grad(plain, list(model.parameters())), strict=True):
         torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-3)

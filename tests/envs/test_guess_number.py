@@ -103,6 +103,7 @@ class Player:
     """Guesses from `guesses` by turn and row; checks that ended games are asked no more."""
 
     weights_version = 0
+    max_sequence_tokens = None
 
     def __init__(self, tokenizer: Any, guesses: Sequence[Sequence[int]]):
         self.tokenizer, self.guesses = tokenizer, guesses
@@ -162,7 +163,7 @@ def test_a_game_that_outgrows_the_limit_is_truncated_and_keeps_its_turns(rendere
         (True, True, False),
         (True, True, False),
     ]
-    assert episodes[0].token_ids == [
+    assert episodes[0].token_ids.tolist() == [
         token for turn in turns[:2] for token in (*turn.prompt_ids, *turn.response_ids)
     ]
     # A first prompt over the limit is invalid still.

@@ -21,7 +21,7 @@ from llmenv.models import lora
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.policy import CausalPolicy
 from llmenv.rllib.learner_group import LLMLearnerGroup
-from support import flat_weights, small_config
+from support import contents, flat_weights, small_config
 from updates import SPACES, Update, assert_same_update, make_plan, make_rows
 
 
@@ -208,7 +208,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tmp_path: Path) -> None:
     resumed.train()
     ours, theirs = (flat_weights(a.learner_group._learner) for a in (resumed, algorithm))
     assert torch.equal(ours, theirs)
-    assert [e.token_ids for e in resumed.last_episodes] == [e.token_ids for e in algorithm.last_episodes]
+    assert contents(resumed.last_episodes) == contents(algorithm.last_episodes)
     algorithm.stop()
     resumed.stop()
 

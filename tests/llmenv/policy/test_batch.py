@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llmenv.episode import TextEpisode, Turn, derive_seed
+from llmenv.episode import TextEpisode, Turn
 from llmenv.policy.batch import Minibatch, TokenBatch, TokenRow, shared_prefix
 from llmenv.policy.plan import plan_update
 from support import random_episodes
@@ -77,6 +77,30 @@ def test_row_of_a_two_turn_episode() -> None:
     assert row.advantages.tolist() == [0.0, 0.0, 0.5, 0.5, 0.0, 0.5]
     assert (len(row), row.num_response_tokens, row.group) == (6, 3, 4)
     assert (row.sampling_logps.dtype, row.advantages.dtype) == (np.float32, np.float32)
+    assert row.rewards.tolist() == [0.0] * 6
+
+
+@pytest.mark.parametrize("bootstrapped", [False, True])
+def test_rows_are_to_the_bit_what_lists_would_make_of_them(bootstrapped: bool) -> None:
+    for episode in random_episodes(4, 3):
+        ids, mask, logps, rewards = [], [], [], []
+        for turn in episode.turns:
+            prompt, response = turn.prompt_ids.tolist(), turn.response_ids.tolist()
+            ids += prompt + response
+            mask += [False] * len(prompt) + [True] * len(response)
+            logps += [0.0] * len(prompt) + turn.logps.tolist()
+            rewards += [0.0] * (len(prompt) + len(response) - 1) + [turn.reward]
+        lists = {
+            "token_ids": (ids, np.int64),
+            "response_mask": (mask, np.bool_),
+            "sampling_logps": (logps, np.float32),
+            "advantages": ([0.1 * in_response for in_response in mask], np.float32),
+            "rewards": (rewards, np.float32),
+        }
+        row = TokenRow.from_episode(episode, 0.1, bootstrapped=bootstrapped)
+        for name, (values, dtype) in lists.items():
+            column, expected = getattr(row, name), np.array(values + [0] * bootstrapped, dtype=dtype)
+            assert (column.dtype, column.tobytes()) == (expected.dtype, expected.tobytes()), name
 
 
 def test_padding_is_on_the_right_and_known_by_position() -> None:
@@ -318,24 +342,3 @@ def test_the_draw_depends_on_the_seed_alone() -> None:
         [names(minibatch) for minibatch in make_plan(rows, 3, seed=seed)[0]] for seed in (0, 0, 1)
     )
     assert first == again != other
-
-
-def test_derived_seeds_depend_on_every_key_and_on_their_order() -> None:
-    keys = [(1, 2, 3), (3, 2, 1), (1, 2, 4), (1, 3, 3), (2, 2, 3)]
-    seeds = {derive_seed(*key) for key in keys}
-    assert len(seeds) == len(keys)
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derive_seed(1, 2, 3) == derive_seed(1, 2, 3)
-
-
-def test_episode_sums_up_its_turns() -> None:
-    turns = [
-        Turn(prompt_ids=[1], response_ids=[2, 3], reward=0.25, finish_reason="stop"),
-        Turn(prompt_ids=[4], response_ids=[5], reward=1.0, finish_reason="length"),
-    ]
-    episode = TextEpisode(0, 0, turns)
-    assert episode.token_ids == [1, 2, 3, 4, 5]
-    assert (episode.total_reward, episode.response_length, episode.hit_length_cap) == (1.25, 3, True)
-    assert (episode.env_steps(), episode.agent_steps(), episode.valid) == (2, 2, True)
-    assert not TextEpisode(0, 0, error="lost").valid
-    assert not TextEpisode(0, 0).hit_length_cap

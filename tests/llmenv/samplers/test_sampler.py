@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from llmenv.episode import TextEpisode, Turn
+from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch, TokenRow
 from llmenv.policy.policy import CausalPolicy
 from llmenv.samplers.sampler import Completion, SamplingParams
@@ -28,9 +31,13 @@ def sample(
     return TransformersSampler(model, **kwargs).generate(PROMPTS, params, SEEDS)
 
 
+def ids(completions: list[Completion]) -> list[list[int]]:
+    return [completion.token_ids.tolist() for completion in completions]
+
+
 def frequent_tokens(completions: list[Completion], count: int = 12) -> frozenset[int]:
     """Stop tokens that end the rows at different times: those drawn at various places of `completions`."""
-    return frozenset(completions[i % len(completions)].token_ids[2 + i] for i in range(count))
+    return frozenset(ids(completions)[i % len(completions)][2 + i] for i in range(count))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -44,7 +51,7 @@ def test_logps_are_those_of_the_policy_and_of_a_plain_forward(model: Any, temper
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         assert len(completion.logps) == len(completion.token_ids)
         with torch.no_grad():
-            plain, _ = plain_logps(model, prompt + completion.token_ids, temperature)
+            plain, _ = plain_logps(model, [*prompt, *completion.token_ids], temperature)
         plain = plain[len(prompt) - 1 :]
         assert torch.tensor(completion.logps).double() == pytest.approx(plain, abs=2e-5)
         turn = Turn(prompt_ids=prompt, response_ids=completion.token_ids, logps=completion.logps)
@@ -55,9 +62,24 @@ def test_logps_are_those_of_the_policy_and_of_a_plain_forward(model: Any, temper
     torch.testing.assert_close(logps, batch.sampling_logps, atol=2e-5, rtol=0)
 
 
+def test_a_completion_is_two_arrays_of_its_own(model: Any) -> None:
+    """Not views, which would keep those of the whole batch."""
+    for completion in sample(model):
+        assert (completion.token_ids.dtype, completion.logps.dtype) == (np.int32, np.float32)
+        assert completion.token_ids.base is completion.logps.base is None
+
+
+def test_a_closed_sampler_has_given_its_model_back(model_folder: str) -> None:
+    sampler = TransformersSampler(load_causal_lm(model_folder))
+    parameters = [weakref.ref(parameter) for parameter in sampler.model.parameters()]
+    sampler.close()
+    gc.collect()
+    assert [parameter() for parameter in parameters] == [None] * len(parameters)
+
+
 def test_greedy_equals_transformers_generate(model: Any) -> None:
     free = sample(model, temperature=0.0)
-    stop = frozenset({free[1].token_ids[4], free[3].token_ids[9]})
+    stop = frozenset({ids(free)[1][4], ids(free)[3][9]})
     completions = sample(model, stop, temperature=0.0)
     for prompt, completion in zip(PROMPTS, completions, strict=True):
         output = model.generate(
@@ -68,14 +90,14 @@ def test_greedy_equals_transformers_generate(model: Any) -> None:
             eos_token_id=sorted(stop),
             pad_token_id=0,
         )
-        assert completion.token_ids == output[0, len(prompt) :].tolist()
+        assert completion.token_ids.tolist() == output[0, len(prompt) :].tolist()
     assert "stop" in {completion.finish_reason for completion in completions}
 
 
 def test_greedy_logps_are_of_the_unscaled_distribution(model: Any) -> None:
     prompt, completion = PROMPTS[1], sample(model, temperature=0.0)[1]
     with torch.no_grad():
-        plain, _ = plain_logps(model, prompt + completion.token_ids, 1.0)
+        plain, _ = plain_logps(model, [*prompt, *completion.token_ids], 1.0)
     assert torch.tensor(completion.logps).double() == pytest.approx(plain[len(prompt) - 1 :], abs=2e-5)
 
 
@@ -85,21 +107,21 @@ def test_a_row_depends_on_its_seed_and_prompt_alone(model: Any) -> None:
     sampler = TransformersSampler(model)
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         (alone,) = sampler.generate([prompt], params, [seed])
-        assert alone.token_ids == together[i].token_ids
-    assert [c.token_ids for c in sample(model)] == [c.token_ids for c in together]
-    assert together[0].token_ids != together[2].token_ids  # one prompt, two seeds
+        assert alone.token_ids.tolist() == together[i].token_ids.tolist()
+    assert ids(sample(model)) == ids(together)
+    assert ids(together)[0] != ids(together)[2]  # one prompt, two seeds
     (other,) = sampler.generate([PROMPTS[0]], params, [99])
-    assert other.token_ids != together[0].token_ids
+    assert other.token_ids.tolist() != ids(together)[0]
 
 
 def test_the_number_of_rows_at_a_time_changes_nothing(model: Any) -> None:
     whole, parts = sample(model), sample(model, max_rows=2)
-    assert [c.token_ids for c in parts] == [c.token_ids for c in whole]
+    assert ids(parts) == ids(whole)
 
 
 def test_a_shorter_cap_gives_a_prefix(model: Any) -> None:
     for long, short in zip(sample(model), sample(model, tokens=7), strict=True):
-        assert short.token_ids == long.token_ids[:7]
+        assert short.token_ids.tolist() == long.token_ids[:7].tolist()
 
 
 def test_rows_that_stop_keep_their_stop_token_and_leave_the_others_alone(model: Any) -> None:
@@ -108,19 +130,19 @@ def test_rows_that_stop_keep_their_stop_token_and_leave_the_others_alone(model: 
     for whole, completion in zip(free, sample(model, stop), strict=True):
         ends = [i for i, token in enumerate(whole.token_ids) if token in stop]
         length = ends[0] + 1 if ends else 20
-        assert completion.token_ids == whole.token_ids[:length]
+        assert completion.token_ids.tolist() == whole.token_ids[:length].tolist()
         assert completion.finish_reason == ("stop" if ends else "length")
 
 
 def test_stopping_at_the_cap_is_stopping(model: Any) -> None:
     free = sample(model, tokens=5)
-    completions = sample(model, frozenset({free[0].token_ids[4]}), tokens=5)
+    completions = sample(model, frozenset({ids(free)[0][4]}), tokens=5)
     assert (completions[0].finish_reason, len(completions[0].token_ids)) == ("stop", 5)
     assert {completion.finish_reason for completion in free} == {"length"}
 
 
 def test_one_token_is_enough(model: Any) -> None:
-    assert [c.token_ids for c in sample(model, tokens=1)] == [c.token_ids[:1] for c in sample(model)]
+    assert ids(sample(model, tokens=1)) == [row[:1] for row in ids(sample(model))]
 
 
 def test_no_prompts_give_no_completions(model: Any) -> None:
@@ -129,10 +151,10 @@ def test_no_prompts_give_no_completions(model: Any) -> None:
 
 def test_the_padding_id_is_an_ordinary_token(model: Any) -> None:
     free = sample(model)
-    pad = free[1].token_ids[3]
+    pad = ids(free)[1][3]
     model.config.pad_token_id = model.generation_config.pad_token_id = pad
     again = sample(model)
-    assert [c.token_ids for c in again] == [c.token_ids for c in free]
+    assert ids(again) == ids(free)
     assert again[1].token_ids[3] == pad
     assert again[1].finish_reason == "length"
 
@@ -153,7 +175,7 @@ def test_rows_that_ended_leave_the_batch(model: Any) -> None:
     model.register_forward_pre_hook(
         lambda module, args, kwargs: rows.append(len(kwargs["input_ids"])), with_kwargs=True
     )
-    sample(model, frozenset(c.token_ids[2] for c in free[1:]))
+    sample(model, frozenset(row[2] for row in ids(free[1:])))
     assert rows[1] == 5
     assert rows[-1] < 5
 
@@ -208,7 +230,7 @@ def test_samples_follow_the_models_distribution(model: Any) -> None:
         probs = model(input_ids=torch.tensor([[7, 300, 20]])).logits[0, -1].double().softmax(-1)
     params = SamplingParams(max_new_tokens=1, stop_token_ids=NO_STOP)
     sampler = TransformersSampler(model, max_rows=4000)
-    drawn = [c.token_ids[0] for c in sampler.generate([[7, 300, 20]] * 4000, params, range(4000))]
+    drawn = [row[0] for row in ids(sampler.generate([[7, 300, 20]] * 4000, params, range(4000)))]
     counts = torch.bincount(torch.tensor(drawn), minlength=len(probs)).double()
     top = probs.topk(11).indices
     observed = torch.cat([counts[top], (4000 - counts[top].sum())[None]])
@@ -227,13 +249,13 @@ class Letters:
 
 def test_a_stop_string_ends_a_response_with_the_token_that_completes_it(model: Any) -> None:
     free = sample(model)
-    texts = Letters().batch_decode(torch.tensor([c.token_ids for c in free]), False)
+    texts = Letters().batch_decode(torch.tensor(ids(free)), False)
     strings = (texts[0][5:8], texts[1][:2], "0")  # the last one is in no text
     params = SamplingParams(20, NO_STOP, 1.0, stop_strings=strings)
     stopped = TransformersSampler(model, tokenizer=Letters()).generate(PROMPTS, params, SEEDS)
     for whole, text, completion in zip(free, texts, stopped, strict=True):
         ends = [text.find(string) + len(string) for string in strings if string in text]
-        assert completion.token_ids == whole.token_ids[: min(ends, default=20)]
+        assert completion.token_ids.tolist() == whole.token_ids[: min(ends, default=20)].tolist()
         assert len(completion.logps) == len(completion.token_ids)
         assert completion.finish_reason == ("stop" if ends else "length")
     assert len(stopped[0].token_ids) <= 8

