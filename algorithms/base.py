@@ -309,7 +309,7 @@ class LLMAlgorithm(Algorithm):
     def export_policy(self, folder: Path) -> None:
         """Writes the policy in Hugging Face format: weights, configuration and tokenizer."""
         folder = folder.absolute()  # a remote learner may work in another directory
-        self.learner_group.on_all(lambda learner: learner.export(folder))
+        self.learner_group.on_all(lambda learner: learner.outbox.export(folder))
 
     def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
         """One completion of each of the `evaluation_duration` held-out tasks, or of all where they are fewer."""

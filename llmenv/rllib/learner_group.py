@@ -16,6 +16,7 @@ from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
 
 from llmenv.policy.batch import Minibatch
+from llmenv.rllib import checkpoint
 from llmenv.rllib.learner import LLMLearner
 
 
@@ -64,11 +65,18 @@ class LLMLearnerGroup(LearnerGroup):
         With remote learners this is a reference into the object store: the driver never holds the weights.
         """
         remote = self.is_remote
-        return self.on_all(lambda learner: learner.pack_weights(to_object_store=remote))[0]
+        return self.on_all(
+            lambda learner: (learner.outbox.pack(to_object_store=remote), learner.weights_version)
+        )[0]
 
     def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:
-        """Sends the policy's weights from GPU to GPU (see `LLMLearner.send_weights`); gives their version."""
-        return self.on_all(lambda learner: learner.send_weights(runners, renew=renew))[0]
+        """Sends the policy's weights from GPU to GPU (see `Outbox.send`); gives their version."""
+
+        def send(learner: LLMLearner) -> int:
+            learner.outbox.send(learner.weights_version, runners, renew=renew)
+            return learner.weights_version
+
+        return self.on_all(send)[0]
 
     def get_state(self, components: Any = None, *, not_components: Any = None, **kwargs: Any) -> dict:
         """Empty: weights travel by `pack_weights`, checkpoints by `save_to_path`, both on all learners."""
@@ -81,11 +89,11 @@ class LLMLearnerGroup(LearnerGroup):
         """RLlib's files that say what was saved, then each learner's own, in `learner/`."""
         # A state without the learner component makes the base class write its metadata and nothing else.
         path = super().save_to_path(path, **{**kwargs, "state": {"saved_by": type(self).__name__}})
-        self.on_all(lambda learner: learner.save(Path(path) / COMPONENT_LEARNER))
+        self.on_all(lambda learner: checkpoint.save(learner, Path(path) / COMPONENT_LEARNER))
         return path
 
     def restore_from_path(self, path: Any, **kwargs: Any) -> None:
-        self.on_all(lambda learner: learner.load(Path(path) / COMPONENT_LEARNER))
+        self.on_all(lambda learner: checkpoint.load(learner, Path(path) / COMPONENT_LEARNER))
 
     def __del__(self) -> None:
         # After ray.shutdown() the base class would start a new Ray only to shut its workers down.

@@ -275,11 +275,11 @@ def test_adapters_are_trained_as_by_the_plain_engine(model_folder: str, stage: s
     for config in (plain, sharded):
         config.learners(learner_class=PolicyLearner)
         learner = config.build_learner_group(spaces=SPACES)._learner
-        start = learner._plain_weights()
+        start = learner.outbox.weights()
         ((minibatch,),) = make_plan(make_rows(), 1)
         learner.update([minibatch])
         metrics.append(learner.update([minibatch])["default_policy"])
-        end = learner._plain_weights()
+        end = learner.outbox.weights()
         assert start.keys() == end.keys()
         weights.append(torch.cat([(end[name] - start[name]).flatten() for name in start]))
     assert weights[0].norm() > 1e-3

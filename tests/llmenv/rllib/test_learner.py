@@ -469,7 +469,7 @@ def test_exported_policy_is_a_hugging_face_folder(model_folder: str, tmp_path: P
 
     group = make_group(model_folder)
     group.update(make_plan(make_rows(), 1))
-    group.on_all(lambda learner: learner.export(tmp_path))
+    group.on_all(lambda learner: learner.outbox.export(tmp_path))
     exported = AutoModelForCausalLM.from_pretrained(tmp_path)
     weights = torch.cat([p.detach().flatten() for p in exported.parameters()])
     assert torch.equal(weights, flat_weights(group._learner))
