@@ -83,6 +83,10 @@ def _check_choices(config: LLMConfig) -> None:
     for name in ("clip_param", "clip_param_high", "kl_target", "kl_horizon", "kl_stop"):
         if (value := getattr(config, name)) is not None and not value > 0:
             raise ValueError(f"{name} must be above 0, got {value!r}")
+    if config.reference_model is not None and not config.kl_coeff:
+        raise ValueError(
+            "reference_model is what a KL is measured to: set a kl_coeff above 0, or leave it out"
+        )
     if config.kl_target is not None and not config.kl_coeff:
         raise ValueError("kl_target needs a kl_coeff above 0 to start from")
     if config.kl_target is not None and config.kl_horizon < config.samples_per_iteration:

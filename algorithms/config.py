@@ -25,6 +25,7 @@ class LLMConfig(AlgorithmConfig):
         self.dtype = "float32"
         self.template = "auto"
         self.gradient_checkpointing = False
+        self.reference_model: str | None = None
         self.lora_rank: int | None = None
         self.lora_alpha: int | None = None
         self.lora_targets: str | list[str] = ALL_LINEAR
@@ -102,6 +103,7 @@ class LLMConfig(AlgorithmConfig):
         dtype: str = NotProvided,
         template: str = NotProvided,
         gradient_checkpointing: bool = NotProvided,
+        reference_model: str | None = NotProvided,
         lora_rank: int | None = NotProvided,
         lora_alpha: int | None = NotProvided,
         lora_targets: str | list[str] = NotProvided,
@@ -113,6 +115,8 @@ class LLMConfig(AlgorithmConfig):
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
+            reference_model: What the KL is measured to, such as a teacher or the policy of an earlier stage; a model's
+                name, like `model`, with the same vocabulary. None: the initial policy.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
                 train all weights.
             lora_alpha: Adapters count `lora_alpha / lora_rank`. None: twice the rank, as TRL has it.
@@ -123,6 +127,7 @@ class LLMConfig(AlgorithmConfig):
             dtype=dtype,
             template=template,
             gradient_checkpointing=gradient_checkpointing,
+            reference_model=reference_model,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
             lora_targets=lora_targets,
@@ -260,7 +265,7 @@ class LLMConfig(AlgorithmConfig):
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
                 for LoRA in 16 bits.
             entropy_coeff: Weight of a bonus for the policy's entropy.
-            kl_coeff: Weight of the KL to the initial policy; 0 loads no reference.
+            kl_coeff: Weight of the KL to the reference (see `policy`); 0 loads none.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`). None: k1 in the reward, k3 in the loss. (In the
                 loss k1 pulls nowhere, in expectation: its gradient is that of a log-probability.)
             kl_in: Where that KL counts: in the "loss", or, without a gradient of its own, in each token's "reward".

@@ -42,8 +42,15 @@ class PolicyLearner(LLMLearner):
 
     @property
     def compares(self) -> bool:
-        """Whether this update looks at the reference: in a warm-up the policy is still the same."""
-        return self.reference is not None and not self.warming_up
+        """Whether this update looks at the reference.
+
+        In a warm-up of the critic the policy takes no step, and is its own initial one still. What it loses to another
+        reference is part of what the critic learns.
+        """
+        if self.reference is None:
+            return False
+        elsewhere = self.config.reference_model is not None and self.config.kl_in == "reward"
+        return elsewhere or not self.warming_up
 
     def prepare(self, batches: Sequence[PreparedBatch]) -> None:
         if self.reference is not None and self.compares:

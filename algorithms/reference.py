@@ -9,16 +9,16 @@ import torch
 from algorithms.config import LLMConfig
 from llmenv.engines.engine import Engine
 from llmenv.models import lora
-from llmenv.models.names import load_causal_lm
+from llmenv.models.names import load_causal_lm, load_tokenizer
 from llmenv.policy.batch import PreparedBatch
 from llmenv.policy.policy import CausalPolicy
 
 
 class Reference:
-    """The learner's own initial policy, frozen.
+    """The model that `reference_model` names, else the learner's own initial policy; frozen.
 
-    With adapters that is the policy itself with them switched off; without, a copy, which is on the device for its
-    forward passes alone: training has that memory.
+    With adapters, the initial policy is the policy itself with them switched off. Otherwise the reference is a model of
+    its own, which is on the device for its forward passes alone: training has that memory.
 
     Args:
         config: The learner's.
@@ -27,31 +27,47 @@ class Reference:
         device: Where it computes.
 
     Attributes:
-        copy: That copy; None with adapters.
+        model: That one; None where it is the policy itself.
+
+    Raises:
+        ValueError: If the model that is named has another vocabulary.
     """
 
     def __init__(self, config: LLMConfig, engine: Engine, policy: CausalPolicy, device: torch.device):
         self._engine = engine
         self._policy = policy
         self._device = device
-        self.copy: CausalPolicy | None = None if config.lora else _load(config)
+        self.model: CausalPolicy | None = None
+        if config.reference_model is not None or not config.lora:
+            self.model = _load(config, policy)
 
     @torch.no_grad()
     def fill_in(self, batches: Sequence[PreparedBatch]) -> None:
         """Sets `ref_logps`. Collective."""
-        if self.copy is None:
+        if self.model is None:
             with lora.switched_off(self._policy.model):
                 for batch in batches:
                     batch.ref_logps = self._engine.forward(batch.tokens).logps
             return
-        self.copy.to(self._device)
+        self.model.to(self._device)
         for batch in batches:
-            batch.ref_logps = self.copy(batch.tokens).logps
-        self.copy.to("cpu")
+            batch.ref_logps = self.model(batch.tokens).logps
+        self.model.to("cpu")
 
 
-def _load(config: LLMConfig) -> CausalPolicy:
-    model = load_causal_lm(config.base_model, dtype=config.dtype)
+def _load(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
+    name = config.reference_model or config.base_model
+    model = load_causal_lm(name, dtype=config.dtype)
+    if name != config.base_model:
+        # Models of a family pad their embeddings differently: more rows than the policy's are no other vocabulary.
+        rows, needed = (m.config.get_text_config().vocab_size for m in (model, policy.model))
+        known, ours = (load_tokenizer(one).get_vocab() for one in (name, config.base_model))
+        if known != ours or rows < needed:
+            raise ValueError(
+                f"reference_model={name!r} has another vocabulary ({len(known)} tokens, {rows} rows) than the policy "
+                f"{config.base_model!r} ({len(ours)}, {needed}), so there is no KL between them: name a model with "
+                "the same tokenizer"
+            )
     return CausalPolicy(model.requires_grad_(False), config.temperature, shared_prompts=config.shared_prompts)
 
 

@@ -41,7 +41,9 @@ class Place:
 
     def is_here(self) -> bool:
         """Whether this process can work in the folder itself."""
-        return self.filesystem is None and (self.seal is None or _time_of_change(self.seal[0]) == self.seal[1])
+        return self.filesystem is None and (
+            self.seal is None or _time_of_change(self.seal[0]) == self.seal[1]
+        )
 
     @contextlib.contextmanager
     def to_write(self) -> Iterator[Path]:
@@ -109,12 +111,12 @@ def place_of(path: str | Path, filesystem: pyarrow.fs.FileSystem | None) -> Plac
         path: A path or, without a filesystem, a URI that pyarrow knows, such as "s3://bucket/folder".
         filesystem: Where the path is.
     """
-    path = path if isinstance(path, str) else path.as_posix()
-    if filesystem is None and "://" not in path:
-        path = os.path.abspath(path)
-    elif filesystem is None:
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(path)
-    return Place(path, None if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else filesystem)
+    name = str(path)
+    if filesystem is None and "://" in name:
+        filesystem, name = pyarrow.fs.FileSystem.from_uri(name)
+    if filesystem is None or isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        return Place(os.path.abspath(name), None)
+    return Place(name, filesystem)
 
 
 def seal_of(path: str) -> tuple[str, int]:

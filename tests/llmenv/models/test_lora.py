@@ -340,7 +340,7 @@ def test_a_frozen_copy_is_on_the_device_for_its_forward_passes_alone(
 ) -> None:
     learner = make_group(model_folder, rank=None, kl_coeff=0.05)._learner
     events: list[Any] = []
-    monkeypatch.setattr(learner.reference.copy, "to", events.append)
+    monkeypatch.setattr(learner.reference.model, "to", events.append)
     prepare, step = learner._prepare, learner._take_step
     monkeypatch.setattr(learner, "_prepare", lambda *a, **k: (events.append("prepare"), prepare(*a, **k))[1])
     monkeypatch.setattr(learner, "_take_step", lambda *a: (events.append("step"), step(*a)))
