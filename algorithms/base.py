@@ -306,10 +306,14 @@ class LLMAlgorithm(Algorithm):
             "greedy": summarize(self.last_evaluation["greedy"]),
         }
 
-    def export_policy(self, folder: Path) -> None:
-        """Writes the policy in Hugging Face format: weights, configuration and tokenizer."""
-        folder = folder.absolute()  # a remote learner may work in another directory
-        self.learner_group.on_all(lambda learner: learner.outbox.export(folder))
+    def export_policy(self, folder: str | Path, *, filesystem: Any = None) -> None:
+        """Writes the policy in Hugging Face format: weights, configuration and tokenizer.
+
+        Args:
+            folder: Without a filesystem, one on this node, or a URI that pyarrow knows, such as "s3://bucket/policy".
+            filesystem: pyarrow's.
+        """
+        self.learner_group.export_policy(folder, filesystem=filesystem)
 
     def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
         """One completion of each of the `evaluation_duration` held-out tasks, or of all where they are fewer."""

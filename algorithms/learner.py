@@ -68,12 +68,13 @@ class PolicyLearner(LLMLearner):
             self.metrics.log_value((DEFAULT_MODULE_ID, "kl_coeff"), self.kl_coeff, reduce="mean", window=1)
 
     def counters(self) -> dict[str, Any]:
-        return {**super().counters(), "kl_coeff": self.kl_coeff}
+        return {**super().counters(), "kl_coeff": self.kl_coeff, "first_kl_coeff": self.config.kl_coeff}
 
     def set_counters(self, saved: dict[str, Any]) -> None:
         super().set_counters(saved)
-        if self.config.kl_target is not None:
-            self.kl_coeff = saved["kl_coeff"]
+        # Where this run starts from another coefficient, what the other came to says nothing.
+        goes_on = self.config.kl_target is not None and saved["first_kl_coeff"] == self.config.kl_coeff
+        self.kl_coeff = saved["kl_coeff"] if goes_on else float(self.config.kl_coeff)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: LLMConfig, batch: LossBatch, fwd_out: PolicyOutput

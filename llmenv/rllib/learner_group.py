@@ -7,8 +7,10 @@ failed. Sharded engines need every rank to take part, and an update by fewer ran
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ray.rllib.core.learner.learner_group import LearnerGroup
 from llmenv.policy.batch import Minibatch
 from llmenv.rllib import checkpoint
 from llmenv.rllib.learner import LLMLearner
+from llmenv.rllib.place import Place, place_of, sees, start_disk
 
 # From the first learner's exception to the others' answers: they may be about to raise it too. One that is waiting
 # for the first in a collective would not answer for half an hour.
@@ -138,15 +141,58 @@ class LLMLearnerGroup(LearnerGroup):
     def set_state(self, state: dict) -> None:
         """Nothing to take over: see `get_state`."""
 
-    def save_to_path(self, path: Any = None, **kwargs: Any) -> str:
+    def save_to_path(self, path: Any = None, *, filesystem: Any = None, **kwargs: Any) -> str:
         """RLlib's files that say what was saved, then each learner's own, in `learner/`."""
         # A state without the learner component makes the base class write its metadata and nothing else.
-        path = super().save_to_path(path, **{**kwargs, "state": {"saved_by": type(self).__name__}})
-        self.on_all(lambda learner: checkpoint.save(learner, Path(path) / COMPONENT_LEARNER))
-        return path
+        kwargs["state"] = {"saved_by": type(self).__name__}
+        saved = super().save_to_path(path, filesystem=filesystem, **kwargs)
+        place = self._within_reach(place_of(path or saved, filesystem)) / COMPONENT_LEARNER
 
-    def restore_from_path(self, path: Any, **kwargs: Any) -> None:
-        self.on_all(lambda learner: checkpoint.load(learner, Path(path) / COMPONENT_LEARNER))
+        def save(learner: LLMLearner) -> None:
+            with place.to_write(learner._learner_index) as folder:
+                checkpoint.save(learner, folder)
+
+        self.on_all(save)
+        return saved
+
+    def restore_from_path(self, path: Any, *, filesystem: Any = None, **kwargs: Any) -> None:
+        """Each learner takes back what `save_to_path` wrote."""
+        place = self._within_reach(place_of(path, filesystem)) / COMPONENT_LEARNER
+
+        def load(learner: LLMLearner) -> None:
+            with place.to_read(learner._learner_index, without=checkpoint.FOR_OTHERS) as folder:
+                checkpoint.load(learner, folder)
+
+        self.on_all(load)
+
+    def export_policy(self, path: str | Path, *, filesystem: Any = None) -> None:
+        """Writes the policy in Hugging Face format.
+
+        Args:
+            path: The folder; without a filesystem, one on this node or a URI that pyarrow knows.
+            filesystem: pyarrow's.
+        """
+        place = place_of(path, filesystem)
+        if place.filesystem is None:
+            Path(place.path).mkdir(parents=True, exist_ok=True)
+        place = self._within_reach(place)
+
+        def export(learner: LLMLearner) -> None:
+            with place.to_write(learner._learner_index) as folder:
+                learner.outbox.export(folder)
+
+        self.on_all(export)
+
+    def _within_reach(self, place: Place) -> Place:
+        """A place that is there, so that every learner can write to it and read from it."""
+        if self.is_local or place.filesystem is not None:
+            return place
+        folder, changed = place.path, os.stat(place.path).st_mtime_ns
+        seen = self.on_all(lambda learner: sees(folder, changed))
+        if all(seen):
+            return place
+        away = [learner for learner, sees_it in enumerate(seen) if not sees_it]
+        return replace(place, away=away, disk=start_disk())
 
     def __del__(self) -> None:
         # After ray.shutdown() the base class would start a new Ray only to shut its workers down.

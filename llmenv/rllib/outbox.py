@@ -5,6 +5,7 @@ Knows nothing about losses, optimizers or how a checkpoint is laid out.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 
 from llmenv.engines.engine import Engine
 from llmenv.models import lora
-from llmenv.models.names import load_tokenizer
+from llmenv.models.names import load_tokenizer, resolve_model
+from llmenv.models.saved_policy import BASE
 from llmenv.policy.policy import CausalPolicy
 from llmenv.weights import format as weights
 from llmenv.weights.transfer import WeightSender, init_info_of
@@ -80,3 +82,13 @@ class Outbox:
         if state is not None:
             self._policy.model.save_pretrained(folder, state_dict=state)
             load_tokenizer(self._config.base_model).save_pretrained(folder)
+
+    def export_adapters(self, folder: Path) -> None:
+        """Writes the adapters in peft's format, and what `llmenv.models.saved_policy` makes a policy of them with."""
+        config = self._config
+        state = self._engine.gather(self._policy.model, trained=True)
+        if state is not None:
+            rank, alpha = config.lora["rank"], config.lora["alpha"]
+            lora.write_adapters(folder, state, resolve_model(config.base_model), rank=rank, alpha=alpha)
+            base = {"model": config.base_model, "dtype": config.dtype}
+            (folder / BASE).write_text(json.dumps(base))

@@ -11,7 +11,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,31 +24,27 @@ CHUNK = 64 * 2**20  # bytes that are under way at a time
 
 @dataclass(frozen=True)
 class Place:
-    """Such a folder, in words that every learner understands.
+    """Such a folder, in words that every learner understands. Made by `place_of`.
 
     Attributes:
         path: Of the folder, on its filesystem.
         filesystem: None: the disk of the driver's node.
-        seal: A file in the folder with its time of change in ns: who finds it so sees the driver's disk, and not
-            another node's own under the same name.
-        disk: The actor that reads and writes there for those who do not see it.
+        away: The learners that do not see that disk, by their index.
+        disk: The actor that reads and writes there for those.
     """
 
     path: str
     filesystem: pyarrow.fs.FileSystem | None
-    seal: tuple[str, int] | None = None
+    away: Collection[int] = ()
     disk: Any = None
 
-    def is_here(self) -> bool:
-        """Whether this process can work in the folder itself."""
-        return self.filesystem is None and (
-            self.seal is None or _time_of_change(self.seal[0]) == self.seal[1]
-        )
+    def __truediv__(self, name: str) -> Place:
+        return replace(self, path=f"{self.path}/{name}")
 
     @contextlib.contextmanager
-    def to_write(self) -> Iterator[Path]:
-        """A folder of this node. What is in it in the end is then in the place."""
-        if self.is_here():
+    def to_write(self, learner: int) -> Iterator[Path]:
+        """A folder of a learner's node. What is in it in the end is then in the place."""
+        if self._is_seen_by(learner):
             yield Path(self.path)
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -56,14 +52,17 @@ class Place:
             self._bring_back(Path(folder))
 
     @contextlib.contextmanager
-    def to_read(self, *, without: Collection[str] = ()) -> Iterator[Path]:
-        """A folder of this node with what is in the place, but for entries of these names."""
-        if self.is_here():
+    def to_read(self, learner: int, *, without: Collection[str]) -> Iterator[Path]:
+        """A folder of a learner's node with what is in the place, where need be without entries of these names."""
+        if self._is_seen_by(learner):
             yield Path(self.path)
             return
         with tempfile.TemporaryDirectory() as folder:
             self._fetch(Path(folder), without)
             yield Path(folder)
+
+    def _is_seen_by(self, learner: int) -> bool:
+        return self.filesystem is None and learner not in self.away
 
     def _bring_back(self, folder: Path) -> None:
         files = _files(folder)
@@ -105,30 +104,26 @@ class Place:
 
 
 def place_of(path: str | Path, filesystem: pyarrow.fs.FileSystem | None) -> Place:
-    """The place that RLlib means by the same arguments.
+    """The place that RLlib means by the same arguments. Called on the driver.
 
     Args:
-        path: A path or, without a filesystem, a URI that pyarrow knows, such as "s3://bucket/folder".
+        path: A folder of this node; or on the filesystem; or a URI that pyarrow knows, such as "s3://bucket/folder".
         filesystem: Where the path is.
     """
     name = str(path)
     if filesystem is None and "://" in name:
         filesystem, name = pyarrow.fs.FileSystem.from_uri(name)
     if filesystem is None or isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        return Place(os.path.abspath(name), None)
+        return Place(str(Path(name).absolute()), None)
     return Place(name, filesystem)
 
 
-def seal_of(path: str) -> tuple[str, int]:
-    """A file of this node, as `Place.seal`."""
-    return path, os.stat(path).st_mtime_ns
-
-
-def _time_of_change(path: str) -> int | None:
+def sees(file: str, changed: int) -> bool:
+    """Whether a file is there and was last changed then, in ns: it is that of the driver's disk, and no namesake."""
     try:
-        return os.stat(path).st_mtime_ns
-    except OSError:  # not there, or not to be seen
-        return None
+        return os.stat(file).st_mtime_ns == changed
+    except OSError:
+        return False
 
 
 def _files(folder: Path) -> list[str]:
