@@ -146,7 +146,7 @@ def test_how_many_steps_may_be_skipped_is_the_restored_runs_own(model_folder: st
     donor.update(make_plan(rows, 1)[0])
     checkpoint.save(donor, tmp_path)
     checkpoint.load(heir, tmp_path)
-    with pytest.raises(NonFiniteStepsError, match="^2 optimizer steps in a row"):
+    with pytest.raises(NonFiniteStepsError, match=r"^2 optimizer steps in a row"):
         heir.update(make_plan(rows, 1)[0])
 
 
