@@ -244,10 +244,14 @@ class LLMAlgorithm(Algorithm):
         seed = derive_seed(tasks.GENERATE_STREAM, self.config.root_seed, self.num_updates)
         return self.runners.generate(prompts, n, seed, temperature=temperature, max_new_tokens=max_new_tokens)
 
-    def export_policy(self, folder: Path) -> None:
-        """Writes the policy in Hugging Face format: weights, configuration and tokenizer."""
-        folder = folder.absolute()  # a remote learner may work in another directory
-        self.learner_group.on_all(lambda learner: learner.export(folder))
+    def export_policy(self, folder: str | Path, *, filesystem: Any = None) -> None:
+        """Writes the policy in Hugging Face format: weights, configuration and tokenizer.
+
+        Args:
+            folder: Without a filesystem, one on this node, or a URI that pyarrow knows, such as "s3://bucket/policy".
+            filesystem: pyarrow's.
+        """
+        self.learner_group.export_policy(folder, filesystem=filesystem)
 
     @classmethod
     def _should_create_evaluation_env_runners(cls, eval_config: AlgorithmConfig) -> bool:

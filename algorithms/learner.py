@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 
 from algorithms.config import LLMConfig
 from algorithms.losses import (
@@ -16,14 +19,63 @@ from algorithms.losses import (
     importance_weights,
     sequence_logps,
 )
-from llmenv.policy.batch import LossBatch
+from algorithms.reference import Reference, adapted
+from llmenv.policy.batch import LossBatch, PreparedBatch
 from llmenv.policy.policy import PolicyOutput
 from llmenv.policy.ratio import LOG_RATIO_LIMIT
 from llmenv.rllib.learner import LLMLearner
 
 
 class PolicyLearner(LLMLearner):
-    """A surrogate of the ratio and the advantages, a KL to the reference, and a bonus for entropy."""
+    """A surrogate of the ratio and the advantages, a KL to the reference, and a bonus for entropy.
+
+    Attributes:
+        reference: None where no KL counts.
+        kl_coeff: The KL's weight, which moves where `kl_target` is set.
+    """
+
+    def build(self) -> None:
+        super().build()
+        self.kl_coeff = float(self.config.kl_coeff)
+        self.reference: Reference | None = None
+        if self.kl_coeff:
+            self.reference = Reference(self.config, self.engine, self.policy, self._device)
+
+    @property
+    def compares(self) -> bool:
+        """Whether this update looks at the reference.
+
+        In a warm-up of the critic the policy takes no step, and is its own initial one still. What it loses to another
+        reference is part of what the critic learns.
+        """
+        if self.reference is None:
+            return False
+        elsewhere = self.config.reference_model is not None and self.config.kl_in == "reward"
+        return elsewhere or not self.warming_up
+
+    def prepare(self, batches: Sequence[PreparedBatch]) -> None:
+        if self.reference is not None and self.compares:
+            self.reference.fill_in(batches)
+
+    def after_gradient_based_update(self, *, timesteps: dict[str, Any]) -> None:
+        super().after_gradient_based_update(timesteps=timesteps)
+        if (share := self.step_means.get("kl_reference")) is not None:
+            self.adapt_kl_coeff(self.total(share))
+
+    def adapt_kl_coeff(self, kl: float) -> None:
+        """Moves the KL's weight, if it is to move, after a batch whose KL was `kl` nats a token."""
+        if self.config.kl_target is not None:
+            self.kl_coeff = adapted(self.kl_coeff, kl, self.config)
+            self.metrics.log_value((DEFAULT_MODULE_ID, "kl_coeff"), self.kl_coeff, reduce="mean", window=1)
+
+    def counters(self) -> dict[str, Any]:
+        return {**super().counters(), "kl_coeff": self.kl_coeff, "first_kl_coeff": self.config.kl_coeff}
+
+    def set_counters(self, saved: dict[str, Any]) -> None:
+        super().set_counters(saved)
+        # Where this run starts from another coefficient, what the other came to says nothing.
+        goes_on = self.config.kl_target is not None and saved["first_kl_coeff"] == self.config.kl_coeff
+        self.kl_coeff = saved["kl_coeff"] if goes_on else float(self.config.kl_coeff)
 
     def compute_loss_for_module(
         self, *, module_id: str, config: LLMConfig, batch: LossBatch, fwd_out: PolicyOutput

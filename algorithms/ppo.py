@@ -114,6 +114,10 @@ class PPOConfig(LLMConfig):
 class PPOLearner(PolicyLearner):
     """Adds advantages by token, and the critic's loss."""
 
+    @property
+    def needs_old_logps(self) -> bool:
+        return self.compares and self.config.kl_in == "reward"
+
     def assign_token_credit(self, batches: Sequence[PreparedBatch]) -> None:
         config = self.config
         masks = [batch.tokens.response_mask for batch in batches]
@@ -130,11 +134,11 @@ class PPOLearner(PolicyLearner):
             batch.value_targets = tokens.advantages + values.masked_fill(~tokens.response_mask, 0.0)
         if config.critic is not None:
             self._log_explained_variance(batches)
-        # In a warm-up the policy is the reference still: that says nothing of the coefficient.
-        if self.reference is not None and config.kl_in == "reward" and batches and not self._warming_up:
+        if self.needs_old_logps and batches:
             kl_mean, _ = self._moments(zip(kls, masks, strict=True))
             self.metrics.log_value((DEFAULT_MODULE_ID, "kl_reference"), kl_mean, reduce="mean", window=1)
-            self.adapt_kl_coeff(kl_mean)
+            if not self.warming_up:  # the policy stays where it is: that says nothing of the coefficient
+                self.adapt_kl_coeff(kl_mean)
         if config.whiten_advantages:
             mean, variance = self._moments(
                 (batch.tokens.advantages, batch.tokens.response_mask) for batch in batches

@@ -23,6 +23,8 @@ def preflight(config: LLMConfig) -> int | None:
             does not know a setting, or actors cannot be placed.
     """
     resolve_model(config.base_model)
+    if config.reference_model is not None:
+        resolve_model(config.reference_model)
     if config.zero_stage is not None:
         deepspeed_engine.check_installed()
     if config.sampler == "vllm":

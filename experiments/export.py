@@ -2,8 +2,8 @@
 
     python experiments/export.py runs/Countdown-v0-GRPO-tiny-20261122-120000 /models/mine
 
-Nothing is started for it, no environment, sampler or learner: every checkpoint holds its policy in that format. What
-is added is the model card.
+Nothing is started for it, no environment, sampler or learner: every checkpoint holds its policy in that format, or with
+LoRA the adapters, which are merged into their base model. What is added is the model card.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import typer
 
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
-from llmenv.models.names import POLICY_IN_CHECKPOINT
+from llmenv.models.saved_policy import has_policy, write_policy
 
 
 def main(
@@ -52,8 +52,7 @@ def export(checkpoint: Path, out: Path) -> None:
     """
     if newest := checkpoints(checkpoint):
         checkpoint = newest[-1]
-    policy = checkpoint / POLICY_IN_CHECKPOINT
-    if not policy.is_dir():
+    if not has_policy(checkpoint):
         raise ValueError(
             f"{checkpoint} is neither a checkpoint nor a run folder that has one: give a folder that run.py left, one "
             "of its checkpoints/iteration_*, or what save_to_path wrote"
@@ -63,7 +62,7 @@ def export(checkpoint: Path, out: Path) -> None:
     partial = out.with_name(f".partial_{out.name}")
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left it
     try:
-        shutil.copytree(policy, partial)
+        write_policy(checkpoint, partial)
         (partial / "README.md").write_text(model_card(checkpoint))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)

@@ -16,8 +16,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers import the functions that a test hands them from the test's own module.
+FOLDERS = sorted({str(file.parent) for file in TESTS.rglob("*.py")})
 os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(TESTS.parent), str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    [str(TESTS.parent), *FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])]
 )
 
 import pytest  # noqa: E402

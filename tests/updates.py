@@ -99,3 +99,47 @@ def locally_normalised(plan: Sequence[Sequence[Minibatch]]) -> list[list[Minibat
         ]
         for shares in plan
     ]
+
+
+# By default stage 3 leaves parameters of less than 100,000 elements whole: all that the test's model has.
+PARTITION_ALL = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+STAGES = {
+    "0": {"zero_stage": 0},
+    "1": {"zero_stage": 1},
+    "2": {"zero_stage": 2},
+    "2-offload": {"zero_stage": 2, "offload_optimizer": True},
+    "3": {"zero_stage": 3, "config": PARTITION_ALL},
+    "3-offload": {
+        "zero_stage": 3,
+        "offload_optimizer": True,
+        "offload_parameters": True,
+        "config": PARTITION_ALL,
+    },
+}
+
+
+def set_stage(config: Any, stage: str) -> Any:
+    off = {"zero_stage": None, "offload_optimizer": False, "offload_parameters": False, "config": {}}
+    return config.deepspeed(**{**off, **STAGES[stage]})
+
+
+def uneven_plan(learners: int) -> list[list[Minibatch]]:
+    """Three steps of 5 rows in micro-batches of at most 70 tokens."""
+    return make_plan(make_rows(), learners, minibatch_size=5, tokens=70)
+
+
+def assert_same_steps(ours: Update, theirs: Update) -> None:
+    """Gradients to 1e-5, weight changes to 1e-3 (norm of the difference over norm of the change)."""
+    assert relative_gap(ours.before[0], theirs.before[0]) == 0.0
+    assert len(theirs.gradients[0]) == 3
+    for gradients in ours.gradients:
+        assert len(gradients) == 3
+        for ours_step, theirs_step in zip(gradients, theirs.gradients[0], strict=True):
+            assert relative_gap(ours_step, theirs_step) < 1e-5
+    assert theirs.change.norm() > 1e-2
+    for before, after in zip(ours.before, ours.after, strict=True):
+        assert relative_gap(after - before, theirs.change) < 1e-3
+    for metrics in ours.metrics:
+        assert metrics["gradient_norm"] == pytest.approx(theirs.metrics[0]["gradient_norm"], rel=1e-5)
+    for key in ("total_loss", "entropy", "kl_reference"):
+        assert ours.summed(key) == pytest.approx(theirs.summed(key), abs=1e-5)

@@ -49,8 +49,8 @@ class PolicySection(Section):
 
         Args:
             model: "tiny", "tiny-zero", "tiny-guess", "smollm2-135m", a folder in Hugging Face format, or a hub id.
-            reference_model: What the KL holds the policy to: a teacher, or the policy of an earlier stage. None:
-                `model` as it was.
+            reference_model: What the KL is measured to, such as a teacher or the policy of an earlier stage; a model's
+                name, like `model`, with the same vocabulary. None: the initial policy.
             dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.

@@ -99,7 +99,7 @@ class TrainingSection(Section):
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
                 in 16 bits, whatever the sampler; else None.
             entropy_coeff: Weight of a bonus for the policy's entropy.
-            kl_coeff: Weight of the KL to the initial policy; 0 loads no reference.
+            kl_coeff: Weight of the KL to the reference (see `policy`); 0 loads none.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`). None: k1 in the reward, k3 in the loss. (In the
                 loss k1 pulls nowhere, in expectation: its gradient is that of a log-probability.)
             kl_in: Where that KL counts: in the "loss", or, without a gradient of its own, in each token's "reward".
@@ -211,6 +211,10 @@ class TrainingSection(Section):
         checks.choice("kl_in", self.kl_in, ("loss", "reward"))
         checks.not_negative(kl_coeff=self.kl_coeff)
         checks.positive(kl_target=self.kl_target, kl_horizon=self.kl_horizon, kl_stop=self.kl_stop)
+        if self.reference_model is not None and not self.kl_coeff:
+            raise ValueError(
+                "reference_model is what a KL is measured to: set a kl_coeff above 0, or leave it out"
+            )
         if self.kl_target is not None and not self.kl_coeff:
             raise ValueError("kl_target needs a kl_coeff above 0 to start from")
         if self.kl_target is not None and self.kl_horizon < self.samples_per_iteration:

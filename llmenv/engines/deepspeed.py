@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from llmenv.engines.engine import untied_state
+from llmenv.engines.engine import load_trained, own_settings, trained_state, untied_state
 
 Config = dict[str, Any]
 
@@ -173,6 +173,8 @@ class DeepSpeedEngine:
         self._deepspeed, *_ = deepspeed.initialize(
             model=module, optimizer=optimizer, config=config, dist_init_required=False
         )
+        # Its own leaves a frozen parameter out under one name, and a tied one has several.
+        self._deepspeed.module_state_dict = lambda **kwargs: trained_state(module)
 
     def forward(self, batch: Any) -> Any:
         return self._deepspeed(batch)
@@ -197,11 +199,11 @@ class DeepSpeedEngine:
             self._deepspeed.zero_grad()
         return norm
 
-    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
+    def gather(self, part: nn.Module, *, trained: bool = False) -> dict[str, torch.Tensor] | None:
         import deepspeed
 
         state: dict[str, torch.Tensor] = {}
-        for name, tensor in untied_state(part).items():
+        for name, tensor in untied_state(part, trained=trained).items():
             # One at a time: the others drop it again before the next.
             with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
                 if dist.get_rank() == 0:
@@ -210,15 +212,22 @@ class DeepSpeedEngine:
 
     def save(self, folder: Path) -> None:
         """Each learner writes its partition."""
-        self._deepspeed.save_checkpoint(str(folder), tag=self.TAG)
+        folder.mkdir(parents=True, exist_ok=True)  # the first learner would make it, on its own node
+        self._deepspeed.save_checkpoint(str(folder), tag=self.TAG, exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
-        """Takes the state back, the learning rate included."""
-        path, _ = self._deepspeed.load_checkpoint(str(folder), tag=self.TAG)
+        def load_module(src: dict[str, torch.Tensor], dst: nn.Module) -> None:
+            load_trained(dst, src)
+
+        with own_settings(self.optimizer):
+            path, _ = self._deepspeed.load_checkpoint(str(folder), tag=self.TAG, custom_load_fn=load_module)
         if path is None:
             raise ValueError(
                 f"{folder} holds no state of a DeepSpeed engine: restore it with zero_stage=None"
             )
+        wrapper = self._deepspeed.optimizer
+        if hasattr(wrapper, "clip_grad"):  # some stages take the checkpoint's
+            wrapper.clip_grad = self._deepspeed.gradient_clipping()
 
 
 def _lookup(config: Config, dotted: str) -> Any:

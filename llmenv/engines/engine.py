@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,21 +39,62 @@ class Engine(Protocol):
         """
         ...
 
-    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
-        """The whole state dict of a part of the module, tied tensors once, on the first learner; None on the others."""
+    def gather(self, part: nn.Module, *, trained: bool = False) -> dict[str, torch.Tensor] | None:
+        """The whole state dict of a part of the module, tied tensors once, on the first learner; None on the others.
+
+        Args:
+            part: The module, or one within it.
+            trained: Without what is frozen.
+        """
         ...
 
-    def save(self, folder: Path) -> None: ...
+    def save(self, folder: Path) -> None:
+        """Writes weights and optimizer state to a folder, but not what is frozen: that is in a model's own folder."""
+        ...
 
-    def load(self, folder: Path) -> None: ...
+    def load(self, folder: Path) -> None:
+        """Takes back what `save` wrote. The optimizer's settings stay those that it was made with."""
+        ...
 
 
-def untied_state(part: nn.Module) -> dict[str, torch.Tensor]:
+def untied_state(part: nn.Module, *, trained: bool = False) -> dict[str, torch.Tensor]:
     """A module's own tensors by name, a tied one under the first of its names alone."""
     names: dict[torch.Tensor, str] = {}  # by identity
-    for name, tensor in part.state_dict(keep_vars=True).items():
+    for name, tensor in (trained_state(part) if trained else part.state_dict(keep_vars=True)).items():
         names.setdefault(tensor, name)
     return {name: tensor for tensor, name in names.items()}
+
+
+def trained_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """A module's own tensors, under all of their names, without frozen parameters."""
+    frozen = {id(p) for p in module.parameters() if not p.requires_grad}
+    return {name: t for name, t in module.state_dict(keep_vars=True).items() if id(t) not in frozen}
+
+
+def load_trained(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Takes back what `trained_state` gave.
+
+    Raises:
+        ValueError: If it is of another module.
+    """
+    names = trained_state(module).keys()
+    if names != state.keys():
+        raise ValueError(
+            f"the state is of another model, or of other adapters: {sorted(names ^ state.keys())[:3]} are in one of "
+            "them alone; restore it with the policy settings it was made with"
+        )
+    module.load_state_dict(state, strict=False)
+
+
+@contextlib.contextmanager
+def own_settings(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it an optimizer takes moments from a checkpoint, and after it has its own learning rate, decay, ..."""
+    own = [
+        {key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups
+    ]
+    yield
+    for group, settings in zip(optimizer.param_groups, own, strict=True):
+        group.update(settings)
 
 
 def sum_over_learners(tensor: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from llmenv.engines.engine import in_company, is_first, sum_over_learners, untied_state
+from llmenv.engines.engine import (
+    in_company,
+    is_first,
+    load_trained,
+    own_settings,
+    sum_over_learners,
+    trained_state,
+    untied_state,
+)
 
 
 class TorchEngine:
@@ -51,14 +59,16 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
-    def gather(self, part: nn.Module) -> dict[str, torch.Tensor] | None:
-        return {name: tensor.detach() for name, tensor in untied_state(part).items()} if is_first() else None
+    def gather(self, part: nn.Module, *, trained: bool = False) -> dict[str, torch.Tensor] | None:
+        if not is_first():
+            return None
+        return {name: tensor.detach() for name, tensor in untied_state(part, trained=trained).items()}
 
     def save(self, folder: Path) -> None:
         """Every learner holds the same state; the first one writes it."""
         if is_first():
             state: dict[str, Any] = {
-                "module": self.module.state_dict(),
+                "module": {name: tensor.detach() for name, tensor in trained_state(self.module).items()},
                 "optimizer": self.optimizer.state_dict(),
             }
             folder.mkdir(parents=True, exist_ok=True)
@@ -66,5 +76,6 @@ class TorchEngine:
 
     def load(self, folder: Path) -> None:
         state = torch.load(folder / self.STATE_FILE, map_location="cpu", weights_only=True)
-        self.module.load_state_dict(state["module"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_trained(self.module, state["module"])
+        with own_settings(self.optimizer):
+            self.optimizer.load_state_dict(state["optimizer"])

@@ -8,7 +8,9 @@ Knows nothing about losses, engines or RLlib.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from transformers import PreTrainedModel
 ALL_LINEAR = "all-linear"
 # Where peft keeps a layer `q_proj` that it adapts: the weight, and the two matrices [rank, in] and [out, rank].
 _WEIGHT, _A, _B = "base_layer.weight", "lora_A.default.weight", "lora_B.default.weight"
+# How peft's files name what it keeps there.
+_PREFIX, _ADAPTERS = "base_model.model.", "adapter_model.safetensors"
 
 
 def add_adapters(
@@ -89,11 +93,58 @@ def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Te
     for name, tensor in state.items():
         layer, is_weight, _ = name.partition(_WEIGHT)
         if is_weight:
-            delta = state[layer + _B].float() @ state[layer + _A].float()
-            merged[f"{layer}weight"] = (tensor.float() + scale * delta).to(tensor.dtype).cpu()
+            merged[f"{layer}weight"] = _sum(tensor, state[layer + _A], state[layer + _B], scale)
         elif not name.endswith((_A, _B)):
             merged[name.replace("base_layer.", "")] = tensor
     return merged
+
+
+def _sum(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
+    return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype).cpu()
+
+
+def write_adapters(
+    folder: Path, state: Mapping[str, torch.Tensor], base_model: str, *, rank: int, alpha: int
+) -> None:
+    """Writes adapters as peft's `save_pretrained` does, for `PeftModel.from_pretrained` and `merge_adapters`.
+
+    Args:
+        folder: Made if needed.
+        state: An adapted model's state dict, or the adapters' part of it.
+        base_model: The name of the model that they adapt.
+        rank: Theirs.
+        alpha: Theirs.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    adapters = {name: tensor for name, tensor in state.items() if name.endswith((_A, _B))}
+    layers = sorted(name.removesuffix(f".{_A}") for name in adapters if name.endswith(_A))
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=0.0,
+        target_modules=layers,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base_model,
+        inference_mode=True,
+    )
+    config.save_pretrained(folder)
+    tensors = {_PREFIX + name.replace(".default.", "."): t.contiguous() for name, t in adapters.items()}
+    save_file(tensors, folder / _ADAPTERS, metadata={"format": "pt"})
+
+
+def merge_adapters(model: PreTrainedModel, folder: Path) -> None:
+    """Adds to a base model's weights, in place, what `write_adapters` wrote of it."""
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / "adapter_config.json").read_text())
+    adapters, scale = load_file(folder / _ADAPTERS), config["lora_alpha"] / config["r"]
+    with torch.no_grad():
+        for layer in config["target_modules"]:
+            weight = model.get_submodule(layer).weight
+            a, b = (adapters[f"{_PREFIX}{layer}.{part.replace('.default.', '.')}"] for part in (_A, _B))
+            weight.copy_(_sum(weight, a, b, scale))
 
 
 @contextlib.contextmanager

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = ("tiny", "tiny-zero", "tiny-guess")
-# Where an algorithm's checkpoint holds its policy, as a Hugging Face folder.
+# Where an algorithm's checkpoint holds its policy: a Hugging Face folder or, with LoRA, adapters of its base model.
 POLICY_IN_CHECKPOINT = Path("learner_group", "learner", "policy")
+ADAPTERS_IN_CHECKPOINT = POLICY_IN_CHECKPOINT.with_name("adapters")
 DTYPES = ("float32", "bfloat16", "float16")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from ray.rllib.core.learner.learner import DEFAULT_OPTIMIZER
@@ -22,15 +19,12 @@ from torch import nn
 from llmenv.engines.deepspeed import DeepSpeedEngine, deepspeed_world
 from llmenv.engines.engine import Engine, sum_over_learners
 from llmenv.engines.torch import TorchEngine
-from llmenv.models import lora
-from llmenv.models.names import POLICY_IN_CHECKPOINT, load_causal_lm, load_tokenizer
 from llmenv.policy.batch import LossBatch, Minibatch, PreparedBatch, TokenBatch
 from llmenv.policy.policy import CausalPolicy, Critic, PolicyOutput
 from llmenv.policy.ratio import bounded
-from llmenv.weights import format as weights
-from llmenv.weights.transfer import WeightSender, init_info_of
+from llmenv.rllib.outbox import Outbox
 
-CRITIC = "critic"  # the name of its optimizer, and of its folder in a checkpoint
+CRITIC = "critic"  # the name of its optimizer
 
 
 @dataclass
@@ -52,12 +46,15 @@ class LLMLearner(TorchLearner):
     `update` is a loop of its own. Subclasses implement `compute_loss_for_module`, whose `batch` is a `LossBatch`
     and whose `fwd_out` is a `PolicyOutput`; it returns this micro-batch's *share* of the loss, already divided by
     the minibatch's global denominator, and may call `log_share` with metrics divided in the same way. With a critic
-    they implement `assign_token_credit` and `compute_value_loss` too.
+    they implement `assign_token_credit` and `compute_value_loss` too. What else a loss needs, they fill in by
+    `prepare`; what they keep from update to update, they add to `counters`.
 
     Attributes:
         engine: The policy's; a value head on its trunk is part of it.
         critic_engine: That of a critic of its own.
-        kl_coeff: The KL's weight, which moves where `kl_target` is set.
+        outbox: Where the policy's weights leave.
+        warming_up: Whether this update steps on the critic alone.
+        step_means: This learner's shares of the last update's metrics, as means over its steps.
     """
 
     def build(self) -> None:
@@ -67,15 +64,11 @@ class LLMLearner(TorchLearner):
         if self.critic is not None:
             optimizer = self.get_optimizer(DEFAULT_MODULE_ID, CRITIC)
             self.critic_engine = self._make_engine(self.critic, optimizer)
-        self.kl_coeff = float(self.config.kl_coeff)
-        self.reference: CausalPolicy | None = None
-        if self.config.kl_coeff > 0:
-            # With its adapters off, the policy itself is the initial one.
-            self.reference = self.policy if self.config.lora else self._frozen_copy()
+        self.outbox = Outbox(self.engine, self.policy, self.config, self._device)
+        self.step_means: dict[str, float] = {}
         self._shares: dict[str, float] = defaultdict(float)
-        self._sender: WeightSender | None = None
         self._num_skipped = self._num_skipped_in_a_row = 0
-        self._warming_up = False
+        self.warming_up = False
 
     def _make_engine(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> Engine:
         if (settings := self.config.deepspeed_config) is not None:
@@ -90,11 +83,15 @@ class LLMLearner(TorchLearner):
     def critic(self) -> Critic | None:
         return self.module[DEFAULT_MODULE_ID].critic
 
-    def _frozen_copy(self) -> CausalPolicy:
-        model = load_causal_lm(self.config.base_model, dtype=self.config.dtype)
-        return CausalPolicy(
-            model.requires_grad_(False), self.config.temperature, shared_prompts=self.config.shared_prompts
-        )
+    @property
+    def needs_old_logps(self) -> bool:
+        """Whether this update takes the log-probabilities from before its first step even if it has no other."""
+        return False
+
+    @property
+    def weights_version(self) -> int:
+        """How many updates there were: RLlib's counter."""
+        return self._weights_seq_no
 
     def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
         schedules: dict[str, tuple[nn.Module, Any]] = {
@@ -155,21 +152,21 @@ class LLMLearner(TorchLearner):
         self._set_learning_rate(timesteps[NUM_ENV_STEPS_SAMPLED_LIFETIME])
         # Every learner sees the same counts, so that all of them leave out the same minibatches.
         minibatches = [minibatch for minibatch in minibatches if minibatch.num_learned_tokens]
-        self._warming_up = self._weights_seq_no < self.config.value_warmup_iterations
-        self.policy.trunk_learns_values = not self._warming_up
+        self.warming_up = self._weights_seq_no < self.config.value_warmup_iterations
+        self.policy.trunk_learns_values = not self.warming_up
         several = num_epochs * len(minibatches) > 1
-        with self._reference_at_hand():
-            prepared = [self._prepare(minibatch, fixed_old_logps=several) for minibatch in minibatches]
-        self.assign_token_credit([batch for one in prepared for batch in one.micro_batches])
+        prepared = [self._prepare(minibatch, fixed_old_logps=several) for minibatch in minibatches]
+        batches = [batch for one in prepared for batch in one.micro_batches]
+        self.prepare(batches)
+        self.assign_token_credit(batches)
         self._shares.clear()
         self._num_skipped = 0
         num_steps = self._take_steps(prepared, num_epochs, np.random.default_rng(seed))
-        for key, total in self._shares.items():
-            self.metrics.log_value((DEFAULT_MODULE_ID, key), total / num_steps, reduce="sum")
+        self.step_means = {key: total / num_steps for key, total in self._shares.items()}
+        for key, mean in self.step_means.items():
+            self.metrics.log_value((DEFAULT_MODULE_ID, key), mean, reduce="sum")
         if not prepared:
             self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
-        elif self.reference is not None and self.config.kl_in == "loss" and not self._warming_up:
-            self.adapt_kl_coeff(self._sum(self._shares["kl_reference"] / num_steps))
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps"), num_steps, reduce="max")
         # Learners agree on which steps they skip: "max" takes the count of one.
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), self._num_skipped, reduce="max")
@@ -184,23 +181,18 @@ class LLMLearner(TorchLearner):
         for key, value in shares.items():
             self._shares[key] += float(value.detach())
 
+    def prepare(self, batches: Sequence[PreparedBatch]) -> None:
+        """Fills in what the loss compares with beside `old_logps`, such as `ref_logps`, of all of this learner's rows.
+
+        Collective. Called once an update, before its first step.
+        """
+
     def assign_token_credit(self, batches: Sequence[PreparedBatch]) -> None:
         """Fills in `tokens.advantages`, and `value_targets` for a critic, of all of this learner's rows.
 
-        Collective. Called once an update, before its first step. Methods that compare whole samples have had their
+        Collective. Called once an update, after `prepare`. Methods that compare whole samples have had their
         advantages from the driver.
         """
-
-    def adapt_kl_coeff(self, kl: float) -> None:
-        """Moves the KL's weight so that the KL moves to its target: Ziegler et al. (1909.08593), section 2.2.
-
-        Args:
-            kl: As it was measured on this batch, in nats a token.
-        """
-        if self.config.kl_target is not None:
-            error = min(max(kl / self.config.kl_target - 1, -0.2), 0.2)
-            self.kl_coeff *= 1 + error * self.config.samples_per_iteration / self.config.kl_horizon
-            self.metrics.log_value((DEFAULT_MODULE_ID, "kl_coeff"), self.kl_coeff, reduce="mean", window=1)
 
     def compute_value_loss(
         self, values: torch.Tensor, batch: PreparedBatch, minibatch: Minibatch
@@ -216,38 +208,18 @@ class LLMLearner(TorchLearner):
 
     def _prepare_one(self, tokens: TokenBatch, fixed_old_logps: bool) -> PreparedBatch:
         # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
-        if self._warming_up and self.critic_engine is not None:
-            return PreparedBatch(tokens, None, None, self.critic_engine.forward(tokens))
-        rewarded = self.reference is not None and self.config.kl_in == "reward"
-        asked = fixed_old_logps or rewarded or self.policy.value_head is not None
-        output = self.engine.forward(tokens) if asked else None
+        policy_steps = self.critic_engine is None or not self.warming_up
+        asked = policy_steps and (fixed_old_logps or self.policy.value_head is not None)
+        output = self.engine.forward(tokens) if asked or self.needs_old_logps else None
         old_values = None if output is None else output.values
         if self.critic_engine is not None:
             old_values = self.critic_engine.forward(tokens)
         return PreparedBatch(
             tokens=tokens,
             old_logps=None if output is None else output.logps,
-            ref_logps=self._reference_logps(tokens),
+            ref_logps=None,
             old_values=old_values,
         )
-
-    def _reference_logps(self, tokens: TokenBatch) -> torch.Tensor | None:
-        if self.reference is None:
-            return None
-        if self.reference is not self.policy:
-            return self.reference(tokens).logps
-        with lora.switched_off(self.policy.model):
-            return self.engine.forward(tokens).logps
-
-    @contextlib.contextmanager
-    def _reference_at_hand(self) -> Iterator[None]:
-        """A frozen copy is on the device for its forward passes alone: training has that memory."""
-        copy = None if self.reference is self.policy else self.reference
-        if copy is not None:
-            copy.to(self._device)
-        yield
-        if copy is not None:
-            copy.to("cpu")
 
     def _take_steps(self, prepared: Sequence[_Prepared], num_epochs: int, rng: np.random.Generator) -> int:
         """Epoch by epoch, until all are through or the policy has gone far enough; returns the number of steps."""
@@ -257,12 +229,12 @@ class LLMLearner(TorchLearner):
                 before = self._shares["kl_behaviour"]
                 self._take_step(prepared[i])
                 num_steps += 1
-                if limit is not None and self._sum(self._shares["kl_behaviour"] - before) > limit:
+                if limit is not None and self.total(self._shares["kl_behaviour"] - before) > limit:
                     return num_steps
         return num_steps
 
-    def _sum(self, share: float) -> float:
-        """A metric's share, over all learners. Collective."""
+    def total(self, share: float) -> float:
+        """A metric's share, added up over all learners. Collective."""
         return float(sum_over_learners(torch.tensor(share, device=self._device)))
 
     def _take_step(self, prepared: _Prepared) -> None:
@@ -272,7 +244,7 @@ class LLMLearner(TorchLearner):
             if self.critic_engine is not None:
                 values = self.critic_engine.forward(batch.tokens)
                 _backward(self.critic_engine, self.compute_value_loss(values, batch, minibatch), last=last)
-                if self._warming_up:
+                if self.warming_up:
                     continue
             output = self.engine.forward(batch.tokens)
             loss = self._loss(output, batch, minibatch)
@@ -281,7 +253,7 @@ class LLMLearner(TorchLearner):
         norms = {}
         if self.critic_engine is not None:
             norms["critic_gradient_norm"] = self.critic_engine.step()
-        if self.critic_engine is None or not self._warming_up:
+        if self.critic_engine is None or not self.warming_up:
             norms["gradient_norm"] = self.engine.step()
         for key, norm in norms.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, key), norm, reduce="mean", window=None)
@@ -300,7 +272,7 @@ class LLMLearner(TorchLearner):
         self._log_mismatch(batch)
         self._log_behaviour_kl(output.logps.detach(), batch)
         losses = []
-        if not self._warming_up:
+        if not self.warming_up:
             losses.append(
                 self.compute_loss_for_module(
                     module_id=DEFAULT_MODULE_ID, config=self.config, batch=batch, fwd_out=output
@@ -345,111 +317,14 @@ class LLMLearner(TorchLearner):
         for optimizer, schedule in self._optimizer_lr_schedules.items():
             self._set_optimizer_lr(optimizer, lr=schedule.update(timestep=timestep))
 
-    def _plain_weights(self) -> dict[str, torch.Tensor] | None:
-        """The policy's weights under the model's own names, adapters merged into them; None but on the first learner.
+    def counters(self) -> dict[str, Any]:
+        """What a checkpoint holds of a learner beside its engines: plain values by name."""
+        return {"weights_seq_no": self._weights_seq_no, "num_skipped_in_a_row": self._num_skipped_in_a_row}
 
-        Collective.
-        """
-        state, adapters = self.engine.gather(self.policy.model), self.config.lora
-        return lora.merge(state, adapters["alpha"] / adapters["rank"]) if state and adapters else state
-
-    def pack_weights(self, *, to_object_store: bool) -> tuple[Any, int]:
-        """The policy's weights in wire format (or a reference to them in Ray's object store) and their version.
-
-        Collective. Only the first learner's are not None.
-        """
-        state = self._plain_weights()
-        if state is None:
-            return None, self._weights_seq_no
-        packed = weights.pack(state)
-        return (ray.put(packed) if to_object_store else packed), self._weights_seq_no
-
-    def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:
-        """Sends the policy's weights from the first learner's GPU to those of the runners; gives their version.
-
-        Collective.
-
-        Args:
-            runners: The actors' handles.
-            renew: Whether the runners are others than last time, or started anew.
-        """
-        config, state = self.config, self._plain_weights()
-        if state is None:
-            return self._weights_seq_no
-        if self._sender is not None and renew:
-            self._sender.close()
-            self._sender = None
-        if self._sender is None:
-            layout = len(runners), config.sampler_kwargs.get("tensor_parallel_size", 1)
-
-            def call(method: str, kwargs: Sequence[dict[str, Any]]) -> None:
-                ray.get([getattr(r, method).remote(**one) for r, one in zip(runners, kwargs, strict=True)])
-
-            self._sender = WeightSender(init_info_of(config.weight_transfer, *layout), call, *layout)
-        on_device = {name: tensor.to(self._device) for name, tensor in state.items()}
-        self._sender.send(on_device, self._weights_seq_no)
-        return self._weights_seq_no
-
-    def save(self, folder: Path) -> None:
-        """Writes what a resumed run needs, and the policy. Collective: called on every learner.
-
-        There are no random states: nothing here draws from one (see `update`'s `seed`).
-        """
-        self.engine.save(folder)
-        if self.critic_engine is not None:
-            self.critic_engine.save(folder / CRITIC)
-        # The engine's state need not be the policy's (shards, adapters, a wider dtype). With this copy, what takes
-        # the policy out of a checkpoint knows no engine, and needs none.
-        self.export(folder / POLICY_IN_CHECKPOINT.name)
-        if self._learner_index == 0:
-            counters = {
-                "num_learners": max(1, self.config.num_learners),
-                "weights_seq_no": self._weights_seq_no,
-                "lora": self.config.lora,
-                "critic": self.config.critic,
-                "kl_coeff": self.kl_coeff,
-                "num_skipped_in_a_row": self._num_skipped_in_a_row,
-            }
-            torch.save(counters, folder / "learner.pt")
-
-    def load(self, folder: Path) -> None:
-        """Takes over what `save` wrote. Collective.
-
-        Raises:
-            ValueError: If the state is in shards of another number of learners, or its adapters are not this learner's.
-        """
-        saved = torch.load(folder / "learner.pt", weights_only=True)
-        there, here = saved["num_learners"], max(1, self.config.num_learners)
-        if self.engine.sharded and there != here:
-            raise ValueError(
-                f"the checkpoint {folder} is in shards of {there} learners, and here are {here}: restore it "
-                f"with num_learners={there}, or start a new run from its weights by "
-                f"--model {folder / POLICY_IN_CHECKPOINT.name}"
-            )
-        if (theirs := saved["lora"]) != self.config.lora:
-            raise ValueError(
-                f"{folder} was saved with LoRA {theirs or 'off'}, and this run has it {self.config.lora or 'off'}: "
-                "restore it with the policy settings it was made with, or start from its exported weights"
-            )
-        if saved["critic"] != self.config.critic:
-            raise ValueError(
-                f"{folder} was saved with critic={saved['critic']!r}, and this run has {self.config.critic!r}: "
-                "restore it with the settings it was made with, or start from its exported weights"
-            )
-        self.engine.load(folder)
-        if self.critic_engine is not None:
-            self.critic_engine.load(folder / CRITIC)
-        if self.config.kl_target is not None:
-            self.kl_coeff = saved["kl_coeff"]
+    def set_counters(self, saved: dict[str, Any]) -> None:
+        """Takes over what `counters` gave."""
         self._weights_seq_no = saved["weights_seq_no"]
         self._num_skipped_in_a_row = saved["num_skipped_in_a_row"]
-
-    def export(self, folder: Path) -> None:
-        """Writes the policy in Hugging Face format: weights, configurations and tokenizer. Collective."""
-        state = self._plain_weights()
-        if state is not None:
-            self.policy.model.save_pretrained(folder, state_dict=state)
-            load_tokenizer(self.config.base_model).save_pretrained(folder)
 
 
 def _backward(engine: Engine, loss: torch.Tensor, *, last: bool) -> None:

@@ -74,6 +74,7 @@ def test_credit_is_that_of_the_slow_reference(model_folder: str, critic: str | N
     rows = [replace(row, bootstrapped=False) if critic is None else row for row in make_rows()]
     ((minibatch,),) = make_plan(rows, 1, tokens=150)
     prepared = learner._prepare(minibatch, fixed_old_logps=True).micro_batches
+    learner.prepare(prepared)
     learner.assign_token_credit(prepared)
 
     head = learner.policy.value_head if critic == "shared" else critic and learner.critic.head

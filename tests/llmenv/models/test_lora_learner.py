@@ -14,7 +14,7 @@ from adapters import move_adapters
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-import llmenv.rllib.learner
+import algorithms.reference
 import llmenv.rllib.rl_module
 from algorithms import GRPO, GRPOConfig
 from llmenv.models import lora
@@ -107,7 +107,7 @@ def test_the_export_is_a_plain_folder_with_the_adapted_policy(model_folder: str,
     group = make_group(model_folder)
     group.update(make_plan(make_rows(), 1))
     before = copy.deepcopy(group._learner.policy.model.state_dict())
-    group.on_all(lambda learner: learner.export(tmp_path))
+    group.on_all(lambda learner: learner.outbox.export(tmp_path))
     after = group._learner.policy.model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
@@ -130,7 +130,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         names.append(name)
         return load_causal_lm(name, **kwargs)
 
-    for module in (llmenv.rllib.learner, llmenv.rllib.rl_module):
+    for module in (algorithms.reference, llmenv.rllib.rl_module):
         monkeypatch.setattr(module, "load_causal_lm", load)
     return names
 
@@ -155,7 +155,9 @@ def test_the_reference_is_the_initial_policy_throughout(model_folder: str, rank:
     for _ in range(2):
         learner.update([share])
     initial = CausalPolicy(load_causal_lm(model_folder))
-    for batch in learner._prepare(share, fixed_old_logps=False).micro_batches:
+    batches = learner._prepare(share, fixed_old_logps=False).micro_batches
+    learner.prepare(batches)
+    for batch in batches:
         with torch.no_grad():
             assert torch.equal(batch.ref_logps, initial(batch.tokens).logps)
             assert not torch.allclose(batch.ref_logps, learner.policy(batch.tokens).logps, atol=0.01)
@@ -168,12 +170,12 @@ def test_a_frozen_copy_is_on_the_device_for_its_forward_passes_alone(
 ) -> None:
     learner = make_group(model_folder, rank=None, kl_coeff=0.05)._learner
     events: list[Any] = []
-    monkeypatch.setattr(learner.reference, "to", events.append)
+    monkeypatch.setattr(learner.reference.model, "to", events.append)
     prepare, step = learner._prepare, learner._take_step
     monkeypatch.setattr(learner, "_prepare", lambda *a, **k: (events.append("prepare"), prepare(*a, **k))[1])
     monkeypatch.setattr(learner, "_take_step", lambda *a: (events.append("step"), step(*a)))
     learner.update(make_plan(make_rows(), 1, minibatch_size=8)[0])
-    assert events == [learner._device, "prepare", "prepare", "cpu", "step", "step"]
+    assert events == ["prepare", "prepare", learner._device, "cpu", "step", "step"]
 
 
 @pytest.mark.usefixtures("ray_cluster")

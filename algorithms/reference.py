@@ -1,0 +1,84 @@
+"""The policy that a KL is measured to, and how the KL's weight follows what is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from algorithms.config import LLMConfig
+from llmenv.engines.engine import Engine
+from llmenv.models import lora
+from llmenv.models.names import load_causal_lm, load_tokenizer
+from llmenv.policy.batch import PreparedBatch
+from llmenv.policy.policy import CausalPolicy
+
+
+class Reference:
+    """The model that `reference_model` names, else the learner's own initial policy; frozen.
+
+    With adapters, the initial policy is the policy itself with them switched off. Otherwise the reference is a model of
+    its own, which is on the device for its forward passes alone: training has that memory.
+
+    Args:
+        config: The learner's.
+        engine: Holds the policy's weights.
+        policy: What is compared.
+        device: Where it computes.
+
+    Attributes:
+        model: That one; None where it is the policy itself.
+
+    Raises:
+        ValueError: If the model that is named has another vocabulary.
+    """
+
+    def __init__(self, config: LLMConfig, engine: Engine, policy: CausalPolicy, device: torch.device):
+        self._engine = engine
+        self._policy = policy
+        self._device = device
+        self.model: CausalPolicy | None = None
+        if config.reference_model is not None or not config.lora:
+            self.model = _load(config, policy)
+
+    @torch.no_grad()
+    def fill_in(self, batches: Sequence[PreparedBatch]) -> None:
+        """Sets `ref_logps`. Collective."""
+        if self.model is None:
+            with lora.switched_off(self._policy.model):
+                for batch in batches:
+                    batch.ref_logps = self._engine.forward(batch.tokens).logps
+            return
+        self.model.to(self._device)
+        for batch in batches:
+            batch.ref_logps = self.model(batch.tokens).logps
+        self.model.to("cpu")
+
+
+def _load(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
+    name = config.reference_model or config.base_model
+    model = load_causal_lm(name, dtype=config.dtype)
+    if name != config.base_model:
+        # Models of a family pad their embeddings differently: more rows than the policy's are no other vocabulary.
+        rows, needed = (m.config.get_text_config().vocab_size for m in (model, policy.model))
+        known, ours = (load_tokenizer(one).get_vocab() for one in (name, config.base_model))
+        if known != ours or rows < needed:
+            raise ValueError(
+                f"reference_model={name!r} has another vocabulary ({len(known)} tokens, {rows} rows) than the policy "
+                f"{config.base_model!r} ({len(ours)}, {needed}), so there is no KL between them: name a model with "
+                "the same tokenizer"
+            )
+    return CausalPolicy(model.requires_grad_(False), config.temperature, shared_prompts=config.shared_prompts)
+
+
+def adapted(coefficient: float, kl: float, config: LLMConfig) -> float:
+    """The KL's weight, moved so that the KL moves to its target: Ziegler et al. (1909.08593), section 2.2.
+
+    Args:
+        coefficient: The weight so far.
+        kl: As it was measured with it on a batch, in nats a token.
+        config: Has `kl_target` and `kl_horizon`.
+    """
+    assert config.kl_target is not None
+    error = min(max(kl / config.kl_target - 1, -0.2), 0.2)
+    return coefficient * (1 + error * config.samples_per_iteration / config.kl_horizon)
