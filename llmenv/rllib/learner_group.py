@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.rllib.core import COMPONENT_LEARNER
 from ray.rllib.core.learner.learner_group import LearnerGroup
@@ -25,6 +26,7 @@ from llmenv.policy.batch import Minibatch
 from llmenv.rllib import checkpoint
 from llmenv.rllib.learner import LLMLearner
 from llmenv.rllib.place import Place, place_of, sees, start_disk
+from llmenv.weights import format as weights
 
 # From the first learner's exception to the others' answers: they may be about to raise it too. One that is waiting
 # for the first in a collective would not answer for half an hour.
@@ -126,6 +128,11 @@ class LLMLearnerGroup(LearnerGroup):
             return learner.outbox.pack(to_object_store=remote), learner.weights_version
 
         return self.on_all(pack)[0]
+
+    def get_weights(self) -> dict[str, torch.Tensor]:
+        """The policy's weights on the CPU, under the model's own names: views to copy from."""
+        packed, _ = self.pack_weights()
+        return weights.unpack(ray.get(packed) if isinstance(packed, ray.ObjectRef) else packed)
 
     def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:
         """Sends the policy's weights from GPU to GPU (see `Outbox.send`); gives their version."""
