@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ray.rllib.callbacks.callbacks import RLlibCallback
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 import algorithms.base
@@ -82,7 +83,7 @@ def test_a_checkpoint_resumes_to_the_same_episodes_and_weights(tmp_path: Path) -
     resumed = GRPO.from_checkpoint(path)
     assert torch.equal(flat_weights(resumed.learner_group._learner), saved)
     assert_weights_are_in_sync(resumed)
-    assert (resumed.iteration, resumed.weights_version) == (2, 2)
+    assert (resumed.iteration, resumed.num_updates) == (2, 2)
     result = resumed.train()
     assert result["training_iteration"] == 3
     assert contents(resumed.last_episodes) == contents(algorithm.last_episodes)
@@ -103,7 +104,7 @@ def test_another_runs_checkpoint_of_the_same_version_reaches_the_runners(tmp_pat
             for parameter in learner.policy.parameters():
                 parameter.mul_(1.01 if algorithm is ours else 0.99)
         algorithm.train()
-    assert ours.weights_version == theirs.weights_version == 1
+    assert ours.num_updates == theirs.num_updates == 1
     ours.restore_from_path(theirs.save_to_path(tmp_path))
     assert_weights_are_in_sync(ours)
     assert torch.equal(flat_weights(ours.learner_group._learner), flat_weights(theirs.learner_group._learner))
@@ -184,3 +185,156 @@ def test_the_sampler_sleeps_during_the_update(monkeypatch: pytest.MonkeyPatch) -
     algorithm.train()
     assert calls == ["generate", "sleep", "update", "load_weights"]
     algorithm.stop()
+
+
+def test_a_second_step_in_an_iteration_draws_what_a_second_iteration_would() -> None:
+    """`reporting(min_sample_timesteps_per_iteration=)` and its like: draws go by updates, not by iterations."""
+    config = small_config("tiny", lr_warmup_iterations=4, minibatch_size=8)
+    one = config.copy(copy_frozen=False).build_algo()
+    twice = config.copy(copy_frozen=False).reporting(min_sample_timesteps_per_iteration=20).build_algo()
+    seen: list[list[TextEpisode]] = []
+    collect = twice.collect
+
+    def collect_and_see() -> list[TextEpisode]:
+        seen.append(collect())
+        return seen[-1]
+
+    twice.collect = collect_and_see
+    result = twice.train()
+    for episodes in seen:  # 16 samples are not 20 yet
+        expected = one.train()
+        assert contents(episodes) == contents(one.last_episodes)
+    assert (twice.iteration, twice.num_updates, one.num_updates, len(seen)) == (1, 2, 2, 2)
+    rates = [r["learners"][DEFAULT_MODULE_ID]["default_optimizer_learning_rate"] for r in (result, expected)]
+    # A quarter and a half of the warm-up, in the mean over the iteration's steps; and the half alone.
+    assert rates == [pytest.approx(1e-3 * (1 / 4 + 2 / 4) / 2), pytest.approx(1e-3 * 2 / 4)]
+    weights = [flat_weights(algorithm.learner_group._learner) for algorithm in (one, twice)]
+    assert torch.equal(*weights)
+    one.stop()
+    twice.stop()
+
+
+class Counting(RLlibCallback):
+    """Writes down who was called, and with what."""
+
+    def _count(self, event: str, metrics_logger: Any, what: Any) -> None:
+        EVENTS.append((event, what))
+        metrics_logger.log_value(("events", event), 1, reduce="sum")
+
+    def on_environment_created(self, *, env_runner, metrics_logger, env, env_context, **kwargs) -> None:
+        self._count("created", metrics_logger, (env.split, env_context.get("split", "train")))
+
+    def on_episode_start(self, *, episode, env_runner, metrics_logger, env, env_index, **kwargs) -> None:
+        self._count("start", metrics_logger, (episode.group, episode.sample, len(episode.turns), env_index))
+
+    def on_episode_end(self, *, episode, env_runner, metrics_logger, env, env_index, **kwargs) -> None:
+        self._count("end", metrics_logger, (episode.group, episode.sample, episode.terminated, env_index))
+
+    def on_sample_end(self, *, env_runner, metrics_logger, samples, **kwargs) -> None:
+        self._count("sample", metrics_logger, len(samples))
+
+    def on_evaluate_start(self, *, algorithm, metrics_logger, **kwargs) -> None:
+        self._count("evaluate", metrics_logger, algorithm.iteration)
+
+    def on_evaluate_end(self, *, algorithm, metrics_logger, evaluation_metrics, **kwargs) -> None:
+        self._count("evaluated", metrics_logger, evaluation_metrics["env_runners"]["num_episodes"])
+
+
+EVENTS: list[tuple[str, Any]] = []
+
+
+def test_callbacks_are_called_with_our_episodes() -> None:
+    EVENTS.clear()
+    config = small_config("tiny", prompts_per_iteration=2).callbacks(Counting)
+    algorithm = config.evaluation(evaluation_duration=3).build_algo()
+    result = algorithm.train()
+    samples = [(group, sample) for group in range(2) for sample in range(4)]
+    # An environment is made where a sample needs the first of its slot, before it begins.
+    assert [event for event, _ in EVENTS] == ["created", "start"] * 8 + ["end"] * 8 + ["sample"]
+    assert [what for event, what in EVENTS if event == "created"] == [("train", "train")] * 8
+    starts = [what for event, what in EVENTS if event == "start"]
+    assert starts == [(group, sample, 1, i) for i, (group, sample) in enumerate(samples)]
+    assert sorted(what for event, what in EVENTS if event == "end") == [
+        (group, sample, True, i) for i, (group, sample) in enumerate(samples)
+    ]
+    assert result["env_runners"]["events"]["end"] == 8
+    EVENTS.clear()
+    algorithm.evaluate()
+    kinds = [event for event, _ in EVENTS]
+    assert (kinds[0], kinds[-1], kinds.count("start"), kinds.count("sample")) == (
+        "evaluate",
+        "evaluated",
+        6,
+        2,
+    )
+    assert EVENTS[-1] == ("evaluated", 3)
+    assert [what for event, what in EVENTS if event == "created"] == [("test", "test")] * 3
+    algorithm.stop()
+
+
+def test_evaluation_has_settings_of_its_own() -> None:
+    own = {
+        "temperature": 0.0,
+        "max_new_tokens": 5,
+        "env": "envs:Multiplication-v0",
+        "env_config": {"digits": 1},
+    }
+    algorithm = small_config("tiny").evaluation(evaluation_config=own, evaluation_duration=4).build_algo()
+    algorithm.evaluate()
+    sampled, greedy = (algorithm.last_evaluation[name] for name in ("sampled", "greedy"))
+    assert contents(sampled) == contents(greedy)  # at temperature 0
+    assert {len(e.turns[0].response_ids) for e in sampled} <= set(range(1, 6))
+    assert all(re.search(r"\d × \d|\d \* \d|\d x \d", e.observation) for e in sampled), sampled[0].observation
+    algorithm.train()
+    assert max(len(e.turns[0].response_ids) for e in algorithm.last_episodes) > 5
+    assert all("equation that equals" in e.observation for e in algorithm.last_episodes)
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_completions_to_prompts_of_ones_own(request: pytest.FixtureRequest, runners: int) -> None:
+    algorithm = (
+        request.getfixturevalue("distributed_algorithm") if runners else small_config("tiny").build_algo()
+    )
+    messages = [
+        {"role": "system", "content": "Think first."},
+        {"role": "user", "content": "Using the numbers [3, 5], create an equation that equals 8."},
+        {"role": "assistant", "content": "<think>\n3 +"},
+    ]
+    prompts = [messages[1]["content"], messages, "What is 2 x 3?"]
+    texts = algorithm.generate(prompts, n=3, max_new_tokens=8)
+    assert [len(each) for each in texts] == [3, 3, 3]
+    assert all(text.startswith("<think>\n3 +") for text in texts[1])
+    assert len(set(texts[0])) > 1  # samples of their own
+    assert (
+        algorithm.generate(prompts, n=3, max_new_tokens=8) == texts
+    )  # a function of place, seed and updates
+    greedy = algorithm.generate(prompts[:1], n=2, temperature=0, max_new_tokens=8)
+    assert greedy[0][0] == greedy[0][1]
+    with pytest.raises(ValueError, match="a prompt is a text, or messages"):
+        algorithm.generate([[{"role": "assistant", "content": "hello"}]])
+    if not runners:
+        algorithm.stop()
+
+
+def test_state_and_weights_by_rllibs_names(distributed_algorithm: GRPO) -> None:
+    algorithm = small_config("tiny").build_algo()
+    algorithm.train()
+    ours = algorithm.get_weights()[DEFAULT_MODULE_ID]
+    module = algorithm.get_module()
+    theirs = module.policy.model.state_dict()
+    assert ours.keys() == theirs.keys() - {"lm_head.weight"}  # tied to the embeddings
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert distributed_algorithm.get_weights()[DEFAULT_MODULE_ID].keys() == ours.keys()
+    with pytest.raises(ValueError, match=r"export_policy\(folder\)"):
+        distributed_algorithm.get_module()
+    with pytest.raises(ValueError, match=r"save_to_path\(path\).*restore_from_path"):
+        algorithm.get_state()
+    with pytest.raises(ValueError, match=r"policy\(model=\.\.\.\)"):
+        algorithm.set_weights({})
+    state = algorithm.get_state(not_components=["learner_group"])
+    other = small_config("tiny").build_algo()
+    other.set_state(state)
+    assert other.iteration == 1
+    algorithm.stop()
+    other.stop()
