@@ -67,6 +67,7 @@ class Place:
     def _bring_back(self, folder: Path) -> None:
         files = _files(folder)
         if self.filesystem is not None and files:
+            self.filesystem.create_dir(self.path, recursive=True)
             pyarrow.fs.copy_files(
                 str(folder),
                 self.path,
@@ -94,6 +95,8 @@ class Place:
             return
         for entry in self.filesystem.get_file_info(pyarrow.fs.FileSelector(self.path)):
             if entry.base_name not in without:
+                if entry.type == pyarrow.fs.FileType.Directory:
+                    (folder / entry.base_name).mkdir()
                 pyarrow.fs.copy_files(
                     entry.path,
                     str(folder / entry.base_name),

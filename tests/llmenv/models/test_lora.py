@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from adapters import move_adapters
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from adapters import move_adapters
 from llmenv.models import lora
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch, TokenRow

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapters import move_adapters
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 import algorithms.reference
 import llmenv.rllib.rl_module
+from adapters import move_adapters
 from algorithms import GRPO, GRPOConfig
 from llmenv.models import lora
 from llmenv.models.names import load_causal_lm

@@ -25,14 +25,14 @@ def two(ray_cluster: None, model_folder: str) -> Iterator[LLMLearnerGroup]:
     group.shutdown()
 
 
-def fail_before_the_update(learner: LLMLearner) -> None:
-    """On the second learner: out of memory, while the first waits for its gradient."""
+def fail_in_the_update(learner: LLMLearner) -> None:
+    """On the second learner: out of memory, while the first goes on to wait for its gradient."""
 
-    def update(*args: Any, **kwargs: Any) -> None:
+    def prepare(batches: Any) -> None:
         raise MemoryError("no more of it")
 
     if learner._learner_index == 1:
-        learner.update = update
+        learner.prepare = prepare
 
 
 def refuse(learner: LLMLearner) -> None:
@@ -47,7 +47,7 @@ def test_an_exception_in_one_learner_ends_the_group_in_seconds(two: LLMLearnerGr
     two.update(plan)
     assert len(two.on_all(flat_weights)) == 2
 
-    two.on_all(fail_before_the_update)
+    two.on_all(fail_in_the_update)
     start = time.monotonic()
     lost = (
         r"^the learner group lost learner 1 of 2.*Resume from the last checkpoint.*MemoryError: no more of it"

@@ -1,4 +1,4 @@
-"""Adapters as training leaves them, for the tests of LoRA."""
+"""Adapters as training leaves them, in a module of their own so that Ray's workers can import it too."""
 
 from __future__ import annotations
 
