@@ -54,7 +54,8 @@ class LLMAlgorithm(Algorithm):
         self.last_evaluation: dict[str, list[TextEpisode]] = {}
         if self.config.run_seed is None:
             self.config = self.config.copy(copy_frozen=False)
-            self.config.sampling(run_seed=tasks.seed_of_trial(self.trial_id)).freeze()
+            folder = None if self._storage is None else self._storage.trial_dir_name
+            self.config.sampling(run_seed=tasks.seed_of_trial(folder)).freeze()
         self._num_tasks = preflight(self.config)
         super().setup(config)
         self.runners = RunnerGroup(self.env_runner_group, self.learner_group, self.config)

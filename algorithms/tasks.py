@@ -16,17 +16,17 @@ TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, EVALUATION_RO
 REFILL_ROWS_STREAM, GENERATE_STREAM = 6, 7
 
 
-def seed_of_trial(trial_id: str) -> int:
+def seed_of_trial(folder: str | None) -> int:
     """The seed of a run that was given none: 0, and in Ray Tune the number of the trial.
 
     Args:
-        trial_id: Tune's, which ends in that number; one that does not gives a number of its own all the same. Outside
-            of Tune it is "default".
+        folder: The name of Tune's folder for the trial, which holds its id and the number; a name without one, as
+            some search algorithms give, has a seed of its own all the same. None outside of Tune.
     """
-    if trial_id == "default":
+    if folder is None:
         return 0
-    number = re.search(r"_(\d+)$", trial_id)
-    return int(number[1]) if number else zlib.crc32(trial_id.encode())
+    number = re.search(r"_[0-9a-f]{5}_(\d{5})(_|$)", folder)
+    return int(number[1]) if number else zlib.crc32(folder.encode())
 
 
 def training_requests(config: LLMConfig, num_tasks: int | None, update: int) -> list[GroupRequest]:

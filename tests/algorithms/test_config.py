@@ -134,8 +134,13 @@ def test_weights_may_go_from_gpu_to_gpu() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trial_id", "seed"),
-    [("default", 0), ("3f2a1_00000", 0), ("3f2a1_00003", 3), ("a1b2c3", zlib.crc32(b"a1b2c3"))],
+    ("folder", "seed"),
+    [
+        (None, 0),
+        ("GRPO_envs_Countdown-v0_3f2a1_00000", 0),
+        ("GRPO_envs_Countdown-v0_3f2a1_00003_3_lr=0.0100_2026-11-28_23-08-48", 3),
+        ("GRPO_envs_Countdown-v0_a1b2c3d4", zlib.crc32(b"GRPO_envs_Countdown-v0_a1b2c3d4")),
+    ],
 )
-def test_trials_have_seeds_of_their_own(trial_id: str, seed: int) -> None:
-    assert seed_of_trial(trial_id) == seed
+def test_trials_have_seeds_of_their_own(folder: str | None, seed: int) -> None:
+    assert seed_of_trial(folder) == seed
