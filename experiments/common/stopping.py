@@ -19,9 +19,9 @@ class StopSignals:
 
     The first Ctrl-C asks for an end after the iteration at hand; the second one raises `KeyboardInterrupt` at once.
 
-    SIGTERM comes from a machine that is about to be taken away: in half a minute, or in some. What may be given up
-    (`cutting_short`) ends where it stands. What may not, an update or the writing of a checkpoint, is waited for,
-    however often the signal comes: should it take longer than there is time, the checkpoint before is on the disk.
+    SIGTERM comes from a machine that is to be taken away within half a minute, or a few minutes. What may be given up
+    (`cutting_short`) ends where it stands. What may not is waited for, however often the signal comes: should that take
+    longer than there is time, what is on the disk is what remains.
 
     Attributes:
         received: The last of them; None while there was none.

@@ -2,8 +2,11 @@
 
 What a run has learned is never lost to what goes wrong beside the update. Between two updates the learners are whole:
 whatever fails there, a reward service, an evaluation, all runners, leaves a checkpoint of the last whole iteration, and
-its message says how to go on. What is written for people (tables, curve, samples, TensorBoard, wandb, the console)
-costs no run at all: that it failed is told, once for each.
+its message says how to go on. SIGTERM leaves one at once there, since sampling changes nothing in the learners; from
+the beginning of an update until its iteration counts it is waited for, and the checkpoint is of that one.
+
+What is written for people (tables, curve, samples, TensorBoard, wandb, the console) costs no run at all: that it failed
+is told, once for each.
 """
 
 from __future__ import annotations
