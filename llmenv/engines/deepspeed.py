@@ -174,7 +174,9 @@ class DeepSpeedEngine:
             model=module, optimizer=optimizer, config=config, dist_init_required=False
         )
         # Its own leaves a frozen parameter out under one name, and a tied one has several.
-        self._deepspeed.module_state_dict = lambda **kwargs: trained_state(module)
+        self._deepspeed.module_state_dict = lambda **kwargs: {
+            name: tensor.detach() for name, tensor in trained_state(module).items()
+        }
 
     def forward(self, batch: Any) -> Any:
         return self._deepspeed(batch)
