@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-from llmenv.models import lora
 from llmenv.models.names import (
     ADAPTERS_IN_CHECKPOINT,
     POLICY_IN_CHECKPOINT,
@@ -39,6 +38,8 @@ def write_policy(checkpoint: Path, out: Path) -> None:
     if not adapters.is_dir():
         shutil.copytree(checkpoint / POLICY_IN_CHECKPOINT, out)
         return
+    from llmenv.models import lora  # and with it torch, which the other kind does not need
+
     base = json.loads((adapters / BASE).read_text())
     model = load_causal_lm(base["model"], dtype=base["dtype"])
     lora.merge_adapters(model, adapters)
