@@ -9,8 +9,8 @@ message that Ray makes of them, the milliseconds to put it into the object store
 (the driver's), and those to make `TokenRow`s of what came out: of processor time, medians of the rounds, in which the
 two take turns.
 
-Expect about 8 bytes a token of arrays, against 14 of lists, and a third of the time to put them, a tenth to get them,
-and a third to make rows of them.
+Expect about 8 bytes a token of arrays, against 14 of lists, and half the time to put them, an eighth to get them and a
+fifth to make rows of them.
 """
 
 from __future__ import annotations
