@@ -20,7 +20,7 @@ import numpy as np
 
 from llmenv.episode import TextEpisode, Turn, as_token_ids, derive_seed
 from llmenv.models.renderer import Renderer
-from llmenv.samplers.sampler import Sampler, SamplingParams
+from llmenv.samplers.sampler import Completion, Sampler, SamplingParams
 
 PROMPT_TOO_LONG = "PromptTooLong"  # how the error of a sample begins whose prompt is over the limit
 MAX_STEP_THREADS = min(8, 2 * (os.cpu_count() or 1))
@@ -99,7 +99,7 @@ def rollout(
     requests: Sequence[GroupRequest],
     params: SamplingParams,
     max_prompt_tokens: int | None = None,
-    on_event: Callable[[str, TextEpisode, gym.Env, int], None] | None = None,
+    on_event: Callable[[str, TextEpisode, gym.Env, int], None] = lambda *event: None,
 ) -> list[TextEpisode]:
     """Samples every group, turn by turn, all episodes at once.
 
@@ -133,12 +133,11 @@ def rollout(
             episode = TextEpisode(request.group, sample, weights_version=sampler.weights_version)
             slots.append(_Slot(episode, derive_seed(request.sampling_seed, sample)))
             _guard(envs, len(slots) - 1, slots, _reset, request, encode, limit)
-            if on_event and slots[-1].active:
+            if slots[-1].active:
                 on_event("on_episode_start", episode, envs[len(slots) - 1].unwrapped, len(slots) - 1)
 
     if first := next((envs[i] for i, slot in enumerate(slots) if slot.active), None):
-        own = getattr(first.unwrapped, "stop_strings", ())
-        params = replace(params, stop_strings=(*params.stop_strings, *own))
+        params = _with_stops_of(first, params)
     with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
         while active := [i for i, slot in enumerate(slots) if slot.active]:
             completions = sampler.generate(
@@ -146,18 +145,14 @@ def rollout(
                 params,
                 [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active],
             )
-            steps = []
-            for i, completion in zip(active, completions, strict=True):
-                turn = slots[i].episode.turns[-1]
-                turn.response_ids, turn.logps = completion.token_ids, completion.logps
-                turn.finish_reason = completion.finish_reason
-                slots[i].episode.weights_version = completion.weights_version
-                turn.text = slots[i].response_prefix + renderer.decode(completion.token_ids.tolist())
-                steps.append(threads.submit(envs[i].step, turn.text))
+            steps = [
+                threads.submit(envs[i].step, _take_down(slots[i], completion, renderer))
+                for i, completion in zip(active, completions, strict=True)
+            ]
             for i, step in zip(active, steps, strict=True):
                 env = envs[i].unwrapped  # one that fails leaves its slot
                 _guard(envs, i, slots, _take_step, step, renderer, limit)
-                if on_event and not slots[i].active:
+                if not slots[i].active:
                     on_event("on_episode_end", slots[i].episode, env, i)
     return [slot.episode for slot in slots]
 
@@ -201,6 +196,21 @@ def _reset(
     )
     slot.episode.observation = observation
     _ask(slot, prompt_ids, limit)
+
+
+def _with_stops_of(env: gym.Env, params: SamplingParams) -> SamplingParams:
+    own = getattr(env.unwrapped, "stop_strings", ())
+    return replace(params, stop_strings=(*params.stop_strings, *own))
+
+
+def _take_down(slot: _Slot, completion: Completion, renderer: Renderer) -> str:
+    """Enters a completion into the turn that it answers; gives the text that the environment is told."""
+    turn = slot.episode.turns[-1]
+    turn.response_ids, turn.logps = completion.token_ids, completion.logps
+    turn.finish_reason = completion.finish_reason
+    slot.episode.weights_version = completion.weights_version
+    turn.text = slot.response_prefix + renderer.decode(completion.token_ids.tolist())
+    return turn.text
 
 
 def _take_step(

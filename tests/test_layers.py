@@ -134,3 +134,24 @@ def test_losses_and_advantages_and_their_layer_import_no_rllib(module: str) -> N
     assert not {
         name for name in imports(MODULES[module]) if name.split(".")[0] in ("ray", "deepspeed", "vllm")
     }
+
+
+# Declarations of options: a line an argument, and one for what it says.
+LONG_FUNCTIONS = {"experiments/run.py": {"main"}, "algorithms/sections/training.py": {"training"}}
+
+
+FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_functions_hold_one_idea(path: Path) -> None:
+    """A file that has more than 350 lines, or a function more than 60, has a second one in it."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 350
+    long = {
+        node.name
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno >= 60
+    }
+    assert long == LONG_FUNCTIONS.get(path.relative_to(ROOT).as_posix(), set())

@@ -127,7 +127,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             requests,
             params,
             config.max_prompt_tokens,
-            on_event=None if role == "generation" else self._on_episode_event,
+            on_event=self._on_episode_event if role != "generation" else lambda *event: None,
         )
         if role == "training":
             self._log(episodes)
