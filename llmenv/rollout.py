@@ -103,10 +103,9 @@ def rollout(
 ) -> list[TextEpisode]:
     """Samples every group, turn by turn, all episodes at once.
 
-    An environment that raises, pays what is no finite number, or whose first prompt is longer than `max_prompt_tokens`,
-    makes its own sample invalid (`episode.error` says why) and nobody else's. An episode that outgrows the limit
-    in a later turn is truncated there. A sampler's `max_sequence_tokens`, with room for a token of a response, is such
-    a limit too.
+    An environment that raises, pays no finite number, or whose first prompt is longer than `max_prompt_tokens`, makes
+    its own sample invalid (`episode.error` says why) and nobody else's. An episode that outgrows the limit in a later
+    turn is truncated. A sampler's `max_sequence_tokens`, with room for a token of a response, is such a limit too.
 
     Args:
         envs: The environments; their own `stop_strings` join those of `params`.
@@ -118,7 +117,7 @@ def rollout(
         on_event: Told of "on_episode_start" and "on_episode_end", with the episode, its environment and its slot.
 
     Returns:
-        The episodes, group by group, in the order of the requests.
+        The episodes, in the order of the requests.
     """
     limit = _limit(max_prompt_tokens, sampler.max_sequence_tokens)
 
@@ -127,24 +126,22 @@ def rollout(
         prompt = renderer.encode(observation, system, prefix)
         return as_token_ids(prompt.token_ids), prompt.response_prefix
 
-    slots = []
+    slots: list[_Slot] = []
     for request in requests:
         for sample in range(request.size):
-            episode = TextEpisode(request.group, sample, weights_version=sampler.weights_version)
-            slots.append(_Slot(episode, derive_seed(request.sampling_seed, sample)))
-            _guard(envs, len(slots) - 1, slots, _reset, request, encode, limit)
-            if slots[-1].active:
-                on_event("on_episode_start", episode, envs[len(slots) - 1].unwrapped, len(slots) - 1)
+            i = len(slots)
+            slots.append(_Slot.of(request, sample, sampler.weights_version))
+            _guard(envs, i, slots, _reset, request, encode, limit)
+            if slots[i].active:
+                on_event("on_episode_start", slots[i].episode, envs[i].unwrapped, i)
 
     if first := next((envs[i] for i, slot in enumerate(slots) if slot.active), None):
         params = _with_stops_of(first, params)
     with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
         while active := [i for i, slot in enumerate(slots) if slot.active]:
-            completions = sampler.generate(
-                [slots[i].episode.token_ids.tolist() for i in active],
-                params,
-                [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active],
-            )
+            sequences = [slots[i].episode.token_ids.tolist() for i in active]
+            seeds = [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active]
+            completions = sampler.generate(sequences, params, seeds)
             steps = [
                 threads.submit(envs[i].step, _take_down(slots[i], completion, renderer))
                 for i, completion in zip(active, completions, strict=True)
@@ -170,6 +167,11 @@ class _Slot:
     seed: int
     active: bool = False
     response_prefix: str = ""
+
+    @classmethod
+    def of(cls, request: GroupRequest, sample: int, version: int) -> _Slot:
+        episode = TextEpisode(request.group, sample, weights_version=version)
+        return cls(episode, derive_seed(request.sampling_seed, sample))
 
 
 def _guard(envs: EnvPool, i: int, slots: list[_Slot], act: Callable[..., None], *args: Any) -> None:
