@@ -64,8 +64,8 @@ class TextEpisode:
         sample: Index within the group.
         turns: In order; token ids only ever grow by appending.
         terminated: The environment ended the episode.
-        truncated: The environment cut the episode, or its next question would have gone over `max_prompt_tokens`.
-            Hitting the length cap is not this: see `hit_length_cap`.
+        truncated: The environment cut the episode, or its next question would have gone over `max_prompt_tokens` or
+            the sampler's own limit. Hitting the length cap is not this: see `hit_length_cap`.
         weights_version: Version of the weights that sampled it.
         error: Why the sample is invalid (the environment raised, the prompt was too long), else None. An
             invalid sample takes no part in its group's statistics nor in the update.
