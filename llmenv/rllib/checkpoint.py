@@ -43,6 +43,7 @@ def save(learner: LLMLearner, folder: Path) -> None:
         saved = {
             "num_learners": max(1, config.num_learners),
             "lora": config.lora,
+            "base_model": config.base_model,
             "critic": config.critic,
             "counters": learner.counters(),
         }
@@ -67,6 +68,11 @@ def load(learner: LLMLearner, folder: Path) -> None:
         raise ValueError(
             f"the checkpoint was saved with LoRA {theirs or 'off'}, and this run has it {config.lora or 'off'}: "
             "restore it with the policy settings it was made with, or start from its exported weights"
+        )
+    if config.lora and saved["base_model"] != config.base_model:
+        raise ValueError(
+            f"the checkpoint holds adapters of {saved['base_model']!r}, and this run's model is {config.base_model!r}: "
+            "restore it with policy(model=...) as it was made, or start from its exported weights"
         )
     if saved["critic"] != config.critic:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,14 @@ def test_a_checkpoint_of_other_adapters_is_refused(
         ValueError, match=r"was saved with LoRA .*(rank|off).*start from its exported weights"
     ):
         make_group(model_folder, rank=ours).restore_from_path(path)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_adapters_of_another_base_model_are_refused(model_folder: str, tmp_path: Path) -> None:
+    shutil.copytree(model_folder, tmp_path / "other")
+    path = make_group(model_folder).save_to_path(tmp_path / "checkpoint")
+    with pytest.raises(ValueError, match=r"holds adapters of '.*model.*', and this run's model is '.*other'"):
+        make_group(str(tmp_path / "other")).restore_from_path(path)
 
 
 @pytest.mark.usefixtures("ray_cluster")
