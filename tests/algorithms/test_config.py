@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray o
         ({"dtype": "float8"}, r"dtype must be one of"),
         ({"temperature": 0.0}, r"temperature must be above 0"),
         ({"kl_coeff": -0.1}, r"kl_coeff must not be negative"),
-        ({"entropy_coeff": -1.0}, "entropy_coeff must not be negative"),
+        ({"entropy_coeff": -0.5}, "entropy_coeff must not be negative"),
         ({"dual_clip": 0.5}, "dual_clip must be above 1"),
         ({"kl_in": "prompt"}, "kl_in must be one of"),
         ({"base_model": "no-such-model"}, r"no-such-model"),

@@ -79,8 +79,10 @@ def test_a_runner_that_hangs_is_replaced_and_the_iteration_complete(
     if phase == "sampling":
         os.kill(pid, signal.SIGSTOP)
     else:  # after it has sampled
-        update = algorithm.update
-        monkeypatch.setattr(algorithm, "update", lambda *a: (update(*a), os.kill(pid, signal.SIGSTOP)))
+        update = algorithm.update_rows
+        monkeypatch.setattr(
+            algorithm, "update_rows", lambda rows: (update(rows), os.kill(pid, signal.SIGSTOP))
+        )
     result = algorithm.train()
     assert result["rollout"]["num_episodes"] == 16
     assert sorted((e.group, e.sample) for e in algorithm.last_episodes) == [
