@@ -166,7 +166,7 @@ def test_a_checkpoint_brings_back_every_bit(
 def test_the_sampler_has_the_weights_of_the_learners(algorithm: Any) -> None:
     rebuild(algorithm.learner_group, "3").update(make_plan(make_rows(), 2))
     before = runner_weights(algorithm.env_runner_group.local_env_runner)
-    algorithm.sync_weights()
+    algorithm.runners.sync_weights()
     after = runner_weights(algorithm.env_runner_group.local_env_runner)
     learners = algorithm.learner_group.on_all(flat_weights)
     assert not torch.equal(before, after)

@@ -132,7 +132,8 @@ def test_a_gradient_that_is_not_finite_skips_the_step(model_folder: str, stage: 
 @pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
 def test_bfloat16_equals_plain_bfloat16(model_folder: str, stage: str) -> None:
     """Gradients to 0.05: a bfloat16 has 8 bits, and the stages add micro-batches up in another order."""
-    plain = small_config(model_folder).policy(dtype="bfloat16")
+    # These rows' sampling log-probabilities are random numbers: weights by them would magnify the rounding.
+    plain = small_config(model_folder, tis_cap=None).policy(dtype="bfloat16")
     ours, theirs = (
         Update(config.build_learner_group(spaces=SPACES), make_plan(make_rows(), 1))
         for config in (set_stage(plain.copy(), stage), plain)
