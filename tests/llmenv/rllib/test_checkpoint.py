@@ -166,7 +166,7 @@ def test_a_checkpoint_on_another_filesystem(
     assert torch.equal(ours.after[0], theirs.after[0])
     assert not list(tmp_path.iterdir())
     copy_files(
-        "bucket/policy", str(tmp_path), source_filesystem=elsewhere, destination_filesystem=LocalFileSystem()
+        "/bucket/policy", str(tmp_path), source_filesystem=elsewhere, destination_filesystem=LocalFileSystem()
     )
     exported = AutoModelForCausalLM.from_pretrained(tmp_path)
     weights = torch.cat([p.detach().flatten() for p in exported.parameters()])

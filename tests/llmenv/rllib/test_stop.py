@@ -41,7 +41,7 @@ def test_stop_gives_back_sampler_learner_and_environments(ray_cluster: None, mod
     algorithm = config.environment("Closable-v0").evaluation(evaluation_config=None).build_algo()
     algorithm.train()
     runner, learner = algorithm.env_runner_group.local_env_runner, algorithm.learner_group._learner
-    modules = (runner.sampler.model, learner.policy, learner.critic, learner.reference)
+    modules = (runner.sampler.model, learner.policy, learner.critic, learner.reference.model)
     tensors = [parameter for module in modules for parameter in module.parameters()]
     for optimizer in (learner.engine.optimizer, learner.critic_engine.optimizer):
         tensors += [value for state in optimizer.state.values() for value in state.values()]
