@@ -18,6 +18,7 @@ from algorithms import make_config
 from algorithms.config import LLMConfig
 from llmenv.engines import torch as torch_engine
 from llmenv.engines.deepspeed import DeepSpeedEngine
+from llmenv.engines.torch import TorchEngine
 from llmenv.env import TextEnv
 from llmenv.episode import TextEpisode, Turn
 from llmenv.models import tiny
@@ -152,17 +153,19 @@ def take_gradients(learner: Any) -> list[torch.Tensor]:
 
 def flat_weights(learner: Any) -> torch.Tensor:
     """The policy's weights that the optimizer steps on, from all learners that hold some of them."""
-    return _flat_weights(learner, learner.policy)
+    return _flat_weights(learner.engine, learner.policy)
 
 
 def critic_weights(learner: Any) -> torch.Tensor:
     """Those of a critic of its own."""
-    return _flat_weights(learner, learner.critic)
+    return _flat_weights(learner.critic_engine, learner.critic)
 
 
-def _flat_weights(learner: Any, module: torch.nn.Module) -> torch.Tensor:
+def _flat_weights(engine: Any, module: torch.nn.Module) -> torch.Tensor:
     parameters = list(module.parameters())
-    if isinstance(learner.engine, DeepSpeedEngine):
+    if isinstance(engine, TorchEngine):
+        parameters = [engine.masters.of(p) for p in parameters]
+    else:
         from deepspeed.utils import safe_get_full_fp32_param
 
         shared = [safe_get_full_fp32_param(p) for p in parameters]

@@ -51,7 +51,8 @@ class PolicySection(Section):
             model: "tiny", "tiny-zero", "tiny-guess", "smollm2-135m", a folder in Hugging Face format, or a hub id.
             reference_model: What the KL is measured to, such as a teacher or the policy of an earlier stage; a model's
                 name, like `model`, with the same vocabulary. None: the initial policy.
-            dtype: "float32" (CPUs), "bfloat16" or "float16" (GPUs).
+            dtype: What is computed in, sampled in and exported: "float32", "bfloat16" or, with DeepSpeed on GPUs,
+                "float16". In 16 bits the optimizer steps on float32 masters, and gradients are added up in float32.
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
@@ -128,9 +129,11 @@ class PolicySection(Section):
             self.offload_optimizer or self.offload_parameters or self.deepspeed_extra
         ):
             raise ValueError("settings of DeepSpeed without DeepSpeed: set zero_stage, or leave them out")
-        if self.deepspeed_config is not None and self.dtype == "float16" and not self.num_gpus_per_learner:
+        scaled = self.deepspeed_config is not None and self.num_gpus_per_learner
+        if self.dtype == "float16" and not scaled:
             raise ValueError(
-                "DeepSpeed's float16 needs GPUs: set num_gpus_per_learner, or dtype='bfloat16' or 'float32'"
+                "float16 needs the scaling of the loss that DeepSpeed has, on GPUs: small gradients are 0 without it. "
+                "Set dtype='bfloat16', or zero_stage=1 and num_gpus_per_learner"
             )
 
     def _validate_lora(self) -> None:

@@ -25,6 +25,7 @@ class TrainingSection(Section):
         self.lr = 1e-6
         self.lr_warmup_iterations = 0
         self.adam_betas = (0.9, 0.999)
+        self.adam_epsilon = 1e-8
         self.weight_decay = 0.0
         self.grad_clip = 1.0
         self.max_skipped_steps = 5
@@ -54,6 +55,7 @@ class TrainingSection(Section):
         shared_prompts: bool = NotProvided,
         lr_warmup_iterations: int = NotProvided,
         adam_betas: tuple[float, float] = NotProvided,
+        adam_epsilon: float = NotProvided,
         weight_decay: float = NotProvided,
         max_skipped_steps: int = NotProvided,
         surrogate: str = NotProvided,
@@ -87,6 +89,7 @@ class TrainingSection(Section):
             lr_warmup_iterations: The learning rate rises linearly over so many iterations. Only for a plain
                 number as `lr`; a schedule `[[timestep, lr], ...]` (in samples) says it itself.
             adam_betas: Of AdamW.
+            adam_epsilon: Of AdamW: what is added to the root of the second moment.
             weight_decay: Of AdamW.
             max_skipped_steps: A step whose loss or gradient is not finite is skipped; so many in a row end the run. (In
                 float16 the first ones may be skipped until the loss's scale is found.)
@@ -120,6 +123,7 @@ class TrainingSection(Section):
             shared_prompts=shared_prompts,
             lr_warmup_iterations=lr_warmup_iterations,
             adam_betas=adam_betas,
+            adam_epsilon=adam_epsilon,
             weight_decay=weight_decay,
             max_skipped_steps=max_skipped_steps,
             surrogate=surrogate,
@@ -188,6 +192,7 @@ class TrainingSection(Section):
             )
         if self.lr_warmup_iterations and not isinstance(self.lr, int | float):
             raise ValueError("lr_warmup_iterations needs a plain number as lr; a schedule says it itself")
+        checks.positive(adam_epsilon=self.adam_epsilon)
         self._validate_loss()
         self._validate_kl()
 

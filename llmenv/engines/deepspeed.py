@@ -29,11 +29,12 @@ OWN_KEYS = {
     "train_micro_batch_size_per_gpu": "training.micro_batch_tokens",
     "gradient_accumulation_steps": "training.micro_batch_tokens",
     "gradient_clipping": "training.grad_clip",
-    "optimizer": "training.lr, adam_betas and weight_decay",
+    "optimizer": "training.lr, adam_betas, adam_epsilon and weight_decay",
     "scheduler": "training.lr and lr_warmup_iterations",
     "fp16.enabled": "policy.dtype",
     "bf16.enabled": "policy.dtype",
     "bfloat16.enabled": "policy.dtype",
+    "data_types.grad_accum_dtype": "policy.dtype",
     "zero_optimization.stage": "deepspeed.zero_stage",
     "zero_optimization.offload_optimizer.device": "deepspeed.offload_optimizer",
     "zero_optimization.offload_param.device": "deepspeed.offload_parameters",
@@ -55,19 +56,15 @@ def build_config(
         zero_stage: What is partitioned: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too.
         offload_optimizer: Optimizer state in CPU memory.
         offload_parameters: Partitions of the parameters in CPU memory.
-        dtype: "float32", "bfloat16" or "float16", the last with loss scaling.
+        dtype: "float32", "bfloat16" or "float16", the last with loss scaling. In 16 bits the masters, which are
+            stepped on, and the sums of gradients are float32.
         grad_clip: Largest norm of the gradient; None clips nothing.
         extra: DeepSpeed's own settings, merged in last. An "auto", as Hugging Face's trainer has it, sets nothing.
 
     Raises:
         ValueError: For settings that contradict each other.
     """
-    if zero_stage not in (0, 1, 2, 3):
-        raise ValueError(f"zero_stage must be 0, 1, 2, 3 or None, got {zero_stage!r}")
-    if offload_optimizer and zero_stage == 0:
-        raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3: stage 0 partitions nothing")
-    if offload_parameters and zero_stage != 3:
-        raise ValueError(f"offload_parameters needs zero_stage=3, got {zero_stage}: only 3 partitions them")
+    _refuse_contradictions(zero_stage, offload_optimizer, offload_parameters, dtype)
     zero: Config = {"stage": zero_stage}
     offload = {"device": "cpu", "pin_memory": True}
     if offload_optimizer:
@@ -81,6 +78,9 @@ def build_config(
         "gradient_clipping": grad_clip or 0.0,
         "fp16": {"enabled": dtype == "float16"},
         "bf16": {"enabled": dtype == "bfloat16"},
+        # The learners' gradients, too, are added up in float32.
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": "fp32",
         "zero_optimization": zero,
         # PyTorch's AdamW: DeepSpeed's own would be compiled at its first use.
         "zero_allow_untested_optimizer": True,
@@ -94,6 +94,22 @@ def build_config(
                 f"{setting}"
             )
     return _merge(own, extra)
+
+
+def _refuse_contradictions(
+    zero_stage: int, offload_optimizer: bool, offload_parameters: bool, dtype: str
+) -> None:
+    if zero_stage not in (0, 1, 2, 3):
+        raise ValueError(f"zero_stage must be 0, 1, 2, 3 or None, got {zero_stage!r}")
+    if zero_stage == 0 and dtype != "float32":
+        raise ValueError(
+            f"zero_stage=0 in {dtype} would add gradients up in 16 bits: set zero_stage=1, or None for PyTorch's "
+            "engine, which partitions nothing either, and adds them up in float32"
+        )
+    if offload_optimizer and zero_stage == 0:
+        raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3: stage 0 partitions nothing")
+    if offload_parameters and zero_stage != 3:
+        raise ValueError(f"offload_parameters needs zero_stage=3, got {zero_stage}: only 3 partitions them")
 
 
 def read_config(path: str | Path) -> Config:
@@ -153,6 +169,26 @@ def deepspeed_world(config: Config, device: torch.device) -> Iterator[None]:
         del partitioned
 
 
+def restore_buffers(model: nn.Module) -> None:
+    """Gives a model that came out partitioned its buffers in the precision that they were made for.
+
+    While it is made DeepSpeed casts every tensor to the dtype of the weights. Frequencies of rotary embeddings in 16
+    bits are other positions.
+    """
+    if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+        return
+    from accelerate import init_empty_weights
+
+    with init_empty_weights(include_buffers=False):
+        whole = type(model)(model.config)
+    saved = model.state_dict().keys()  # those that came from the model's files
+    for name, buffer in whole.named_buffers():
+        if name not in saved:
+            owner, _, last = name.rpartition(".")
+            module = model.get_submodule(owner)
+            setattr(module, last, buffer.to(getattr(module, last).device))
+
+
 class DeepSpeedEngine:
     """An `Engine` (see there) on DeepSpeed. All of its methods are collective.
 
@@ -190,12 +226,11 @@ class DeepSpeedEngine:
         if self._deepspeed.zero_optimization_stage() > 0:
             self._deepspeed.step()
             return float(self._deepspeed.get_global_grad_norm())
-        # At stage 0 the norm is known to nobody, and in float32 a step would be taken whatever it is.
-        wrapper = self._deepspeed.optimizer
-        scale = wrapper.loss_scale if self._deepspeed.fp16_enabled() else 1.0
-        grads = [p.grad.float() / scale for p in self.module.parameters() if p.grad is not None]
-        norm = float(nn.utils.get_total_norm(grads))
-        if math.isfinite(norm) or wrapper is not self.optimizer:  # a wrapper skips it, and lowers its scale
+        # At stage 0 the norm is known to nobody, and a step would be taken whatever it is.
+        norm = float(
+            nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None])
+        )
+        if math.isfinite(norm):
             self._deepspeed.step()
         else:
             self._deepspeed.zero_grad()

@@ -105,7 +105,10 @@ class LLMLearner(TorchLearner):
         for name, (module, schedule) in schedules.items():
             parameters = [p for p in module.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(
-                parameters, betas=tuple(self.config.adam_betas), weight_decay=self.config.weight_decay
+                parameters,
+                betas=tuple(self.config.adam_betas),
+                eps=self.config.adam_epsilon,
+                weight_decay=self.config.weight_decay,
             )
             self.register_optimizer(
                 module_id=module_id,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
+from llmenv.engines.deepspeed import restore_buffers
 from llmenv.models import lora
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch
 from llmenv.policy.policy import CausalPolicy, Critic, PolicyOutput
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class LLMModule(TorchRLModule):
@@ -26,7 +30,7 @@ class LLMModule(TorchRLModule):
     def setup(self) -> None:
         config: dict[str, Any] = self.model_config
         try:
-            model = load_causal_lm(config["model"], dtype=config["dtype"])
+            model = self._load()
         except AttributeError as error:
             # RLModuleSpec.build() takes an AttributeError for an old-style module and would hide this one.
             raise RuntimeError(f"loading {config['model']!r} failed: {error}") from error
@@ -38,7 +42,12 @@ class LLMModule(TorchRLModule):
         )
         self.critic = None
         if config["critic"] == "separate":
-            self.critic = Critic(load_causal_lm(config["model"], dtype=config["dtype"]), **how)
+            self.critic = Critic(self._load(), **how)
+
+    def _load(self) -> PreTrainedModel:
+        model = load_causal_lm(self.model_config["model"], dtype=self.model_config["dtype"])
+        restore_buffers(model)
+        return model
 
     def _forward(self, batch: TokenBatch, **kwargs: Any) -> PolicyOutput:
         return self.policy(batch)

@@ -120,7 +120,7 @@ def test_actors_share_the_cores(monkeypatch):
         ({"policy": {"lora_rank": 4}}, None),
         ({"policy": {"lora_rank": 4, "dtype": "bfloat16"}}, 2.0),
         ({"policy": {"dtype": "bfloat16"}}, 2.0),
-        ({"policy": {"dtype": "float16"}}, 2.0),
+        ({"policy": {"dtype": "bfloat16"}, "training": {"tis_cap": None}}, None),
     ],
 )
 def test_importance_weights_are_on_where_the_engines_differ(sections, cap):

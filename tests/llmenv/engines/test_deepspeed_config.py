@@ -62,6 +62,8 @@ def test_more_settings_are_merged_in_last() -> None:
         ({"extra": {"scheduler": {"type": "WarmupLR"}}}, "set training.lr"),
         ({"extra": {"fp16": {"enabled": True}}}, "set policy.dtype"),
         ({"extra": {"zero_optimization": {"stage": 3}}}, "set deepspeed.zero_stage"),
+        ({"extra": {"data_types": {"grad_accum_dtype": "bf16"}}}, "set policy.dtype"),
+        ({"zero_stage": 0, "dtype": "bfloat16"}, "set zero_stage=1, or None for PyTorch"),
         ({"extra": {"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}}, "offload_optimizer"),
     ],
 )
@@ -75,8 +77,13 @@ def test_a_config_refuses_contradictions_before_anything_is_loaded(tmp_path: Pat
         small_config("nowhere").deepspeed(zero_stage=2, offload_parameters=True).validate()
     with pytest.raises(ValueError, match="set zero_stage"):
         small_config("nowhere").deepspeed(offload_optimizer=True).validate()
-    with pytest.raises(ValueError, match="float16 needs GPUs"):
-        small_config("nowhere").policy(dtype="float16").deepspeed(zero_stage=2).validate()
+    half = small_config("nowhere").policy(dtype="float16")
+    for config in (half, half.copy().deepspeed(zero_stage=2), half.copy().learners(num_gpus_per_learner=1)):
+        with pytest.raises(
+            ValueError, match=r"float16 needs the scaling of the loss.*zero_stage=1 and num_gpus"
+        ):
+            config.validate()
+    half.deepspeed(zero_stage=1).learners(num_gpus_per_learner=1).validate()
     file = tmp_path / "deepspeed.json"
     with pytest.raises(ValueError, match="cannot read DeepSpeed settings"):
         small_config("nowhere").deepspeed(zero_stage=2, config=str(file))

@@ -1,0 +1,164 @@
+"""In bfloat16 a policy learns what it learns in float32: masters, sums of gradients and moments are float32.
+
+These rows' sampling log-probabilities are random numbers: weights by them would magnify the rounding (tis_cap=None).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from algorithms.learner import PolicyLearner
+from support import critic_weights, flat_weights, relative_gap, small_config
+from updates import SPACES, Update, make_plan, make_rows, set_stage
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+PLAIN = "PyTorch"
+# At stage 0 DeepSpeed would add gradients up in 16 bits: it is refused there.
+ENGINES = [PLAIN, "1", "2", "3"]
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+
+
+def learners(
+    model: str,
+    engine: str = PLAIN,
+    dtype: str = "bfloat16",
+    algo: str = "GRPO",
+    lora: Any = None,
+    **training: Any,
+) -> Any:
+    """One learner in this process."""
+    config = small_config(model, algo, **{"tis_cap": None, **training}).policy(dtype=dtype, lora_rank=lora)
+    config.learners(learner_class=PolicyLearner if algo == "GRPO" else None)
+    if engine != PLAIN:
+        pytest.importorskip("deepspeed")
+        set_stage(config, engine)
+    config.validate()
+    return config.build_learner_group(spaces=SPACES)
+
+
+def displacement(group: Any, num_steps: int, read: Any = flat_weights) -> torch.Tensor:
+    """How far so many steps, each on rows of its own, move what is stepped on."""
+    before = read(group._learner)
+    for i in range(num_steps):
+        group.update(make_plan(make_rows(seed=i), 1))
+    return read(group._learner) - before
+
+
+def assert_moved_alike(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """The bounds of a policy that learns: direction to 0.95, and what moves in float32 moves."""
+    assert ours.dtype == theirs.dtype == torch.float32
+    assert functional.cosine_similarity(ours, theirs, dim=0) >= 0.95
+    moved = theirs != 0
+    assert float((ours[moved] != 0).float().mean()) >= 0.99
+
+
+MODELS = [
+    "small",
+    pytest.param("tiny", marks=pytest.mark.slow),
+    pytest.param("smollm2-135m", marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def in_float32(request: Any, ray_cluster: None, model_folder: str) -> tuple[str, torch.Tensor]:
+    """A model, and where 20 steps of 1e-6 take it in float32."""
+    model = model_folder if request.param == "small" else request.param
+    return model, displacement(learners(model, dtype="float32", lr=1e-6), 20)
+
+
+@each_engine
+def test_small_steps_move_the_masters(in_float32: tuple[str, torch.Tensor], engine: str) -> None:
+    model, theirs = in_float32
+    group = learners(model, engine, lr=1e-6)
+    assert_moved_alike(displacement(group, 20), theirs)
+    learner = group._learner
+    # What is sampled from and exported are the masters, rounded once.
+    sent = torch.cat([tensor.flatten() for tensor in learner.outbox.weights().values()])
+    assert sent.dtype == torch.bfloat16
+    assert torch.equal(sent, flat_weights(learner).bfloat16())
+
+
+@pytest.mark.parametrize("critic", ["separate", "shared"])
+@pytest.mark.parametrize("engine", [PLAIN, "2"])
+def test_a_critic_learns_in_16_bits(model_folder: str, critic: str, engine: str) -> None:
+    read = critic_weights if critic == "separate" else flat_weights
+    ours, theirs = (
+        displacement(learners(model_folder, which, dtype, "PPO", critic=critic, lr=1e-6), 20, read)
+        for which, dtype in ((engine, "bfloat16"), (PLAIN, "float32"))
+    )
+    assert_moved_alike(ours, theirs)
+
+
+@pytest.mark.parametrize("engine", [PLAIN, "2"])
+def test_adapters_over_a_base_in_16_bits_learn(model_folder: str, engine: str) -> None:
+    ours, theirs = (
+        displacement(learners(model_folder, which, dtype, lora=4, lr=1e-4), 20, _trained)
+        for which, dtype in ((engine, "bfloat16"), (PLAIN, "float32"))
+    )
+    assert_moved_alike(ours, theirs)
+
+
+def _trained(learner: Any) -> torch.Tensor:
+    """Those of the policy's weights that are stepped on."""
+    parameters = list(learner.policy.parameters())
+    parts = flat_weights(learner).split([p.numel() for p in parameters])
+    return torch.cat([part.float() for part, p in zip(parts, parameters, strict=True) if p.requires_grad])
+
+
+@each_engine
+def test_gradients_are_added_up_in_float32(model_folder: str, engine: str) -> None:
+    """256 micro-batches, against the sum in float64 of what autograd gives; a sum in 16 bits is beside it."""
+    group = learners(model_folder, engine, grad_clip=None)
+    parameters = list(group._learner.policy.parameters())
+    exact = [torch.zeros(_shape(p), dtype=torch.float64) for p in parameters]
+    rough = [torch.zeros(_shape(p), dtype=torch.bfloat16) for p in parameters]
+    for parameter, *sums in zip(parameters, exact, rough, strict=True):
+        parameter.register_hook(lambda gradient, sums=sums: [s.add_(gradient) for s in sums] and None)
+    plan = make_plan(make_rows(64, 4), 1, minibatch_size=256, tokens=1)
+    assert len(plan[0][0].micro_batches) == 256
+    (ours,) = Update(group, plan).gradients[0]
+    theirs = torch.cat([s.flatten() for s in exact])
+    assert relative_gap(ours, theirs) < 1e-5
+    assert relative_gap(torch.cat([s.flatten() for s in rough]).double(), theirs) > 1e-2
+
+
+def _shape(parameter: torch.Tensor) -> Sequence[int]:
+    """Of the whole parameter: stage 3 leaves an empty one."""
+    return getattr(parameter, "ds_shape", parameter.shape)
+
+
+@each_engine
+def test_a_resumed_run_in_16_bits_is_the_uninterrupted_one(
+    model_folder: str, tmp_path: Path, engine: str
+) -> None:
+    plan = make_plan(make_rows(), 1)
+    donor, heir = (learners(model_folder, engine, lr=1e-5) for _ in range(2))
+    for _ in range(2):
+        donor.update(plan)
+    heir.restore_from_path(donor.save_to_path(tmp_path))
+    theirs, ours = Update(donor, plan), Update(heir, plan)
+    assert torch.equal(ours.before[0], theirs.before[0])
+    assert torch.equal(ours.after[0], theirs.after[0])
+    assert not torch.equal(theirs.after[0], theirs.after[0].bfloat16().float())  # more than 16 bits of it
+    policy = load_file(tmp_path / "learner" / "policy" / "model.safetensors")
+    assert {tensor.dtype for tensor in policy.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("engine", ["1", "2", "3"])
+def test_deepspeed_takes_the_gradients_of_the_plain_engine(model_folder: str, engine: str) -> None:
+    """Stage 3 too, which makes a model's buffers in 16 bits: its rotary frequencies would move every position."""
+    groups = [learners(model_folder, which) for which in (engine, PLAIN)]
+    ours, theirs = (Update(group, make_plan(make_rows(), 1)) for group in groups)
+    assert relative_gap(ours.gradients[0][0], theirs.gradients[0][0]) < 1e-5
+    assert ours.metrics[0]["gradient_norm"] == pytest.approx(theirs.metrics[0]["gradient_norm"], rel=1e-5)
+    assert relative_gap(ours.change, theirs.change) < 1e-3
+    mine, plain = (dict(group._learner.policy.model.named_buffers()) for group in groups)
+    assert mine.keys() == plain.keys() and all(torch.equal(mine[name], plain[name]) for name in plain)
