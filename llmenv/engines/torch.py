@@ -37,8 +37,8 @@ class TorchEngine:
         self.optimizer = optimizer
         self.max_grad_norm = max_grad_norm
 
-    def forward(self, batch: Any) -> Any:
-        return self.module(batch)
+    def forward(self, batch: Any, **asked: Any) -> Any:
+        return self.module(batch, **asked)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         loss.backward()

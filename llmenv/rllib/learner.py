@@ -210,7 +210,7 @@ class LLMLearner(TorchLearner):
         # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
         policy_steps = self.critic_engine is None or not self.warming_up
         asked = policy_steps and (fixed_old_logps or self.policy.value_head is not None)
-        output = self.engine.forward(tokens) if asked or self.needs_old_logps else None
+        output = self.engine.forward(tokens, with_entropy=False) if asked or self.needs_old_logps else None
         old_values = None if output is None else output.values
         if self.critic_engine is not None:
             old_values = self.critic_engine.forward(tokens)
