@@ -25,4 +25,5 @@ def fused(function: Function, device: torch.device) -> Function:
 
 @cache
 def _compiled(function: Any) -> Any:
-    return torch.compile(function, dynamic=True, fullgraph=True, recompile_limit=MOST_VARIANTS)
+    limit: Any = {"recompile_limit": MOST_VARIANTS}  # its declaration for type checkers leaves this one out
+    return torch.compile(function, dynamic=True, fullgraph=True, **limit)

@@ -77,9 +77,9 @@ class _TokenLogProbs(torch.autograd.Function):
         for chunk, z in _logits_by_chunk(*_factors(hidden, weight)):
             room = None if spare is None else spare[: len(z)]
             found = summarise(z, targets[chunk], temperature, with_entropy, on_cpu, room)
-            logps[chunk], normaliser[chunk] = found[:2]
-            if entropy is not None:
-                entropy[chunk] = found[2]
+            for result, part in zip((logps, normaliser, entropy), found, strict=True):
+                if result is not None:
+                    result[chunk] = part
         ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
         ctx.temperature = temperature
         ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
@@ -204,14 +204,14 @@ def _factors(hidden: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, 
 
 
 def _product(left: torch.Tensor, right: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-    """left @ right, in float32 where both are of 16 bits."""
+    """The product of two matrices, in float32 where both are of 16 bits."""
     if left.dtype == _wide(left):
         return torch.mm(left, right, out=out)
     return torch.mm(left, right, out_dtype=_wide(left))
 
 
 def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """total += left @ right, where the total is float32 and the others may be of 16 bits."""
+    """Adds left @ right to a total, which is float32; the others may be of 16 bits."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
     else:

@@ -189,7 +189,7 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     if not layers:
         raise ValueError(f"{type(model).__name__} marks no layers for it: leave out gradient_checkpointing")
     for layer in layers:
-        # Nothing is drawn in it: to keep the generator's state for each layer would be for nothing, and on a GPU a wait.
+        # Nothing is drawn in it: the generator's state need not be kept, for which a GPU would be waited for.
         # Only as far as needed: at the layer's end DeepSpeed's stage 3 drops what the backward pass starts from.
         layer.forward = partial(
             checkpoint, layer.forward, use_reentrant=False, early_stop=True, preserve_rng_state=False
