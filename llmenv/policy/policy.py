@@ -111,13 +111,15 @@ class CausalPolicy(nn.Module):
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden if self.trunk_learns_values else hidden.detach(), batch)
-        if batch.bootstrapped.any():  # after a row's last token there is a value, and no further token
-            hidden = hidden[batch.response_mask[batch.valued_mask]]
-        targets = batch.input_ids[batch.response_mask]
+        places = batch.places
+        if places.sampled is not None:  # after a row's last token there is a value, and no further token
+            hidden = hidden[places.sampled]
+        targets = batch.input_ids.flatten()[places.responses]
         logps, entropy = self.head(hidden, targets, self.temperature, with_entropy)
+        shape = batch.input_ids.shape
         return PolicyOutput(
-            logps=_scatter(logps, batch.response_mask),
-            entropy=None if entropy is None else _scatter(entropy, batch.response_mask),
+            logps=_scatter(logps, places.responses, shape),
+            entropy=None if entropy is None else _scatter(entropy, places.responses, shape),
             values=values,
         )
 
@@ -134,7 +136,7 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
         """Values [B, T] from the hidden states [M, D] of `run_trunk`."""
-        return _scatter(self.linear(hidden).squeeze(-1), batch.valued_mask)
+        return _scatter(self.linear(hidden).squeeze(-1), batch.places.valued, batch.input_ids.shape)
 
 
 class _WideLinear(nn.Linear):
@@ -199,7 +201,7 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
 def run_trunk(backbone: nn.Module, batch: TokenBatch, shared_prompts: bool) -> torch.Tensor:
     """A model's last hidden state [M, D] before each response token, and at the end of bootstrapped rows.
 
-    M are the True of `batch.valued_mask`, in its order.
+    M are those of `batch.places.valued`, in their order.
     """
     if shared_prompts:
         return run_packed(backbone, batch.packed)
@@ -209,9 +211,9 @@ def run_trunk(backbone: nn.Module, batch: TokenBatch, shared_prompts: bool) -> t
         input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
     ).last_hidden_state
     # The hidden state at t - 1 predicts the token at t; a response never starts at position 0.
-    return hidden[:, :-1][batch.valued_mask[:, 1:]]
+    return functional.embedding(batch.places.valued - 1, hidden.flatten(0, 1))
 
 
-def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Puts values [M] where a mask [B, T] is True; zero elsewhere."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+def _scatter(values: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Puts values [M] at places of a [B, T] of that shape, flattened; zero elsewhere."""
+    return values.new_zeros(shape.numel()).scatter(0, places, values).view(shape)
