@@ -56,9 +56,9 @@ def make_block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:
     for blocks in blocks_seen(spans):
         numbers = np.argsort(~blocks, axis=-1, kind="stable")  # those that are seen first, in their order
         ordered += [torch.from_numpy(x.astype(np.int32))[None, None] for x in (blocks.sum(-1), numbers)]
-    return BlockMask.from_kv_blocks(
-        *ordered, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(size, size)
-    ).to(device)
+    return BlockMask.from_kv_blocks(*ordered, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(size, size)).to(
+        device
+    )
 
 
 def blocks_seen(spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,7 +18,10 @@ from llmenv.policy.flex import BLOCK, blocks_seen, filled_up, in_one_kernel, mak
 
 CPU = torch.device("cpu")
 TENSORS = [
-    f"{full}{side}_{what}" for full in ("", "full_") for side in "kv q".split() for what in ("num_blocks", "indices")
+    f"{full}{side}_{what}"
+    for full in ("", "full_")
+    for side in "kv q".split()
+    for what in ("num_blocks", "indices")
 ]
 
 
@@ -93,9 +96,7 @@ def test_one_kernel_for_all_lengths_with_gradients_and_one_without(monkeypatch: 
     for i in range(24):
         size = 200 + 37 * i  # 384 to 1,152 tokens when filled up
         spans = make_spans(100, 60, size - 160, filled_up(size) - size, parents=[0, 0, 0, 3])
-        states = [
-            torch.randn(1, heads, spans[-1].stop, 16, requires_grad=i % 3 > 0) for heads in (4, 2, 2)
-        ]
+        states = [torch.randn(1, heads, spans[-1].stop, 16, requires_grad=i % 3 > 0) for heads in (4, 2, 2)]
         in_one_kernel(spans, CPU)(*states, None)
     assert counter.frame_count == 2
 
