@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 EPSILON = 1e-6
 BASELINES = ("group_mean", "leave_one_out")
@@ -110,12 +111,26 @@ def generalized_advantages(
     Returns:
         [B, T]; 0 outside the mask.
     """
-    advantages = torch.zeros_like(values)
-    next_value, next_advantage = last_values, torch.zeros_like(last_values)
-    for t in range(values.shape[1] - 1, -1, -1):
-        here = mask[:, t]
-        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lambda_ * next_advantage
-        advantages[:, t] = advantage.where(here, advantages[:, t])
-        next_value = values[:, t].where(here, next_value)
-        next_advantage = advantage.where(here, next_advantage)
-    return advantages
+    size = values.shape[1]
+    # [B, T]: the value after t, which is that at the first response token behind it.
+    places = torch.arange(size, device=values.device).where(mask, size)
+    following = places.flip(1).cummin(1).values.flip(1)
+    following = torch.cat([following[:, 1:], places.new_full((len(places), 1), size)], 1)
+    after = torch.cat([values, last_values[:, None]], 1).gather(1, following)
+    deltas = (rewards + gamma * after - values).masked_fill(~mask, 0.0)
+    factors = torch.full_like(deltas, gamma * lambda_, dtype=torch.float64).masked_fill(~mask, 1.0)
+    return _scan(deltas.double(), factors).masked_fill(~mask, 0.0).to(values.dtype)
+
+
+def _scan(terms: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """x_t = terms_t + factors_t x_{t+1} over the columns of [B, T], with x_{T+1} = 0.
+
+    In log2(T) steps, each of which doubles how many terms x_t takes in (Hillis and Steele, 1986); token by token a GPU
+    would be given some small operations for each of thousands of tokens, and have nothing to do for most of the time.
+    """
+    reach, size = 1, terms.shape[1]
+    while reach < size:
+        ahead = (functional.pad(x[:, reach:], (0, reach)) for x in (terms, factors))
+        terms, factors = (torch.addcmul(terms, factors, next(ahead)), factors * next(ahead))
+        reach *= 2
+    return terms

@@ -106,6 +106,7 @@ class PolicyLearner(LLMLearner):
             per_token = per_token + self.kl_coeff * kl
             self.log_share(kl_reference=kl.sum() / batch.num_learned_tokens)
         if config.entropy_coeff:
+            assert fwd_out.entropy is not None
             per_token = per_token - config.entropy_coeff * fwd_out.entropy
         return aggregate(
             per_token,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +120,6 @@ class PPOLearner(PolicyLearner):
 
     def assign_token_credit(self, batches: Sequence[PreparedBatch]) -> None:
         config = self.config
-        masks = [batch.tokens.response_mask for batch in batches]
         kls = [self._reward_kl(batch) for batch in batches]
         for batch, kl in zip(batches, kls, strict=True):
             tokens, values = batch.tokens, batch.old_values
@@ -135,14 +134,12 @@ class PPOLearner(PolicyLearner):
         if config.critic is not None:
             self._log_explained_variance(batches)
         if self.needs_old_logps and batches:
-            kl_mean, _ = self._moments(zip(kls, masks, strict=True))
+            kl_mean, _ = self._moments(batches, kls)
             self.metrics.log_value((DEFAULT_MODULE_ID, "kl_reference"), kl_mean, reduce="mean", window=1)
             if not self.warming_up:  # the policy stays where it is: that says nothing of the coefficient
                 self.adapt_kl_coeff(kl_mean)
         if config.whiten_advantages:
-            mean, variance = self._moments(
-                (batch.tokens.advantages, batch.tokens.response_mask) for batch in batches
-            )
+            mean, variance = self._moments(batches, [batch.tokens.advantages for batch in batches])
             for tokens in (batch.tokens for batch in batches):
                 white = (tokens.advantages - mean) * (variance + 1e-8) ** -0.5
                 tokens.advantages = white.masked_fill(~tokens.response_mask, 0.0)
@@ -155,20 +152,26 @@ class PPOLearner(PolicyLearner):
 
     def _log_explained_variance(self, batches: Sequence[PreparedBatch]) -> None:
         """1 - Var(R - V) / Var(R): 1 for a critic that knows, 0 for one that knows no more than the mean."""
-        columns = []
+        targets, errors = [], []
         for batch in batches:
             assert batch.value_targets is not None and batch.old_values is not None
-            columns.append((batch.value_targets, batch.old_values, batch.tokens.response_mask))
-        _, variance = self._moments((targets, mask) for targets, _, mask in columns)
-        _, unexplained = self._moments((targets - values, mask) for targets, values, mask in columns)
+            targets.append(batch.value_targets)
+            errors.append(batch.value_targets - batch.old_values)
+        _, variance = self._moments(batches, targets)
+        _, unexplained = self._moments(batches, errors)
         if variance > 0:
             self.metrics.log_value(
                 (DEFAULT_MODULE_ID, "explained_variance"), 1 - unexplained / variance, reduce="mean", window=1
             )
 
-    def _moments(self, columns: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
-        """Mean and variance of what is in the masks, over all learners."""
-        found = [values[mask].double() for values, mask in columns]
+    def _moments(
+        self, batches: Sequence[PreparedBatch], columns: Sequence[torch.Tensor]
+    ) -> tuple[float, float]:
+        """Mean and variance over the response tokens, of all learners, of a column [B, T] for each batch."""
+        found = [
+            column.flatten()[batch.tokens.places.responses].double()
+            for batch, column in zip(batches, columns, strict=True)
+        ]
         mine = torch.cat(found) if found else torch.zeros(0, dtype=torch.float64, device=self._device)
         count, total = sum_over_learners(mine.new_tensor([len(mine), mine.sum()])).tolist()
         if not count:

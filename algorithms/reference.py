@@ -47,11 +47,11 @@ class Reference:
         if self.model is None:
             with lora.switched_off(self._policy.model):
                 for batch in batches:
-                    batch.ref_logps = self._engine.forward(batch.tokens).logps
+                    batch.ref_logps = self._engine.forward(batch.tokens, with_entropy=False).logps
             return
         self.model.to(self._device)
         for batch in batches:
-            batch.ref_logps = self.model(batch.tokens).logps
+            batch.ref_logps = self.model(batch.tokens, with_entropy=False).logps
         self.model.to("cpu")
 
 

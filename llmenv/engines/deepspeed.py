@@ -214,8 +214,8 @@ class DeepSpeedEngine:
             name: tensor.detach() for name, tensor in trained_state(module).items()
         }
 
-    def forward(self, batch: Any) -> Any:
-        return self._deepspeed(batch)
+    def forward(self, batch: Any, **asked: Any) -> Any:
+        return self._deepspeed(batch, **asked)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         self._deepspeed.set_gradient_accumulation_boundary(last)

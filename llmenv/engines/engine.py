@@ -23,8 +23,13 @@ class Engine(Protocol):
 
     sharded: bool
 
-    def forward(self, batch: Any) -> Any:
-        """The module's output for one micro-batch. Every learner has the same number of them."""
+    def forward(self, batch: Any, **asked: Any) -> Any:
+        """The module's output for one micro-batch. Every learner has the same number of them.
+
+        Args:
+            batch: The micro-batch.
+            asked: What else the module's `forward` is told.
+        """
         ...
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:

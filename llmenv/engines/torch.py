@@ -47,8 +47,8 @@ class TorchEngine:
         self._stepped = [self.masters.of(p) for p in trained]
         self.max_grad_norm = max_grad_norm
 
-    def forward(self, batch: Any) -> Any:
-        return self.module(batch)
+    def forward(self, batch: Any, **asked: Any) -> Any:
+        return self.module(batch, **asked)
 
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         loss.backward()

@@ -1,8 +1,7 @@
 """Attention over spans of tokens that stand in one row: each looks at itself, causally, and at all of its parent.
 
-On a CPU it is computed in blocks that need no mask, what is shared apart from what is not. On a GPU FlexAttention does
-it, whose kernels leave out what no token sees; that has not been run on one: the tests run its reference
-implementation. This module knows indices and tensors, and nothing about models.
+On a CPU it is computed in blocks that need no mask, what is shared apart from what is not: here. `llmenv.policy.flex`
+does it on a GPU. This module knows indices and tensors, and nothing about models.
 """
 
 from __future__ import annotations
@@ -10,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 aten = torch.ops.aten
 
@@ -39,50 +36,13 @@ class Span(NamedTuple):
     parent: int
 
 
-def attention_over(spans: Sequence[Span], device: torch.device) -> Attend:
-    """What computes attention on a device, for each layer of a model.
+def in_blocks(spans: Sequence[Span]) -> Attend:
+    """Attention on a CPU, by PyTorch's kernel for whole sequences; no memory grows with the square of a length.
 
     Args:
         spans: None of them empty, side by side from the row's first token to its last. Those that have a parent come
             right after it, and have none behind themselves.
-        device: Of the queries, keys and values.
     """
-    return in_blocks(spans) if device.type == "cpu" else in_one_kernel(spans, device)
-
-
-def in_one_kernel(spans: Sequence[Span], device: torch.device) -> Attend:
-    """Attention over the whole row at once, by FlexAttention."""
-    size = spans[-1].stop
-    widths = torch.tensor([span.stop - span.start for span in spans])
-    own = torch.arange(len(widths)).repeat_interleave(widths).to(device)
-    parent = torch.tensor([span.parent for span in spans]).repeat_interleave(widths).to(device)
-
-    def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-        return (key <= query) & ((own[key] == own[query]) | (own[key] == parent[query]))
-
-    make_mask: Callable[..., Any] = create_block_mask
-    flex: Callable[..., torch.Tensor] = flex_attention
-    if device.type != "cpu":  # uncompiled they would hold all pairs of tokens in memory
-        make_mask, flex = _compiled(make_mask), _compiled(flex)
-    block_mask = make_mask(sees, None, None, size, size, device=device)
-
-    def attend(
-        query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
-    ) -> torch.Tensor:
-        grouped = query.shape[1] != key.shape[1]
-        output = flex(query, key, value, block_mask=block_mask, scale=scaling, enable_gqa=grouped)
-        return output.transpose(1, 2)
-
-    return attend
-
-
-@cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True)
-
-
-def in_blocks(spans: Sequence[Span]) -> Attend:
-    """Attention on a CPU, by PyTorch's kernel for whole sequences; no memory grows with the square of a length."""
     plan = _Plan.of(spans)
 
     def attend(

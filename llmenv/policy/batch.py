@@ -145,20 +145,51 @@ class TokenBatch:
         return len(self.lengths)
 
     def to(self, device: torch.device) -> TokenBatch:
-        return TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        """The same on a device. What follows from the columns is found here: on a GPU each question is a wait."""
+        moved = TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        moved.places, moved.packed = self.places.to(device), self.packed.to(device)
+        return moved
 
     @cached_property
     def packed(self) -> PackedRow:
         """The same rows as one, made when first asked for and kept for further passes."""
         return PackedRow.from_columns(
-            self.input_ids, self.lengths, self.valued_mask, self.groups, self.prefix_lengths
+            self.input_ids, self.lengths, self.places.valued, self.groups, self.prefix_lengths
         )
 
     @cached_property
-    def valued_mask(self) -> torch.Tensor:
-        """Where a critic has a value, bool [B, T]: the response tokens, and the last entry of bootstrapped rows."""
-        last = torch.arange(self.input_ids.shape[1], device=self.lengths.device) == self.lengths[:, None] - 1
-        return self.response_mask | (last & self.bootstrapped[:, None])
+    def places(self) -> Places:
+        """Where something is to be said, found when first asked for and kept for further passes."""
+        last = torch.arange(self.input_ids.shape[1]) == self.lengths[:, None] - 1
+        valued = self.response_mask | (last & self.bootstrapped[:, None])
+        return Places(
+            responses=_places(self.response_mask),
+            valued=_places(valued),
+            sampled=_places(self.response_mask[valued]) if self.bootstrapped.any() else None,
+        )
+
+
+@dataclass
+class Places:
+    """Where in [B, T], flattened, a policy and a critic have something to say, in the order of these places.
+
+    Attributes:
+        responses: int64 [R], the response tokens.
+        valued: int64 [M], where a critic has a value: the response tokens, and the last entry of bootstrapped rows.
+        sampled: int64 [R], which of those M are response tokens. None where all are.
+    """
+
+    responses: torch.Tensor
+    valued: torch.Tensor
+    sampled: torch.Tensor | None
+
+    def to(self, device: torch.device) -> Places:
+        sampled = None if self.sampled is None else self.sampled.to(device)
+        return Places(self.responses.to(device), self.valued.to(device), sampled)
+
+
+def _places(mask: torch.Tensor) -> torch.Tensor:
+    return mask.flatten().nonzero().squeeze(-1)
 
 
 @dataclass

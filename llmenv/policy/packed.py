@@ -1,14 +1,16 @@
 """A micro-batch as one row without padding, in which what sequences share stands once.
 
 Every layer of a model but attention works token by token: on such a row it computes exactly the tokens that exist. Only
-attention has to know which of them form a sequence (`llmenv.policy.attention`). It comes in by transformers'
-`AttentionInterface`, under a name of its own. This module knows nothing about policies or losses.
+attention has to know which of them form a sequence: `llmenv.policy.attention` on a CPU, `llmenv.policy.flex` on a GPU.
+It comes in by transformers' `AttentionInterface`, under a name of its own. This module knows nothing about policies or
+losses.
 """
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from llmenv.policy.attention import Attend, Span, attention_over
+from llmenv.policy.attention import Attend, Span, in_blocks
+from llmenv.policy.flex import filled_up, in_one_kernel
 
 ATTENTION = "llmenv_packed"
 # Arguments by which models of transformers make another thing of attention.
@@ -32,8 +35,8 @@ class PackedRow:
     Attributes:
         input_ids: int64 [1, N].
         position_ids: int64 [1, N], each token's position in its sequences.
-        predicting: int64 [M], where the tokens stand before those of a mask, in its order.
-        spans: All of the row, as `llmenv.policy.attention.attention_over` wants them.
+        predicting: int64 [M], where the tokens stand before those that are asked for, in their order.
+        spans: All of the row, as `llmenv.policy.attention.in_blocks` wants them.
     """
 
     input_ids: torch.Tensor
@@ -50,16 +53,16 @@ class PackedRow:
         groups: torch.Tensor,
         prefix_lengths: torch.Tensor,
     ) -> PackedRow:
-        """Packs padded sequences, all but the last token of each, which predicts nothing.
+        """Packs padded sequences, on a CPU, all but the last token of each, which predicts nothing.
 
         Args:
             input_ids: int64 [B, T].
             lengths: int64 [B].
-            predicted: bool [B, T], the tokens before which the hidden state is wanted.
+            predicted: int64 [M], the places in [B, T], flattened, before which the hidden state is wanted.
             groups: int64 [B].
             prefix_lengths: int64 [B], how many leading tokens of a sequence all of its group here begin with.
         """
-        device, width = input_ids.device, input_ids.shape[1]
+        width = input_ids.shape[1]
         stops = [length - 1 for length in lengths.tolist()]
         paths = torch.zeros(len(stops), width, dtype=torch.long)  # [b, t]: where token t of sequence b stands
         sources: list[torch.Tensor] = []  # where in [B, T] the row's tokens come from
@@ -84,11 +87,35 @@ class PackedRow:
                 size += stop - start
         source = torch.cat(sources)
         return cls(
-            input_ids=input_ids.flatten()[source.to(device)][None],
-            position_ids=(source % width).to(device)[None],
-            predicting=paths.to(device)[:, :-1][predicted[:, 1:]],
+            input_ids=input_ids.flatten()[source][None],
+            position_ids=(source % width)[None],
+            predicting=paths.flatten()[predicted - 1],
             spans=spans,
         )
+
+    @cached_property
+    def attend(self) -> Attend:
+        """The attention of a model's layers on a CPU, for all of them and for further passes."""
+        return in_blocks(self.spans)
+
+    def to(self, device: torch.device) -> PackedRow:
+        """The same on a device. On a GPU the row has a size that attention is compiled for, and its mask is there."""
+        row = self if device.type == "cpu" else self.filled_up()
+        columns = (x.to(device) for x in (row.input_ids, row.position_ids, row.predicting))
+        moved = PackedRow(*columns, row.spans)
+        if device.type != "cpu":
+            moved.attend = in_one_kernel(row.spans, device)
+        return moved
+
+    def filled_up(self) -> PackedRow:
+        """The row with tokens more at its end, a span by themselves, that none of the others sees."""
+        size = self.input_ids.shape[1]
+        missing = filled_up(size) - size
+        if not missing:
+            return self
+        ids, positions = (functional.pad(x, (0, missing)) for x in (self.input_ids, self.position_ids))
+        spans = [*self.spans, Span(size, size + missing, parent=len(self.spans))]
+        return PackedRow(ids, positions, self.predicting, spans)
 
 
 def run_packed(backbone: nn.Module, packed: PackedRow) -> torch.Tensor:
@@ -100,7 +127,7 @@ def run_packed(backbone: nn.Module, packed: PackedRow) -> torch.Tensor:
         # start anew for sequences that have nothing to do with each other. `_packed_attention` does not look at it.
         attention_mask=packed.input_ids.new_ones(1, 1, 1, 1, dtype=torch.bool),
         use_cache=False,
-        attend=attention_over(packed.spans, packed.input_ids.device),
+        attend=packed.attend,
     ).last_hidden_state
     # hidden[0][packed.predicting]; on a CPU an embedding's backward pass is many times faster than indexing's.
     return functional.embedding(packed.predicting, hidden[0])

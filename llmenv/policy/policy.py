@@ -1,27 +1,23 @@
 """How likely tokens were, and what they are worth: policy and critic, on Hugging Face causal language models.
 
-Token log-probabilities and entropies are computed at response positions only and in chunks, so that no tensor
-of the size [B, T, V] ever exists, neither forward nor backward.
+Token log-probabilities and entropies are computed at response positions only, by `llmenv.policy.head`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmenv.policy.batch import TokenBatch
+from llmenv.policy.head import TokenHead
 from llmenv.policy.packed import ATTENTION, run_packed, why_not
-
-# Positions whose logits exist at the same time: 512 x 50,000 float32 are 100 MB.
-CHUNK_POSITIONS = 512
 
 
 class PolicyOutput(NamedTuple):
@@ -29,106 +25,14 @@ class PolicyOutput(NamedTuple):
 
     Attributes:
         logps: float32 [B, T]; `logps[b, t]` is the log-probability of `input_ids[b, t]` given all before it.
-        entropy: float32 [B, T]; entropy in nats of the distribution that token was drawn from.
+        entropy: float32 [B, T]; entropy in nats of the distribution that token was drawn from. None where nobody asked.
         values: float32 [B, T]; what the value head expects to be earned from that token on, itself included; at the
             last token of a row that is bootstrapped, after it. None without a value head.
     """
 
     logps: torch.Tensor
-    entropy: torch.Tensor
+    entropy: torch.Tensor | None
     values: torch.Tensor | None = None
-
-
-class _TokenLogProbs(torch.autograd.Function):
-    """log softmax(h W^T / temperature)[target] and the entropy, chunk by chunk.
-
-    The forward pass keeps only the log-normaliser and the entropy of each position; the backward pass computes a
-    chunk's logits z again, and from them d logp / dz = one_hot(target) - p and dH / dz = -p (log p + H).
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        logps = hidden.new_empty(len(hidden), dtype=wide)
-        entropy, normaliser = torch.empty_like(logps), torch.empty_like(logps)
-        memory = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight), dtype=wide)
-        for chunk, logits in _logits_by_chunk(hidden, weight, temperature):
-            largest = logits.amax(-1, keepdim=True)
-            logits.sub_(largest)
-            exps = torch.exp(logits, out=memory[: len(logits)])
-            total = exps.sum(-1)
-            log_total = total.log()
-            normaliser[chunk] = largest.squeeze(-1) + log_total
-            logps[chunk] = logits.gather(-1, targets[chunk, None]).squeeze(-1) - log_total
-            # H = -sum_v p_v log p_v = log Z - sum_v exp(z_v) z_v / Z, with z the logits less the largest and Z the sum
-            # of exp(z): neither term is negative. A logit of -inf has probability 0 and adds nothing.
-            entropy[chunk] = log_total - exps.mul_(logits).nan_to_num_(0.0).sum(-1) / total
-        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
-        ctx.temperature = temperature
-        ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
-        return logps, entropy
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        grad_logps, grad_entropy = grads
-        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
-        grad_logps, grad_entropy = (
-            None if grad is None else grad[:, None] / ctx.temperature for grad in (grad_logps, grad_entropy)
-        )
-        grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        for chunk, logits in _logits_by_chunk(hidden, weight, ctx.temperature):
-            log_probs = logits.sub_(normaliser[chunk, None])
-            scale = torch.zeros_like(log_probs[:, :1]) if grad_logps is None else grad_logps[chunk]
-            if grad_entropy is None:
-                grad_logits = log_probs.exp_().mul_(-scale)
-            else:
-                surprise = (log_probs + entropy[chunk, None]).mul_(grad_entropy[chunk])
-                grad_logits = surprise.add_(scale).neg_().mul_(log_probs.exp_()).nan_to_num_(0.0)
-            grad_logits.scatter_add_(-1, targets[chunk, None], scale)
-            grad_logits = grad_logits.to(hidden.dtype)
-            grad_hidden[chunk] = grad_logits @ weight
-            if grad_weight is not None:
-                grad_weight.addmm_(grad_logits.T, hidden[chunk])
-        return grad_hidden, grad_weight, None, None
-
-
-def _logits_by_chunk(
-    hidden: torch.Tensor, weight: torch.Tensor, temperature: float
-) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Which positions, and their logits [C, V] over the temperature, to be overwritten at will.
-
-    All chunks are in the same memory: on a CPU fresh one of that size costs as much as several passes over it.
-    """
-    memory = hidden.new_empty(min(len(hidden), CHUNK_POSITIONS), len(weight))
-    wide_memory = memory.to(torch.promote_types(hidden.dtype, torch.float32))
-    for start in range(0, len(hidden), CHUNK_POSITIONS):
-        chunk = slice(start, min(start + CHUNK_POSITIONS, len(hidden)))
-        size = chunk.stop - start
-        logits = torch.mm(hidden[chunk], weight.T, out=memory[:size])
-        if logits.dtype != wide_memory.dtype:
-            logits = wide_memory[:size].copy_(logits)
-        yield chunk, logits.div_(temperature)
-
-
-class TokenHead(nn.Module):
-    """A model's output layer, giving log-probabilities and entropies [M] instead of logits.
-
-    It holds the layer's own weight, which stays tied where it is. As a module that is called once a forward pass it is
-    what DeepSpeed's ZeRO-3 gathers parameters around; every call is a collective there.
-    """
-
-    def __init__(self, weight: nn.Parameter):
-        super().__init__()
-        self.weight = weight
-
-    def forward(
-        self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        return _TokenLogProbs.apply(hidden, self.weight, targets, temperature)
 
 
 class CausalPolicy(nn.Module):
@@ -201,17 +105,22 @@ class CausalPolicy(nn.Module):
         self.model.eval()
         return self
 
-    def forward(self, batch: TokenBatch) -> PolicyOutput:
-        """Log-probability and entropy of every response token of `batch`, and its value ([B, T] each)."""
+    def forward(self, batch: TokenBatch, with_entropy: bool = True) -> PolicyOutput:
+        """Log-probability of every response token of `batch`, its entropy if asked for, and its value ([B, T] each)."""
         hidden = run_trunk(self.model.get_decoder(), batch, self.shared_prompts)
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden if self.trunk_learns_values else hidden.detach(), batch)
-        if batch.bootstrapped.any():  # after a row's last token there is a value, and no further token
-            hidden = hidden[batch.response_mask[batch.valued_mask]]
-        logps, entropy = self.head(hidden, batch.input_ids[batch.response_mask], self.temperature)
+        places = batch.places
+        if places.sampled is not None:  # after a row's last token there is a value, and no further token
+            hidden = hidden[places.sampled]
+        targets = batch.input_ids.flatten()[places.responses]
+        logps, entropy = self.head(hidden, targets, self.temperature, with_entropy)
+        shape = batch.input_ids.shape
         return PolicyOutput(
-            _scatter(logps, batch.response_mask), _scatter(entropy, batch.response_mask), values
+            logps=_scatter(logps, places.responses, shape),
+            entropy=None if entropy is None else _scatter(entropy, places.responses, shape),
+            values=values,
         )
 
 
@@ -221,14 +130,21 @@ class ValueHead(nn.Module):
     def __init__(self, model: PreTrainedModel):
         super().__init__()
         dtype = model.get_input_embeddings().weight.dtype
-        self.linear = nn.Linear(model.config.get_text_config().hidden_size, 1, dtype=dtype)
+        self.linear = _WideLinear(model.config.get_text_config().hidden_size, 1, dtype=dtype)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
         """Values [B, T] from the hidden states [M, D] of `run_trunk`."""
-        values = self.linear(hidden).squeeze(-1)
-        return _scatter(values.to(torch.promote_types(values.dtype, torch.float32)), batch.valued_mask)
+        return _scatter(self.linear(hidden).squeeze(-1), batch.places.valued, batch.input_ids.shape)
+
+
+class _WideLinear(nn.Linear):
+    """A linear map whose results are float32 where states and weights are of 16 bits, as logits are."""
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        wide = torch.promote_types(states.dtype, torch.float32)
+        return functional.linear(*(x.to(wide) for x in (states, self.weight, self.bias)))
 
 
 class Critic(nn.Module):
@@ -275,14 +191,17 @@ def checkpoint_layers(model: PreTrainedModel) -> None:
     if not layers:
         raise ValueError(f"{type(model).__name__} marks no layers for it: leave out gradient_checkpointing")
     for layer in layers:
+        # Nothing is drawn in it: the generator's state need not be kept, for which a GPU would be waited for.
         # Only as far as needed: at the layer's end DeepSpeed's stage 3 drops what the backward pass starts from.
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, early_stop=True)
+        layer.forward = partial(
+            checkpoint, layer.forward, use_reentrant=False, early_stop=True, preserve_rng_state=False
+        )
 
 
 def run_trunk(backbone: nn.Module, batch: TokenBatch, shared_prompts: bool) -> torch.Tensor:
     """A model's last hidden state [M, D] before each response token, and at the end of bootstrapped rows.
 
-    M are the True of `batch.valued_mask`, in its order.
+    M are those of `batch.places.valued`, in their order.
     """
     if shared_prompts:
         return run_packed(backbone, batch.packed)
@@ -292,9 +211,9 @@ def run_trunk(backbone: nn.Module, batch: TokenBatch, shared_prompts: bool) -> t
         input_ids=batch.input_ids, attention_mask=attention_mask.long(), use_cache=False
     ).last_hidden_state
     # The hidden state at t - 1 predicts the token at t; a response never starts at position 0.
-    return hidden[:, :-1][batch.valued_mask[:, 1:]]
+    return functional.embedding(batch.places.valued - 1, hidden.flatten(0, 1))
 
 
-def _scatter(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Puts values [M] where a mask [B, T] is True; zero elsewhere."""
-    return values.new_zeros(mask.shape).masked_scatter(mask, values)
+def _scatter(values: torch.Tensor, places: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Puts values [M] at places of a [B, T] of that shape, flattened; zero elsewhere."""
+    return values.new_zeros(shape.numel()).scatter(0, places, values).view(shape)

@@ -66,7 +66,8 @@ class LLMLearner(TorchLearner):
             self.critic_engine = self._make_engine(self.critic, optimizer)
         self.outbox = Outbox(self.engine, self.policy, self.config, self._device)
         self.step_means: dict[str, float] = {}
-        self._shares: dict[str, float] = defaultdict(float)
+        self._shares: dict[str, list[torch.Tensor]] = defaultdict(list)
+        self._gaps: list[torch.Tensor] = []
         self._num_skipped = self._num_skipped_in_a_row = 0
         self.warming_up = False
 
@@ -163,11 +164,15 @@ class LLMLearner(TorchLearner):
         self.prepare(batches)
         self.assign_token_credit(batches)
         self._shares.clear()
+        self._gaps.clear()
         self._num_skipped = 0
         num_steps = self._take_steps(prepared, num_epochs, np.random.default_rng(seed))
-        self.step_means = {key: total / num_steps for key, total in self._shares.items()}
+        self.step_means = {key: _sum(shares) / num_steps for key, shares in self._shares.items()}
         for key, mean in self.step_means.items():
             self.metrics.log_value((DEFAULT_MODULE_ID, key), mean, reduce="sum")
+        if self._gaps:
+            gap = float(torch.stack(self._gaps).max())
+            self.metrics.log_value((DEFAULT_MODULE_ID, "sampler_logp_gap_max"), gap, reduce="max")
         if not prepared:
             self.metrics.log_value((DEFAULT_MODULE_ID, "gradient_norm"), 0.0, reduce="mean", window=None)
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps"), num_steps, reduce="max")
@@ -180,9 +185,12 @@ class LLMLearner(TorchLearner):
         return self.metrics.reduce()
 
     def log_share(self, **shares: torch.Tensor) -> None:
-        """Adds a micro-batch's share of metrics that sum, over micro-batches and learners, to a batch mean."""
+        """Adds a micro-batch's share of metrics that sum, over micro-batches and learners, to a batch mean.
+
+        They stay where they are until the update is done: a GPU would be waited for.
+        """
         for key, value in shares.items():
-            self._shares[key] += float(value.detach())
+            self._shares[key].append(value.detach())
 
     def prepare(self, batches: Sequence[PreparedBatch]) -> None:
         """Fills in what the loss compares with beside `old_logps`, such as `ref_logps`, of all of this learner's rows.
@@ -213,7 +221,7 @@ class LLMLearner(TorchLearner):
         # With a single step the ratio is 1 by definition: `_take_step` detaches its own forward pass.
         policy_steps = self.critic_engine is None or not self.warming_up
         asked = policy_steps and (fixed_old_logps or self.policy.value_head is not None)
-        output = self.engine.forward(tokens) if asked or self.needs_old_logps else None
+        output = self.engine.forward(tokens, with_entropy=False) if asked or self.needs_old_logps else None
         old_values = None if output is None else output.values
         if self.critic_engine is not None:
             old_values = self.critic_engine.forward(tokens)
@@ -229,10 +237,10 @@ class LLMLearner(TorchLearner):
         num_steps, limit = 0, self.config.kl_stop
         for _ in range(num_epochs):
             for i in rng.permutation(len(prepared)):
-                before = self._shares["kl_behaviour"]
+                before = len(self._shares["kl_behaviour"])
                 self._take_step(prepared[i])
                 num_steps += 1
-                if limit is not None and self.total(self._shares["kl_behaviour"] - before) > limit:
+                if limit is not None and self.total(_sum(self._shares["kl_behaviour"][before:])) > limit:
                     return num_steps
         return num_steps
 
@@ -311,9 +319,7 @@ class LLMLearner(TorchLearner):
             sampler_logp_gap_mean=gap.abs().sum() / batch.num_learned_tokens,
             sampler_kl=kl.sum() / batch.num_learned_tokens,
         )
-        self.metrics.log_value(
-            (DEFAULT_MODULE_ID, "sampler_logp_gap_max"), float(gap.abs().max()), reduce="max"
-        )
+        self._gaps.append(gap.abs().max())
 
     def _set_learning_rate(self, timestep: int) -> None:
         """RLlib steps its schedules after an update; here a batch is learned at the rate of its own time."""
@@ -332,4 +338,9 @@ class LLMLearner(TorchLearner):
 
 def _backward(engine: Engine, loss: torch.Tensor, *, last: bool) -> None:
     """A loss that is not finite makes the gradient so, on all learners: each of them skips the step."""
-    engine.backward(loss if loss.isfinite() else loss * math.nan, last=last)
+    engine.backward(loss * torch.where(loss.isfinite(), 1.0, math.nan), last=last)
+
+
+def _sum(shares: Sequence[torch.Tensor]) -> float:
+    """The sum of scalars, in float64, with one wait for the device that they are on."""
+    return sum(torch.stack(list(shares)).tolist()) if shares else 0.0

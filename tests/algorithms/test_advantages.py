@@ -125,6 +125,31 @@ def test_generalized_advantages_are_the_definition_over_turns(gamma: float, lamb
         torch.testing.assert_close(advantages[row][here].tolist(), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("gamma", "lambda_"), [(1.0, 1.0), (0.99, 0.95), (0.5, 0.0)])
+def test_generalized_advantages_of_a_thousand_tokens_are_those_of_a_loop(
+    gamma: float, lambda_: float
+) -> None:
+    """In float32, token by token, as an update would have them: rewards of 1 at the end, values about 0.5."""
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.rand(5, 1000, generator=generator) > 0.2
+    mask[3], mask[4] = False, True
+    values, last = torch.rand(5, 1000, generator=generator), torch.tensor([0.0, 0.7, 0.2, 0.0, 0.4])
+    rewards = torch.zeros(5, 1000)
+    for row in (0, 1, 2, 4):
+        rewards[row, mask[row].nonzero()[-1]] = 1.0
+    expected = torch.zeros_like(values)
+    for row in range(5):
+        value, advantage = last[row].double(), torch.zeros((), dtype=torch.float64)
+        for t in mask[row].nonzero().flatten().tolist()[::-1]:
+            delta = rewards[row, t].double() + gamma * value - values[row, t].double()
+            advantage = delta + gamma * lambda_ * advantage
+            value = values[row, t].double()
+            expected[row, t] = advantage
+    advantages = generalized_advantages(rewards, values, mask, last, gamma, lambda_)
+    assert advantages.dtype == torch.float32
+    torch.testing.assert_close(advantages, expected, rtol=0, atol=1e-6)
+
+
 def test_generalized_advantages_by_hand() -> None:
     # Three tokens, reward 1 at the last, values 0.5, 0.6, 0.8, gamma 0.5, lambda 0.5, terminated:
     #   delta_3 = 1 - 0.8 = 0.2              A_3 = 0.2

@@ -32,8 +32,8 @@ def lift_one_token(learner: Any, nats: float, call: int) -> None:
     """In one of the forward passes to come the first token with A < 0 is so much more likely."""
     forward, calls = learner.engine.forward, []
 
-    def lifted(batch: TokenBatch) -> PolicyOutput:
-        output = forward(batch)
+    def lifted(batch: TokenBatch, **asked: Any) -> PolicyOutput:
+        output = forward(batch, **asked)
         calls.append(batch)
         if len(calls) != call:
             return output

@@ -24,7 +24,7 @@ from experiments.benchmarks.bench_learner import (
 )
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.attention import Span, in_blocks
-from llmenv.policy.policy import TokenHead
+from llmenv.policy.head import TokenHead
 from support import relative_gap
 
 

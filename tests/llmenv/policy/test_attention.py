@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llmenv.policy.attention import Span, _Plan, in_blocks, in_one_kernel
+from llmenv.policy.attention import Span, _Plan, in_blocks
+from llmenv.policy.flex import in_one_kernel
 
 # The size and the parent of each. One by itself; one with three of equal length behind it, which nothing fills up; one
 # with three that differ; two of like length, with a gap between them of what the second one is shorter.

@@ -13,8 +13,10 @@ from small_models import ARCHITECTURES, LLAMA, VOCAB, make_model, make_row, rand
 
 from algorithms.learner import PolicyLearner
 from llmenv.policy import packed as packed_module
-from llmenv.policy.attention import Span, _Plan, in_one_kernel
+from llmenv.policy.attention import Span, _Plan
+from llmenv.policy.flex import in_one_kernel
 from llmenv.policy.batch import LossBatch, TokenBatch, TokenRow
+from llmenv.policy.packed import PackedRow
 from llmenv.policy.plan import plan_update
 from llmenv.policy.policy import CausalPolicy
 from support import relative_gap, small_config
@@ -90,8 +92,10 @@ def test_long_sequences_in_every_precision(dtype: torch.dtype) -> None:
 @pytest.mark.usefixtures("flex_attention_on_a_cpu")
 @pytest.mark.parametrize("rows", ROWS)
 def test_flex_attention_equals_the_plain_policy(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU."""
-    monkeypatch.setattr(packed_module, "attention_over", in_one_kernel)
+    """As on a GPU, on a row that is filled up."""
+    cpu, pack = torch.device("cpu"), PackedRow.from_columns
+    monkeypatch.setattr(packed_module, "in_blocks", lambda spans: in_one_kernel(spans, cpu))
+    monkeypatch.setattr(PackedRow, "from_columns", lambda *columns: pack(*columns).filled_up())
     test_equals_the_plain_policy("grouped queries, tied", rows)
 
 
@@ -191,6 +195,16 @@ def test_a_packed_row_whose_groups_stand_in_turns() -> None:
     assert packed.position_ids.tolist() == [[0, 1, 2, 0, 1, 2, 2, 3]]
     assert packed.predicting.tolist() == [4, 5, 2, 4, 6, 7]
     assert packed.spans == [(0, 3, 0), (3, 5, 1), (5, 6, 1), (6, 8, 1)]
+
+
+def test_a_row_filled_up_has_a_size_that_attention_is_compiled_for() -> None:
+    packed = TokenBatch.from_rows([make_row([5, 6], [8, 9])]).packed
+    filled = packed.filled_up()
+    assert filled.input_ids.tolist() == [[5, 6, 8] + [0] * 381]
+    assert filled.position_ids.tolist() == [[0, 1, 2] + [0] * 381]
+    assert filled.spans == [(0, 2, 0), (2, 3, 0), (3, 384, 2)]
+    assert filled.predicting is packed.predicting
+    assert filled.filled_up() is filled
 
 
 def logps_of(rows: Sequence[TokenRow], policy: CausalPolicy) -> torch.Tensor:

@@ -10,9 +10,10 @@ from torch import nn
 
 from llmenv.env import TextSpace
 from llmenv.models.names import load_causal_lm
-from llmenv.policy import policy as policy_module
+from llmenv.policy import head as head_module
 from llmenv.policy.batch import TokenBatch, TokenRow
-from llmenv.policy.policy import CausalPolicy, _TokenLogProbs
+from llmenv.policy.head import _TokenLogProbs
+from llmenv.policy.policy import CausalPolicy
 from llmenv.rllib.rl_module import LLMModule
 from support import dropout_model, plain_logps, random_episodes, relative_gap
 
@@ -40,7 +41,7 @@ def expected(model: Any, batch: TokenBatch, temperature: float) -> tuple[torch.T
 def test_equals_a_plain_forward(
     model: Any, batch: TokenBatch, temperature: float, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_module, "CHUNK_POSITIONS", chunk)
+    monkeypatch.setattr(head_module, "CHUNK_POSITIONS", chunk)
     with torch.no_grad():
         output = CausalPolicy(model, temperature)(batch)
         logps, entropy = expected(model, batch, temperature)
@@ -55,7 +56,7 @@ def test_equals_a_plain_forward(
 def test_gradients_of_all_weights_equal_plain_autograd(
     model: Any, batch: TokenBatch, chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_module, "CHUNK_POSITIONS", chunk)
+    monkeypatch.setattr(head_module, "CHUNK_POSITIONS", chunk)
     torch.manual_seed(0)
     coefficients = torch.randn(batch.response_mask.shape)
     parameters = list(model.parameters())
@@ -74,12 +75,12 @@ def test_gradients_of_all_weights_equal_plain_autograd(
 def test_the_chunked_function_equals_autograd(
     chunk: int, scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(policy_module, "CHUNK_POSITIONS", chunk)
+    monkeypatch.setattr(head_module, "CHUNK_POSITIONS", chunk)
     torch.manual_seed(0)
     hidden = torch.randn(10, 5, dtype=torch.float64).mul(scale).requires_grad_()
     weight = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
     targets, coefficients = torch.randint(7, (10,)), torch.randn(2, 10, dtype=torch.float64)
-    ours = _TokenLogProbs.apply(hidden, weight, targets, 0.7)
+    ours = _TokenLogProbs.apply(hidden, weight, targets, 0.7, True)
     log_probs = (hidden @ weight.T / 0.7).log_softmax(-1)
     plain = log_probs.gather(-1, targets[:, None]).squeeze(-1), -(log_probs.exp() * log_probs).sum(-1)
     torch.testing.assert_close(ours, plain)
@@ -97,7 +98,7 @@ def test_the_chunked_function_equals_autograd(
 def test_an_impossible_token_has_no_share_in_the_gradients() -> None:
     hidden = torch.tensor([[1e30]], requires_grad=True)
     weight = torch.tensor([[0.0], [0.0], [-1e30]], requires_grad=True)  # logits of 0, 0 and -inf
-    logps, entropy = _TokenLogProbs.apply(hidden, weight, torch.tensor([0]), 1.0)
+    logps, entropy = _TokenLogProbs.apply(hidden, weight, torch.tensor([0]), 1.0, True)
     (logps + entropy).sum().backward()
     torch.testing.assert_close(torch.stack([logps, entropy]), torch.tensor([[0.5], [2.0]]).log())
     torch.testing.assert_close(weight.grad, torch.tensor([[0.5e30], [-0.5e30], [0.0]]))
@@ -107,7 +108,7 @@ def test_an_impossible_token_has_no_share_in_the_gradients() -> None:
 def test_no_positions_give_zero_gradients() -> None:
     hidden = torch.zeros(0, 5, requires_grad=True)
     weight = torch.randn(7, 5, requires_grad=True)
-    logps, _ = _TokenLogProbs.apply(hidden, weight, torch.zeros(0, dtype=torch.long), 1.0)
+    logps, _ = _TokenLogProbs.apply(hidden, weight, torch.zeros(0, dtype=torch.long), 1.0, True)
     logps.sum().backward()
     assert logps.shape == (0,)
     assert not weight.grad.any()
@@ -115,14 +116,14 @@ def test_no_positions_give_zero_gradients() -> None:
 
 def test_a_frozen_head_gets_no_gradient() -> None:
     hidden, weight = torch.randn(4, 5, requires_grad=True), torch.randn(7, 5)
-    _TokenLogProbs.apply(hidden, weight, torch.tensor([0, 1, 2, 3]), 1.0)[0].sum().backward()
+    _TokenLogProbs.apply(hidden, weight, torch.tensor([0, 1, 2, 3]), 1.0, True)[0].sum().backward()
     assert hidden.grad.abs().sum() > 0
 
 
 def test_entropy_of_a_token_that_cannot_be_drawn() -> None:
     # Logits (0, 0, -inf): p = (1/2, 1/2, 0), so that H = ln 2 = 0.693147, not NaN.
     weight = torch.tensor([[0.0], [0.0], [-torch.inf]])
-    logps, entropy = _TokenLogProbs.apply(torch.ones(1, 1), weight, torch.tensor([0]), 1.0)
+    logps, entropy = _TokenLogProbs.apply(torch.ones(1, 1), weight, torch.tensor([0]), 1.0, True)
     assert logps.item() == pytest.approx(-0.693147, abs=1e-6)
     assert entropy.item() == pytest.approx(0.693147, abs=1e-6)
 
