@@ -20,7 +20,10 @@ _EVALUATION = (
     "evaluation is an episode each of evaluation_duration tasks, on the training runners, between iterations"
 )
 _MODEL = "the module is the language model of policy(model=...)"
-_OPTIMIZER = "the optimizer is AdamW with training(lr=..., adam_betas=..., adam_epsilon=..., weight_decay=..., grad_clip=...)"
+_OPTIMIZER = (
+    "the optimizer is AdamW with "
+    "training(lr=..., adam_betas=..., adam_epsilon=..., weight_decay=..., grad_clip=...)"
+)
 _TEXT = (
     "observations and actions are texts, and pass as they are; wrappers change them (env_config['wrappers'])"
 )

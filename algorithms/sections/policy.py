@@ -14,6 +14,8 @@ from llmenv.models.lora import ALL_LINEAR
 from llmenv.models.names import DTYPES
 from llmenv.models.renderer import TEMPLATES
 
+MATMUL_PRECISIONS = ("highest", "high", "medium")
+
 
 class PolicySection(Section):
     """See `policy` and `deepspeed`."""
@@ -23,6 +25,7 @@ class PolicySection(Section):
         self.base_model = "tiny"
         self.reference_model: str | None = None
         self.dtype = "float32"
+        self.matmul_precision = "highest"
         self.template = "auto"
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
@@ -39,6 +42,7 @@ class PolicySection(Section):
         model: str = NotProvided,
         reference_model: str | None = NotProvided,
         dtype: str = NotProvided,
+        matmul_precision: str = NotProvided,
         template: str = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         lora_rank: int | None = NotProvided,
@@ -53,6 +57,10 @@ class PolicySection(Section):
                 name, like `model`, with the same vocabulary. None: the initial policy.
             dtype: What is computed in, sampled in and exported: "float32", "bfloat16" or, with DeepSpeed on GPUs,
                 "float16". In 16 bits the optimizer steps on float32 masters, and gradients are added up in float32.
+            matmul_precision: Of products in float32, in learners and samplers, as PyTorch's
+                `set_float32_matmul_precision` has it: "highest"; "high" or "medium", which round the factors, on a GPU
+                to TF32, with "medium" on a CPU that has instructions for it to bfloat16. `sampler_logp_gap_mean` shows
+                what that does.
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
@@ -64,6 +72,7 @@ class PolicySection(Section):
             base_model=absolute(model),
             reference_model=absolute(reference_model),
             dtype=dtype,
+            matmul_precision=matmul_precision,
             template=template,
             gradient_checkpointing=gradient_checkpointing,
             lora_rank=lora_rank,
@@ -124,6 +133,7 @@ class PolicySection(Section):
         super().validate()
         checks.choice("template", self.template, TEMPLATES)
         checks.choice("dtype", self.dtype, DTYPES)
+        checks.choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         self._validate_lora()
         if self.zero_stage is None and (
             self.offload_optimizer or self.offload_parameters or self.deepspeed_extra

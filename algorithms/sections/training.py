@@ -100,7 +100,7 @@ class TrainingSection(Section):
             dual_clip: Bound of the ratio where the advantage is negative (see `algorithms.losses.dual_clip`).
             tis_cap: Cap of the importance weights that correct for the sampler's probabilities not being the learner's
                 (see `algorithms.losses.importance_weights`); None: no weights. "auto": 2 where the sampler is vLLM, and
-                in 16 bits, whatever the sampler; else None.
+                in 16 bits or with a lower `matmul_precision`, whatever the sampler; else None.
             entropy_coeff: Weight of a bonus for the policy's entropy.
             kl_coeff: Weight of the KL to the reference (see `policy`); 0 loads none.
             kl_estimator: "k1", "k2" or "k3" (see `algorithms.losses`). None: k1 in the reward, k3 in the loss. (In the
@@ -155,7 +155,8 @@ class TrainingSection(Section):
         of other shapes: in 16 bits that rounds otherwise.
         """
         if self.tis_cap == "auto":
-            return 2.0 if self.sampler == "vllm" or self.dtype != "float32" else None
+            exact = self.sampler != "vllm" and (self.dtype, self.matmul_precision) == ("float32", "highest")
+            return None if exact else 2.0
         return None if self.tis_cap is None else float(self.tis_cap)
 
     @property

@@ -58,6 +58,7 @@ class LLMLearner(TorchLearner):
     """
 
     def build(self) -> None:
+        torch.set_float32_matmul_precision(self.config.matmul_precision)
         super().build()
         self.engine = self._make_engine(self.policy, self.get_optimizer(DEFAULT_MODULE_ID))
         self.critic_engine: Engine | None = None

@@ -162,3 +162,16 @@ def test_deepspeed_takes_the_gradients_of_the_plain_engine(model_folder: str, en
     assert relative_gap(ours.change, theirs.change) < 1e-3
     mine, plain = (dict(group._learner.policy.model.named_buffers()) for group in groups)
     assert mine.keys() == plain.keys() and all(torch.equal(mine[name], plain[name]) for name in plain)
+
+
+def test_the_precision_of_products_is_a_setting_of_the_process(model_folder: str) -> None:
+    """PyTorch's, and each learner's and runner's own: the next one in this process begins with its own."""
+    config = small_config(model_folder).policy(matmul_precision="medium")
+    assert config.importance_cap == 2.0  # sampler and learner round otherwise
+    algorithm = config.build_algo()
+    assert torch.get_float32_matmul_precision() == "medium"
+    algorithm.stop()
+    learners(model_folder, dtype="float32")
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ValueError, match="matmul_precision must be one of highest, high, medium, got 'low'"):
+        small_config(model_folder).policy(matmul_precision="low").validate()

@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 TENSORS = [
     f"{full}{side}_{what}"
     for full in ("", "full_")
-    for side in "kv q".split()
+    for side in ["kv", "q"]
     for what in ("num_blocks", "indices")
 ]
 

@@ -1,71 +1,21 @@
 """Asking runners: what raises is told at once, who dies or hangs is replaced, and a restart is waited for.
 
-On actors of Ray's that are runners in name alone, so that dying and starting again takes a second.
+On actors of Ray's that are runners in name alone.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import ray
 from ray.rllib.utils.actor_manager import FaultTolerantActorManager
 
-from llmenv.episode import TextEpisode
 from llmenv.rllib.runner_group import RunnerError, RunnerGroup, RunnersLostError
-from llmenv.rollout import GroupRequest
-
-
-class Runner:
-    """Answers, or does what its file of orders says: the first line is for the call, the second for the next start.
-
-    Args:
-        orders: Empty, or "die", "raise", "hang" and a line "raise" or seconds to sleep.
-        calls: A file that every call adds a letter to.
-    """
-
-    def __init__(self, orders: str, calls: str):
-        self.orders, self.calls = Path(orders), Path(calls)
-        self.version = None
-        if order := self._order(1):
-            if order == "raise":
-                raise OSError("no model there")
-            time.sleep(float(order))
-            self.orders.write_text("")
-
-    def _order(self, line: int) -> str:
-        lines = self.orders.read_text().splitlines()
-        return lines[line] if len(lines) > line else ""
-
-    def ping(self) -> str:
-        return "pong"
-
-    def apply(self, func: Any) -> Any:  # RLlib's probe
-        return func(self)
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        self.version = state["weights_seq_no"]
-
-    def get_version(self) -> int | None:
-        return self.version
-
-    def sample_with_metrics(self, requests: list[GroupRequest]) -> tuple[list[TextEpisode], str]:
-        with self.calls.open("a") as file:
-            file.write("c")
-        order = self._order(0)
-        if order == "die":
-            os._exit(1)
-        if order == "raise":
-            raise KeyError("token 99")
-        if order == "hang":
-            self.orders.write_text("")  # the next one will not
-            time.sleep(100)
-        return [TextEpisode(r.group, i) for r in requests for i in range(r.size)], "metrics"
+from name_only_runner import Request, Runner
 
 
 class Setup:
@@ -87,7 +37,7 @@ class Setup:
         self.runners = RunnerGroup(group, learners, self.config)
 
     def sample(self, count: int = 4) -> list[tuple[int, int]]:
-        requests = [GroupRequest.derive(i, 2, 0) for i in range(count)]
+        requests = [Request(i, 2) for i in range(count)]
         episodes, _ = self.runners.collect(self.runners.submit(requests))
         return [(episode.group, episode.sample) for episode in episodes]
 
@@ -115,7 +65,7 @@ def test_groups_are_dealt_out_and_come_back_in_order(two: Setup) -> None:
 
 
 def test_two_submissions_may_be_under_way_at_once(two: Setup) -> None:
-    handles = [two.runners.submit([GroupRequest.derive(i, 1, 0)]) for i in range(3)]
+    handles = [two.runners.submit([Request(i, 1)]) for i in range(3)]
     for i in (2, 0, 1):
         episodes, metrics = two.runners.collect(handles[i])
         assert ([episode.group for episode in episodes], metrics) == ([i], ["metrics"])
@@ -190,7 +140,6 @@ def test_runners_that_cannot_start_again_are_not_waited_for(two: Setup) -> None:
 
 def test_requests_that_kill_whoever_takes_them_end(two: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmenv.rllib.runner_group.MAX_ROUNDS", 2)
-    monkeypatch.setattr(Runner, "_order", lambda self, line: "die" if line == 0 else "")
     for orders in two.orders:
         orders.write_text("die")
     with pytest.raises(
