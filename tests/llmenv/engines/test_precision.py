@@ -5,7 +5,7 @@ These rows' sampling log-probabilities are random numbers: weights by them would
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 
 from algorithms.learner import PolicyLearner
+from bfloat16 import fast_bfloat16
 from support import critic_weights, flat_weights, relative_gap, small_config
 from updates import SPACES, Update, make_plan, make_rows, set_stage
 
@@ -44,11 +45,17 @@ def learners(
     return config.build_learner_group(spaces=SPACES)
 
 
-def displacement(group: Any, num_steps: int, read: Any = flat_weights) -> torch.Tensor:
-    """How far so many steps, each on rows of its own, move what is stepped on."""
+@pytest.fixture(autouse=True)
+def _fast_bfloat16() -> Iterator[None]:
+    with fast_bfloat16():
+        yield
+
+
+def displacement(group: Any, read: Any = flat_weights, num_groups: int = 5) -> torch.Tensor:
+    """How far 20 steps, each on rows of its own, move what is stepped on."""
     before = read(group._learner)
-    for i in range(num_steps):
-        group.update(make_plan(make_rows(seed=i), 1))
+    for i in range(20):
+        group.update(make_plan(make_rows(num_groups, seed=i), 1))
     return read(group._learner) - before
 
 
@@ -60,25 +67,26 @@ def assert_moved_alike(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float((ours[moved] != 0).float().mean()) >= 0.99
 
 
-MODELS = [
-    "small",
-    pytest.param("tiny", marks=pytest.mark.slow),
-    pytest.param("smollm2-135m", marks=pytest.mark.slow),
-]
+# How many groups a step has rows of.
+MODELS = {"small": 5, "tiny": 5, "smollm2-135m": 1}
 
 
-@pytest.fixture(scope="module", params=MODELS)
-def in_float32(request: Any, ray_cluster: None, model_folder: str) -> tuple[str, torch.Tensor]:
-    """A model, and where 20 steps of 1e-6 take it in float32."""
+@pytest.fixture(
+    scope="module",
+    params=[name if name == "small" else pytest.param(name, marks=pytest.mark.slow) for name in MODELS],
+)
+def in_float32(request: Any, ray_cluster: None, model_folder: str) -> tuple[str, int, torch.Tensor]:
+    """A model, the groups of a step, and where 20 steps of 1e-6 take it in float32."""
     model = model_folder if request.param == "small" else request.param
-    return model, displacement(learners(model, dtype="float32", lr=1e-6), 20)
+    group = learners(model, dtype="float32", lr=1e-6)
+    return model, MODELS[request.param], displacement(group, num_groups=MODELS[request.param])
 
 
 @each_engine
-def test_small_steps_move_the_masters(in_float32: tuple[str, torch.Tensor], engine: str) -> None:
-    model, theirs = in_float32
+def test_small_steps_move_the_masters(in_float32: tuple[str, int, torch.Tensor], engine: str) -> None:
+    model, num_groups, theirs = in_float32
     group = learners(model, engine, lr=1e-6)
-    assert_moved_alike(displacement(group, 20), theirs)
+    assert_moved_alike(displacement(group, num_groups=num_groups), theirs)
     learner = group._learner
     # What is sampled from and exported are the masters, rounded once.
     sent = torch.cat([tensor.flatten() for tensor in learner.outbox.weights().values()])
@@ -91,7 +99,7 @@ def test_small_steps_move_the_masters(in_float32: tuple[str, torch.Tensor], engi
 def test_a_critic_learns_in_16_bits(model_folder: str, critic: str, engine: str) -> None:
     read = critic_weights if critic == "separate" else flat_weights
     ours, theirs = (
-        displacement(learners(model_folder, which, dtype, "PPO", critic=critic, lr=1e-6), 20, read)
+        displacement(learners(model_folder, which, dtype, "PPO", critic=critic, lr=1e-6), read)
         for which, dtype in ((engine, "bfloat16"), (PLAIN, "float32"))
     )
     assert_moved_alike(ours, theirs)
@@ -100,7 +108,7 @@ def test_a_critic_learns_in_16_bits(model_folder: str, critic: str, engine: str)
 @pytest.mark.parametrize("engine", [PLAIN, "2"])
 def test_adapters_over_a_base_in_16_bits_learn(model_folder: str, engine: str) -> None:
     ours, theirs = (
-        displacement(learners(model_folder, which, dtype, lora=4, lr=1e-4), 20, _trained)
+        displacement(learners(model_folder, which, dtype, lora=4, lr=1e-4), _trained)
         for which, dtype in ((engine, "bfloat16"), (PLAIN, "float32"))
     )
     assert_moved_alike(ours, theirs)
