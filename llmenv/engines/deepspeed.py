@@ -206,9 +206,10 @@ class DeepSpeedEngine:
 
         self.module = module
         self.optimizer = optimizer
-        self._deepspeed, *_ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=config, dist_init_required=False
-        )
+        with contextlib.redirect_stdout(None):  # some stages print what memory there is
+            self._deepspeed, *_ = deepspeed.initialize(
+                model=module, optimizer=optimizer, config=config, dist_init_required=False
+            )
         # Its own leaves a frozen parameter out under one name, and a tied one has several.
         self._deepspeed.module_state_dict = lambda **kwargs: {
             name: tensor.detach() for name, tensor in trained_state(module).items()
