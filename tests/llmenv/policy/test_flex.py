@@ -1,4 +1,4 @@
-"""FlexAttention's block mask equals the one that PyTorch finds by looking at all pairs, and few kernels are compiled."""
+"""FlexAttention's block mask is the one that PyTorch finds by looking at all pairs; few kernels are compiled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 TENSORS = [
     f"{full}{side}_{what}"
     for full in ("", "full_")
-    for side in "kv q".split()
+    for side in ["kv", "q"]
     for what in ("num_blocks", "indices")
 ]
 

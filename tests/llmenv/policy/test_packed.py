@@ -14,8 +14,8 @@ from small_models import ARCHITECTURES, LLAMA, VOCAB, make_model, make_row, rand
 from algorithms.learner import PolicyLearner
 from llmenv.policy import packed as packed_module
 from llmenv.policy.attention import Span, _Plan
-from llmenv.policy.flex import in_one_kernel
 from llmenv.policy.batch import LossBatch, TokenBatch, TokenRow
+from llmenv.policy.flex import in_one_kernel
 from llmenv.policy.packed import PackedRow
 from llmenv.policy.plan import plan_update
 from llmenv.policy.policy import CausalPolicy
