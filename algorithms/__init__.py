@@ -1,7 +1,29 @@
-"""Reinforcement learning algorithms over the seams of `llmenv`."""
+"""Reinforcement learning algorithms over the seams of `llmenv`.
 
-from algorithms.grpo import GRPO, GRPOConfig
-from algorithms.methods import METHODS, make_config
-from algorithms.ppo import PPO, PPOConfig
+Importing the package loads nothing heavy: its losses and advantages need no ray. What is asked for by name loads it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from algorithms.grpo import GRPO, GRPOConfig
+    from algorithms.methods import METHODS, make_config
+    from algorithms.ppo import PPO, PPOConfig
 
 __all__ = ["GRPO", "METHODS", "PPO", "GRPOConfig", "PPOConfig", "make_config"]
+
+_MODULES = {
+    "GRPO": "grpo",
+    "GRPOConfig": "grpo",
+    "METHODS": "methods",
+    "PPO": "ppo",
+    "PPOConfig": "ppo",
+    "make_config": "methods",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -52,13 +52,17 @@ def make_block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return (key <= query) & ((own[key] == own[query]) | (own[key] == parent[query]))
 
-    ordered = []
-    for blocks in blocks_seen(spans):
-        numbers = np.argsort(~blocks, axis=-1, kind="stable")  # those that are seen first, in their order
-        ordered += [torch.from_numpy(x.astype(np.int32))[None, None] for x in (blocks.sum(-1), numbers)]
-    return BlockMask.from_kv_blocks(*ordered, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(size, size)).to(
-        device
-    )
+    partly, wholly = (_ordered(blocks) for blocks in blocks_seen(spans))
+    return BlockMask.from_kv_blocks(
+        partly[0], partly[1], wholly[0], wholly[1], BLOCK, mask_mod=sees, seq_lengths=(size, size)
+    ).to(device)
+
+
+def _ordered(blocks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """For each row of bool [K, K] how many are True, and where: int32 [1, 1, K] and, these first, [1, 1, K, K]."""
+    columns = blocks.sum(-1), np.argsort(~blocks, axis=-1, kind="stable")
+    counts, places = (torch.from_numpy(column.astype(np.int32))[None, None] for column in columns)
+    return counts, places
 
 
 def blocks_seen(spans: Sequence[Span]) -> tuple[np.ndarray, np.ndarray]:

@@ -101,8 +101,9 @@ class PackedRow:
     def to(self, device: torch.device) -> PackedRow:
         """The same on a device. On a GPU the row has a size that attention is compiled for, and its mask is there."""
         row = self if device.type == "cpu" else self.filled_up()
-        columns = (x.to(device) for x in (row.input_ids, row.position_ids, row.predicting))
-        moved = PackedRow(*columns, row.spans)
+        moved = PackedRow(
+            row.input_ids.to(device), row.position_ids.to(device), row.predicting.to(device), row.spans
+        )
         if device.type != "cpu":
             moved.attend = in_one_kernel(row.spans, device)
         return moved

@@ -1,4 +1,4 @@
-"""FlexAttention's block mask equals the one that PyTorch finds by looking at all pairs, and few kernels are compiled."""
+"""FlexAttention's block mask is the one that PyTorch finds by looking at all pairs; few kernels are compiled."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def test_waits_are_noticed() -> None:
     ],
 )
 def test_waits_of_a_micro_batch(model_folder: str, algo: str, settings: dict[str, Any], shared: bool) -> None:
-    """Forward pass, loss and backward pass: a step of seven micro-batches beside one of the same rows in a single one."""
+    """Forward pass, loss and backward pass: a step of seven micro-batches beside one of the same rows at once."""
     rows = [
         TokenRow.from_episode(episode, 1.0, bootstrapped=algo == "PPO" and i % 4 == 1)
         for i, episode in enumerate(random_episodes(6, 3))
