@@ -28,6 +28,9 @@ class Costs(NamedTuple):
     response: float = 0.0
 
 
+TOKENS = Costs()  # so that a cost is a number of tokens
+
+
 def plan_update(
     rows: Sequence[TokenRow],
     *,
@@ -37,7 +40,7 @@ def plan_update(
     rng: np.random.Generator,
     has_gradient: Callable[[TokenRow], bool] = lambda row: True,
     shared_prompts: bool = True,
-    costs: Costs = Costs(),
+    costs: Costs = TOKENS,
 ) -> list[list[Minibatch]]:
     """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by what they cost.
 
@@ -101,26 +104,24 @@ def _idle_row() -> TokenRow:
     )
 
 
-def _cost(start: int, stop: int, costs: Costs = Costs()) -> float:
+def _cost(start: int, stop: int, costs: Costs = TOKENS) -> float:
     """What the layers compute of a sequence from one token to another, in tokens."""
     looked_at = (stop * (stop - 1) - start * (start - 1)) // 2
     return stop - start + costs.attention * looked_at
 
 
-def _rest_cost(row: TokenRow, prefix: int, costs: Costs = Costs()) -> float:
+def _rest_cost(row: TokenRow, prefix: int, costs: Costs = TOKENS) -> float:
     """What a forward computes of a row behind what it shares."""
     return _cost(prefix, len(row), costs) + costs.response * row.num_response_tokens
 
 
-def _piece_cost(piece: Sequence[TokenRow], costs: Costs = Costs()) -> float:
+def _piece_cost(piece: Sequence[TokenRow], costs: Costs = TOKENS) -> float:
     """What a forward computes of rows of one group: what they begin with, and the rest of each."""
     prefix = shared_prefix(piece)
     return _cost(0, prefix, costs) + sum(_rest_cost(row, prefix, costs) for row in piece)
 
 
-def _deal(
-    pieces: Sequence[list[TokenRow]], num_learners: int, costs: Costs
-) -> list[list[list[TokenRow]]]:
+def _deal(pieces: Sequence[list[TokenRow]], num_learners: int, costs: Costs) -> list[list[list[TokenRow]]]:
     """Largest first, each piece to the learner with the least to do so far; then tears where that balances them."""
     shares: list[list[list[TokenRow]]] = [[] for _ in range(num_learners)]
     loads = [0.0] * num_learners

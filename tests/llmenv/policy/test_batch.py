@@ -8,7 +8,7 @@ import torch
 
 from llmenv.episode import TextEpisode, Turn
 from llmenv.policy.batch import Minibatch, TokenBatch, TokenRow, shared_prefix
-from llmenv.policy.plan import Costs, plan_update
+from llmenv.policy.plan import plan_update
 from support import random_episodes
 
 
@@ -26,7 +26,6 @@ def make_plan(
     learners: int = 1,
     seed: int = 0,
     shared: bool = True,
-    costs: Costs = Costs(),
 ) -> list[list[Minibatch]]:
     return plan_update(
         rows,
@@ -35,7 +34,6 @@ def make_plan(
         num_learners=learners,
         rng=np.random.default_rng(seed),
         shared_prompts=shared,
-        costs=costs,
     )
 
 
@@ -225,54 +223,6 @@ def test_learners_get_about_the_same_number_of_tokens(shared: bool) -> None:
     ]
     # Else a row, with its prompt at most, would have gone to the other.
     assert abs(loads[0] - loads[1]) <= max(map(len, rows))
-
-
-def test_learners_are_balanced_by_attention_too() -> None:
-    rows = [
-        TokenRow.from_episode(
-            TextEpisode(
-                i, 0, [Turn(prompt_ids=[1], response_ids=[2] * (size - 1), logps=[-1.0] * (size - 1))]
-            ),
-            1.0,
-        )
-        for i, size in enumerate((81, 61, 41, 41))
-    ]
-
-    def dealt(costs: Costs) -> list[list[int]]:
-        plan = plan_update(
-            rows,
-            minibatch_size=4,
-            micro_batch_tokens=1000,
-            num_learners=2,
-            rng=np.random.default_rng(0),
-            costs=costs,
-        )
-        return sorted(
-            sorted(length for batch in share.micro_batches for length in batch.lengths.tolist())
-            for (share,) in plan
-        )
-
-    assert dealt(Costs()) == [[41, 61], [41, 81]]
-    # Each token costs 1, and 1 for every token before it: 81 + 3,240 against 61 + 1,830 + 2 * (41 + 820).
-    assert dealt(Costs(attention=1.0)) == [[41, 41, 61], [81]]
-
-
-def test_learners_are_balanced_by_the_output_layer_too() -> None:
-    """Prompts and responses of 90 + 10, 10 + 70, 40 + 20 and 20 + 10 tokens."""
-
-    def row(group: int, prompt: int, response: int) -> TokenRow:
-        turn = Turn(prompt_ids=[1] * prompt, response_ids=[2] * response, logps=[-1.0] * response)
-        return TokenRow.from_episode(TextEpisode(group, 0, [turn]), 1.0)
-
-    rows = [row(i, *sizes) for i, sizes in enumerate([(90, 10), (10, 70), (40, 20), (20, 10)])]
-
-    def dealt(costs: Costs) -> list[list[int]]:
-        plan = make_plan(rows, 4, tokens=1000, learners=2, costs=costs)
-        return sorted(sorted(group for batch in groups_of(share) for group in batch) for (share,) in plan)
-
-    assert dealt(Costs()) == [[0, 3], [1, 2]]  # 100 + 30 and 80 + 60
-    # A response token costs 3 more: 290, and 130 + 120 + 60.
-    assert dealt(Costs(response=3.0)) == [[0, 2, 3], [1]]
 
 
 def test_a_group_is_torn_between_learners_only_where_that_balances_them() -> None:
