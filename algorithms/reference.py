@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from algorithms.config import LLMConfig
 from llmenv.engines.engine import Engine
@@ -18,7 +19,7 @@ class Reference:
     """The model that `reference_model` names, else the learner's own initial policy; frozen.
 
     With adapters, the initial policy is the policy itself with them switched off. Otherwise the reference is a model of
-    its own, which is on the device for its forward passes alone: training has that memory.
+    its own, whole on every learner, which is on the device for its forward passes alone: training has that memory.
 
     Args:
         config: The learner's.
@@ -40,6 +41,7 @@ class Reference:
         self.model: CausalPolicy | None = None
         if config.reference_model is not None or not config.lora:
             self.model = _load(config, policy)
+            self._visit = Visit(self.model, device)
 
     @torch.no_grad()
     def fill_in(self, batches: Sequence[PreparedBatch]) -> None:
@@ -49,10 +51,37 @@ class Reference:
                 for batch in batches:
                     batch.ref_logps = self._engine.forward(batch.tokens).logps
             return
-        self.model.to(self._device)
-        for batch in batches:
-            batch.ref_logps = self.model(batch.tokens).logps
-        self.model.to("cpu")
+        with self._visit:
+            for batch in batches:
+                batch.ref_logps = self.model(batch.tokens).logps
+
+
+class Visit:
+    """A frozen model on a device, as a context; outside of it the model is in the host's memory, and nowhere else.
+
+    There it is page-locked where the device is a GPU, so that copies are queued and not waited for; nothing is copied
+    back. (Not run on a GPU.)
+
+    Args:
+        model: In the host's memory. Nobody changes its tensors.
+        device: Where it computes.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self._device = device
+        tensors = [*model.parameters(), *model.buffers()]
+        if device.type == "cuda":
+            for tensor in tensors:
+                tensor.data = tensor.data.pin_memory()
+        self._at_home = [(tensor, tensor.data) for tensor in tensors]
+
+    def __enter__(self) -> None:
+        for tensor, at_home in self._at_home:
+            tensor.data = at_home.to(self._device, non_blocking=True)
+
+    def __exit__(self, *error: object) -> None:
+        for tensor, at_home in self._at_home:
+            tensor.data = at_home
 
 
 def _load(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
+from algorithms.reference import Visit
 from llmenv.env import TextSpace
 from llmenv.models.names import load_causal_lm, load_tokenizer
 from llmenv.policy.batch import TokenRow
@@ -84,6 +85,17 @@ def test_a_critic_that_warms_up_learns_what_the_policy_loses_to_it(model_folder:
         rewards = row.rewards[row.response_mask] - 0.5 * ratio
         lost += float(np.cumsum(rewards[::-1]).sum())
     assert first == pytest.approx(lost, rel=1e-4)
+
+
+def test_a_model_that_visits_a_device_is_at_home_afterwards_and_was_not_copied(model: Any) -> None:
+    """The device of this test has shapes and no memory."""
+    tensors = [*model.parameters(), *model.buffers()]
+    before = [(tensor.data_ptr(), tensor.clone()) for tensor in tensors]
+    with Visit(model, torch.device("meta")):
+        assert all(tensor.is_meta for tensor in tensors)
+        assert model(input_ids=torch.ones(1, 3, dtype=torch.long, device="meta")).logits.is_meta
+    for tensor, (place, value) in zip(tensors, before, strict=True):
+        assert tensor.data_ptr() == place and torch.equal(tensor, value)
 
 
 def test_another_vocabulary_is_refused(model_folder: str, teacher: str, tmp_path: Path) -> None:
