@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from algorithms.config import LLMConfig
+from llmenv.engines.deepspeed import deepspeed_world
 from llmenv.engines.engine import Engine
+from llmenv.engines.frozen import SharedModule, WholeModule, shared_config
 from llmenv.models import lora
 from llmenv.models.names import load_causal_lm, load_tokenizer
 from llmenv.policy.batch import PreparedBatch
@@ -19,7 +20,8 @@ class Reference:
     """The model that `reference_model` names, else the learner's own initial policy; frozen.
 
     With adapters, the initial policy is the policy itself with them switched off. Otherwise the reference is a model of
-    its own, whole on every learner, which is on the device for its forward passes alone: training has that memory.
+    its own, which is on the device for its forward passes alone: training has that memory. Where the learners share
+    the policy's parameters out (ZeRO-3), they do its.
 
     Args:
         config: The learner's.
@@ -37,11 +39,9 @@ class Reference:
     def __init__(self, config: LLMConfig, engine: Engine, policy: CausalPolicy, device: torch.device):
         self._engine = engine
         self._policy = policy
-        self._device = device
         self.model: CausalPolicy | None = None
         if config.reference_model is not None or not config.lora:
-            self.model = _load(config, policy)
-            self._visit = Visit(self.model, device)
+            self.model, self._frozen = _load(config, policy, device)
 
     @torch.no_grad()
     def fill_in(self, batches: Sequence[PreparedBatch]) -> None:
@@ -51,40 +51,26 @@ class Reference:
                 for batch in batches:
                     batch.ref_logps = self._engine.forward(batch.tokens).logps
             return
-        with self._visit:
+        with self._frozen.ready() as model:
             for batch in batches:
-                batch.ref_logps = self.model(batch.tokens).logps
+                batch.ref_logps = model(batch.tokens).logps
 
 
-class Visit:
-    """A frozen model on a device, as a context; outside of it the model is in the host's memory, and nowhere else.
-
-    There it is page-locked where the device is a GPU, so that copies are queued and not waited for; nothing is copied
-    back. (Not run on a GPU.)
-
-    Args:
-        model: In the host's memory. Nobody changes its tensors.
-        device: Where it computes.
-    """
-
-    def __init__(self, model: nn.Module, device: torch.device):
-        self._device = device
-        tensors = [*model.parameters(), *model.buffers()]
-        if device.type == "cuda":
-            for tensor in tensors:
-                tensor.data = tensor.data.pin_memory()
-        self._at_home = [(tensor, tensor.data) for tensor in tensors]
-
-    def __enter__(self) -> None:
-        for tensor, at_home in self._at_home:
-            tensor.data = at_home.to(self._device, non_blocking=True)
-
-    def __exit__(self, *error: object) -> None:
-        for tensor, at_home in self._at_home:
-            tensor.data = at_home
+def _load(
+    config: LLMConfig, policy: CausalPolicy, device: torch.device
+) -> tuple[CausalPolicy, WholeModule | SharedModule]:
+    """A reference of its own, and what runs it."""
+    settings = config.deepspeed_config
+    if settings is None or config.zero_stage != 3:
+        reference = _load_model(config, policy)
+        return reference, WholeModule(reference, device)
+    settings = shared_config(settings)
+    with deepspeed_world(settings, device):
+        reference = _load_model(config, policy)
+    return reference, SharedModule(reference, settings)
 
 
-def _load(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
+def _load_model(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
     name = config.reference_model or config.base_model
     model = load_causal_lm(name, dtype=config.dtype)
     if name != config.base_model:
