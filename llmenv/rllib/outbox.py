@@ -48,6 +48,7 @@ class Outbox:
     def pack(self, *, to_object_store: bool) -> Any:
         """The weights in wire format, or a reference to them in Ray's object store."""
         state = self.weights()
+        self._make_room()
         if state is None:
             return None
         packed = weights.pack(state)
@@ -61,6 +62,7 @@ class Outbox:
             runners: The actors' handles.
             renew: Whether the runners are others than last time, or started anew.
         """
+        self._make_room()
         if not is_first():
             for _ in self.stream():
                 pass
@@ -84,6 +86,11 @@ class Outbox:
         ):  # the sender has streams of its own, and the last step may be under way
             torch.cuda.current_stream(self._device).synchronize()
         self._sender.send(metadata, self.stream(), version)
+
+    def _make_room(self) -> None:
+        """Gives back what this process keeps of the GPU without a tensor in it: the sampler is about to wake there."""
+        if self._config.sampler_sleeps:
+            torch.cuda.empty_cache()
 
     def metadata(self) -> list[Meta]:
         """What `stream` will give. No collective."""

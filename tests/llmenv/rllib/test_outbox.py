@@ -28,7 +28,7 @@ ADAPTERS = {"rank": 3, "alpha": 6, "targets": "all-linear"}
 
 
 def config_with(adapters: Any) -> Any:
-    return SimpleNamespace(lora=adapters, sampler_kwargs={}, weight_transfer="nccl")
+    return SimpleNamespace(lora=adapters, sampler_kwargs={}, sampler_sleeps=False, weight_transfer="nccl")
 
 
 class Sender:
