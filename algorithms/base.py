@@ -60,10 +60,10 @@ class LLMAlgorithm(Algorithm):
         super().setup(config)
         self.runners = RunnerGroup(self.env_runner_group, self.learner_group, self.config)
         # All learners have the same model; where it is loaded they find out what it can do.
-        self._shared_prompts, self._attention_cost, reason = self.learner_group.on_all(
+        self._shared_prompts, self._costs, reason = self.learner_group.on_all(
             lambda learner: (
                 learner.policy.shared_prompts,
-                learner.policy.attention_cost,
+                learner.policy.costs,
                 learner.policy.why_not_shared,
             )
         )[0]
@@ -160,7 +160,7 @@ class LLMAlgorithm(Algorithm):
             rng=np.random.default_rng(seed),
             has_gradient=self.has_gradient,
             shared_prompts=self._shared_prompts,
-            attention_cost=self._attention_cost,
+            costs=self._costs,
         )
         effective = sum(map(self.has_gradient, rows))
         self.metrics.log_value(("rollout", "effective_batch"), effective, reduce="mean", window=1)

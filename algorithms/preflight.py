@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import gymnasium as gym
 import ray
+import torch
 
 from algorithms.config import LLMConfig
+from algorithms.placement import check_placement
 from algorithms.tasks import count_tasks
 from llmenv.engines import deepspeed as deepspeed_engine
 from llmenv.models.names import resolve_model
@@ -37,35 +41,12 @@ def preflight(config: LLMConfig) -> int | None:
         raise ValueError(
             f"environment {config.env!r} cannot be made with {config.env_config}: {error}{remedy}"
         ) from error
-    _check_placement(config)
     # Inside a placement group (Ray Tune) the resources have been given already.
-    if config.num_env_runners + config.num_learners > 0 and ray.util.get_current_placement_group() is None:
+    in_trial = ray.is_initialized() and ray.util.get_current_placement_group() is not None
+    check_placement(config, in_trial=in_trial, driver_has_gpu=torch.cuda.is_available())
+    if config.num_env_runners + config.num_learners > 0 and not in_trial:
         _check_resources(config)
     return num_tasks
-
-
-def _check_placement(config: LLMConfig) -> None:
-    """What is where, whatever the cluster has; not checked by a config, since evaluation's has no runners."""
-    runners, learners, transfer = config.num_env_runners, config.num_learners, config.weight_transfer
-    if config.num_gpus_per_env_runner and not runners:
-        raise ValueError(
-            f"num_gpus_per_env_runner={config.num_gpus_per_env_runner:g} is of runners in processes of their own, and "
-            "num_env_runners is 0: set it to 1 or more"
-        )
-    if transfer is None:
-        return
-    if config.sampler != "vllm" or not (config.num_gpus_per_env_runner and config.num_gpus_per_learner):
-        raise ValueError(
-            f"weight_transfer={transfer!r} is from the GPUs of learners to those of vLLM: it needs "
-            "sampler='vllm' and GPUs for both (num_gpus_per_env_runner, num_gpus_per_learner); or leave it at None"
-        )
-    if not (runners and learners):
-        raise ValueError(
-            f"weight_transfer={transfer!r} is between processes: num_env_runners and num_learners must be at least 1; "
-            "or leave it at None"
-        )
-    if transfer == "ipc" and (runners, learners) != (1, 1):
-        raise ValueError("weight_transfer='ipc' is between one learner and one runner on one GPU: use 'nccl'")
 
 
 def _check_resources(config: LLMConfig) -> None:
@@ -76,7 +57,7 @@ def _check_resources(config: LLMConfig) -> None:
         cpus_per_learner = 0 if config.num_gpus_per_learner else 1
     needed = {
         "CPU": runners * config.num_cpus_per_env_runner + learners * cpus_per_learner,
-        "GPU": runners * config.num_gpus_per_env_runner + learners * config.num_gpus_per_learner,
+        "GPU": _gpus([config.num_gpus_per_env_runner] * runners + [config.num_gpus_per_learner] * learners),
     }
     present = ray.cluster_resources()
     for resource, amount in needed.items():
@@ -86,3 +67,17 @@ def _check_resources(config: LLMConfig) -> None:
                 f"{present.get(resource, 0):g}: start fewer, give each a fraction (num_cpus_per_env_runner, "
                 "num_cpus_per_learner, num_gpus_per_env_runner, num_gpus_per_learner), or use a larger cluster"
             )
+
+
+def _gpus(amounts: Sequence[float]) -> int:
+    """How many GPUs these amounts take, one after the other, as Ray gives them out: a fraction is of one GPU."""
+    free: list[float] = []
+    for amount in amounts:
+        fitting = [i for i, left in enumerate(free) if left >= amount - 1e-6]
+        if amount >= 1:
+            free += [0.0] * round(amount)
+        elif fitting:
+            free[min(fitting, key=lambda i: free[i])] -= amount
+        elif amount:
+            free.append(1 - amount)
+    return len(free)

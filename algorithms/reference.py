@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 
 from algorithms.config import LLMConfig
+from llmenv.engines.deepspeed import deepspeed_world, restore_buffers
 from llmenv.engines.engine import Engine
+from llmenv.engines.frozen import SharedModule, WholeModule, shared_config
 from llmenv.models import lora
 from llmenv.models.names import load_causal_lm, load_tokenizer
 from llmenv.policy.batch import PreparedBatch
@@ -18,7 +20,8 @@ class Reference:
     """The model that `reference_model` names, else the learner's own initial policy; frozen.
 
     With adapters, the initial policy is the policy itself with them switched off. Otherwise the reference is a model of
-    its own, which is on the device for its forward passes alone: training has that memory.
+    its own, which is on the device for its forward passes alone: training has that memory. Where the learners share
+    the policy's parameters out (ZeRO-3), they do its.
 
     Args:
         config: The learner's.
@@ -36,10 +39,9 @@ class Reference:
     def __init__(self, config: LLMConfig, engine: Engine, policy: CausalPolicy, device: torch.device):
         self._engine = engine
         self._policy = policy
-        self._device = device
         self.model: CausalPolicy | None = None
         if config.reference_model is not None or not config.lora:
-            self.model = _load(config, policy)
+            self.model, self._frozen = _load(config, policy, device)
 
     @torch.no_grad()
     def fill_in(self, batches: Sequence[PreparedBatch]) -> None:
@@ -49,15 +51,29 @@ class Reference:
                 for batch in batches:
                     batch.ref_logps = self._engine.forward(batch.tokens, with_entropy=False).logps
             return
-        self.model.to(self._device)
-        for batch in batches:
-            batch.ref_logps = self.model(batch.tokens, with_entropy=False).logps
-        self.model.to("cpu")
+        with self._frozen.ready() as model:
+            for batch in batches:
+                batch.ref_logps = model(batch.tokens, with_entropy=False).logps
 
 
-def _load(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
+def _load(
+    config: LLMConfig, policy: CausalPolicy, device: torch.device
+) -> tuple[CausalPolicy, WholeModule | SharedModule]:
+    """A reference of its own, and what runs it."""
+    settings = config.deepspeed_config
+    if settings is None or config.zero_stage != 3:
+        reference = _load_model(config, policy)
+        return reference, WholeModule(reference, device)
+    settings = shared_config(settings)
+    with deepspeed_world(settings, device):
+        reference = _load_model(config, policy)
+    return reference, SharedModule(reference, settings)
+
+
+def _load_model(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
     name = config.reference_model or config.base_model
     model = load_causal_lm(name, dtype=config.dtype)
+    restore_buffers(model)
     if name != config.base_model:
         # Models of a family pad their embeddings differently: more rows than the policy's are no other vocabulary.
         rows, needed = (m.config.get_text_config().vocab_size for m in (model, policy.model))

@@ -51,7 +51,8 @@ class SamplingSection(Section):
             max_rows_per_sampler: Sequences that one runner decodes at the same time.
             sampler: "transformers", or "vllm" where it is installed (see `llmenv.samplers.vllm`).
             sampler_kwargs: vLLM's engine arguments, such as {"gpu_memory_utilization": 0.5}, passed on unchanged. With
-                {"enable_sleep_mode": True} the engine sleeps while the learner, on the same GPU, updates.
+                {"enable_sleep_mode": True} the engine sleeps while the learner, on the same GPU, updates: the default
+                where both have parts of one GPU, and then "gpu_memory_utilization" is what the learner leaves.
             weight_transfer: How weights come from remote learners to remote runners: None, through Ray's object store;
                 "nccl", from GPU to GPU; "ipc", within the GPU that one learner and one runner share. (The last two
                 are vLLM's own, and have not been run on a GPU.)
@@ -92,9 +93,21 @@ class SamplingSection(Section):
         return None if self.max_prompt_tokens is None else self.max_prompt_tokens + self.max_new_tokens
 
     @property
+    def shares_gpu(self) -> bool:
+        """Whether a runner and a learner have parts of one GPU."""
+        runner, learner = self.num_gpus_per_env_runner, self.num_gpus_per_learner
+        return runner > 0 and learner > 0 and runner + learner < 1 + 1e-4  # Ray counts in ten-thousandths
+
+    @property
+    def engine_arguments(self) -> dict[str, Any]:
+        """`sampler_kwargs`, and what is decided for vLLM beside a learner."""
+        sleeps = {"enable_sleep_mode": True} if self.sampler == "vllm" and self.shares_gpu else {}
+        return {**sleeps, **self.sampler_kwargs}
+
+    @property
     def sampler_sleeps(self) -> bool:
         """Whether the sampler gives the GPU's memory back during an update."""
-        return bool(self.sampler_kwargs.get("enable_sleep_mode"))
+        return bool(self.engine_arguments.get("enable_sleep_mode"))
 
     def validate(self) -> None:
         super().validate()

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,15 +238,18 @@ class DeepSpeedEngine:
         return norm
 
     def gather(self, part: nn.Module, *, trained: bool = False) -> dict[str, torch.Tensor] | None:
-        import deepspeed
-
         state: dict[str, torch.Tensor] = {}
         for name, tensor in untied_state(part, trained=trained).items():
             # One at a time: the others drop it again before the next.
-            with deepspeed.zero.GatheredParameters([tensor], enabled=hasattr(tensor, "ds_id")):
+            with self.whole([tensor]):
                 if dist.get_rank() == 0:
                     state[name] = tensor.detach().to("cpu", copy=True)
         return state if dist.get_rank() == 0 else None
+
+    def whole(self, tensors: Sequence[torch.Tensor]) -> contextlib.AbstractContextManager[None]:
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([tensor for tensor in tensors if hasattr(tensor, "ds_id")])
 
     def save(self, folder: Path) -> None:
         """Each learner writes its partition."""

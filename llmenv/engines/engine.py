@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,9 +47,18 @@ class Engine(Protocol):
     def gather(self, part: nn.Module, *, trained: bool = False) -> dict[str, torch.Tensor] | None:
         """The whole state dict of a part of the module, tied tensors once, on the first learner; None on the others.
 
+        It is in the memory of the host, or is what the learner itself computes with.
+
         Args:
             part: The module, or one within it.
             trained: Without what is frozen.
+        """
+        ...
+
+    def whole(self, tensors: Sequence[torch.Tensor]) -> contextlib.AbstractContextManager[None]:
+        """Within it some of the module's own tensors are whole, on every learner.
+
+        A view of one of them stays so afterwards, and holds its memory.
         """
         ...
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,9 @@ class TorchEngine:
         if not is_first():
             return None
         return {name: tensor.detach() for name, tensor in untied_state(part, trained=trained).items()}
+
+    def whole(self, tensors: Sequence[torch.Tensor]) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def save(self, folder: Path) -> None:
         """Every learner holds the same state; the first one writes it."""

@@ -89,18 +89,34 @@ def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Te
         state: Whole tensors: of `state_dict()`, or gathered from shards.
         scale: `alpha / rank`.
     """
-    merged = {}
+    return {
+        name: merged(tensors, scale).cpu() if len(tensors) > 1 else tensors[0]
+        for name, tensors in parts(state).items()
+    }
+
+
+def parts(state: Mapping[str, torch.Tensor]) -> dict[str, list[torch.Tensor]]:
+    """By the plain model's names, what of an adapted model's state dict each tensor comes from: W, B and A, or itself.
+
+    The state dict of a plain model has but tensors of the second kind.
+    """
+    found = {}
     for name, tensor in state.items():
         layer, is_weight, _ = name.partition(_WEIGHT)
         if is_weight:
-            merged[f"{layer}weight"] = _sum(tensor, state[layer + _A], state[layer + _B], scale)
+            found[f"{layer}weight"] = [tensor, state[layer + _B], state[layer + _A]]
         elif not name.endswith((_A, _B)):
-            merged[name.replace("base_layer.", "")] = tensor
-    return merged
+            found[name.replace("base_layer.", "")] = [tensor]
+    return found
 
 
-def _sum(weight: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scale: float) -> torch.Tensor:
-    return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype).cpu()
+def merged(tensors: Sequence[torch.Tensor], scale: float) -> torch.Tensor:
+    """W + scale B A from W, B and A, in the dtype of W; what is not adapted as it is."""
+    weight, *adapter = tensors
+    if not adapter:
+        return weight
+    b, a = adapter
+    return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
 
 
 def write_adapters(
@@ -143,8 +159,8 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> None:
     with torch.no_grad():
         for layer in config["target_modules"]:
             weight = model.get_submodule(layer).weight
-            a, b = (adapters[f"{_PREFIX}{layer}.{part.replace('.default.', '.')}"] for part in (_A, _B))
-            weight.copy_(_sum(weight, a, b, scale))
+            b, a = (adapters[f"{_PREFIX}{layer}.{part.replace('.default.', '.')}"] for part in (_B, _A))
+            weight.copy_(merged([weight, b, a], scale))
 
 
 @contextlib.contextmanager

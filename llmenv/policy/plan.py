@@ -9,10 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from llmenv.policy.batch import Minibatch, TokenBatch, TokenRow, by_group, shared_prefix
+
+
+class Costs(NamedTuple):
+    """What a forward computes for a token beside the layers' products with its hidden state, which cost 1.
+
+    Attributes:
+        attention: To look at one other token.
+        response: The output layer, which is computed for response tokens alone.
+    """
+
+    attention: float = 0.0
+    response: float = 0.0
+
+
+TOKENS = Costs()  # so that a cost is a number of tokens
 
 
 def plan_update(
@@ -24,7 +40,7 @@ def plan_update(
     rng: np.random.Generator,
     has_gradient: Callable[[TokenRow], bool] = lambda row: True,
     shared_prompts: bool = True,
-    attention_cost: float = 0.0,
+    costs: Costs = TOKENS,
 ) -> list[list[Minibatch]]:
     """Cuts a batch into minibatches and deals each one's rows to the learners, balanced by what they cost.
 
@@ -44,7 +60,7 @@ def plan_update(
         shared_prompts: Whether a forward computes what rows of a group begin with once, and no padding. A group is
             then torn between learners only where that takes work off the busiest of them, and between
             micro-batches only where it is larger than the budget.
-        attention_cost: What it costs a token to look at another, in units of what else is computed for it.
+        costs: What the learners' loads are balanced by.
 
     Returns:
         For each learner, its minibatches; every learner has the same number of them, and in each the same number of
@@ -61,7 +77,7 @@ def plan_update(
         learned = [row for row in minibatch if has_gradient(row)]
         pieces = by_group(learned) if shared_prompts else [[row] for row in learned]
         cut = _packed_chunks if shared_prompts else _padded_chunks
-        shares = [cut(share, micro_batch_tokens) for share in _deal(pieces, num_learners, attention_cost)]
+        shares = [cut(share, micro_batch_tokens) for share in _deal(pieces, num_learners, costs)]
         most = max(map(len, shares))
         for learner, chunks in enumerate(shares):
             chunks += [[_idle_row()]] * (most - len(chunks))
@@ -88,52 +104,55 @@ def _idle_row() -> TokenRow:
     )
 
 
-def _cost(start: int, stop: int, attention_cost: float = 0.0) -> float:
-    """What a forward computes of a sequence from one token to another, in tokens."""
+def _cost(start: int, stop: int, costs: Costs = TOKENS) -> float:
+    """What the layers compute of a sequence from one token to another, in tokens."""
     looked_at = (stop * (stop - 1) - start * (start - 1)) // 2
-    return stop - start + attention_cost * looked_at
+    return stop - start + costs.attention * looked_at
 
 
-def _piece_cost(piece: Sequence[TokenRow], attention_cost: float = 0.0) -> float:
+def _rest_cost(row: TokenRow, prefix: int, costs: Costs = TOKENS) -> float:
+    """What a forward computes of a row behind what it shares."""
+    return _cost(prefix, len(row), costs) + costs.response * row.num_response_tokens
+
+
+def _piece_cost(piece: Sequence[TokenRow], costs: Costs = TOKENS) -> float:
     """What a forward computes of rows of one group: what they begin with, and the rest of each."""
     prefix = shared_prefix(piece)
-    return _cost(0, prefix, attention_cost) + sum(_cost(prefix, len(row), attention_cost) for row in piece)
+    return _cost(0, prefix, costs) + sum(_rest_cost(row, prefix, costs) for row in piece)
 
 
-def _deal(
-    pieces: Sequence[list[TokenRow]], num_learners: int, attention_cost: float
-) -> list[list[list[TokenRow]]]:
+def _deal(pieces: Sequence[list[TokenRow]], num_learners: int, costs: Costs) -> list[list[list[TokenRow]]]:
     """Largest first, each piece to the learner with the least to do so far; then tears where that balances them."""
     shares: list[list[list[TokenRow]]] = [[] for _ in range(num_learners)]
     loads = [0.0] * num_learners
     for cost, _, piece in sorted(
-        ((_piece_cost(piece, attention_cost), i, piece) for i, piece in enumerate(pieces)), reverse=True
+        ((_piece_cost(piece, costs), i, piece) for i, piece in enumerate(pieces)), reverse=True
     ):
         lightest = loads.index(min(loads))
         shares[lightest].append(piece)
         loads[lightest] += cost
     while True:
         heaviest, lightest = loads.index(max(loads)), loads.index(min(loads))
-        torn = _tear(shares[heaviest], loads[heaviest], loads[lightest], attention_cost)
+        torn = _tear(shares[heaviest], loads[heaviest], loads[lightest], costs)
         if torn is None:
             return shares
         shares[heaviest], moved = torn
         shares[lightest].append(moved)
         for learner in (heaviest, lightest):
-            loads[learner] = sum(_piece_cost(piece, attention_cost) for piece in shares[learner])
+            loads[learner] = sum(_piece_cost(piece, costs) for piece in shares[learner])
 
 
 def _tear(
-    share: list[list[TokenRow]], load: float, other_load: float, attention_cost: float
+    share: list[list[TokenRow]], load: float, other_load: float, costs: Costs
 ) -> tuple[list[list[TokenRow]], list[TokenRow]] | None:
     """The best part of a share to give to a learner with less, and what is left; None if none is worth its prompt."""
     best, least = None, load
     for i, piece in enumerate(share):
         prefix = shared_prefix(piece)
-        again = _cost(0, prefix, attention_cost)
+        again = _cost(0, prefix, costs)
         moved = 0.0
         for cut in range(len(piece) - 1, 0, -1):
-            moved += _cost(prefix, len(piece[cut]), attention_cost)
+            moved += _rest_cost(piece[cut], prefix, costs)
             greater = max(load - moved, other_load + again + moved)
             if greater < least:
                 best, least = (i, cut), greater

@@ -18,6 +18,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from llmenv.policy.batch import TokenBatch
 from llmenv.policy.head import TokenHead
 from llmenv.policy.packed import ATTENTION, run_packed, why_not
+from llmenv.policy.plan import Costs
 
 
 class PolicyOutput(NamedTuple):
@@ -91,13 +92,16 @@ class CausalPolicy(nn.Module):
             checkpoint_layers(model)
 
     @property
-    def attention_cost(self) -> float:
-        """What it costs a token to look at one other, as a share of what the rest of a layer computes for it.
+    def costs(self) -> Costs:
+        """What attention and the output layer cost, in units of what the layers compute for a token besides.
 
         With a width of d, a layer has about 12 d^2 weights, two operations each (Kaplan et al., 2001.08361, section
-        2.1), and takes 4 d for each token looked at: a product with its key and one with its value.
+        2.1), and takes 4 d for each token looked at: a product with its key and one with its value. The output layer
+        has V d weights, against the 12 d^2 L of L layers.
         """
-        return 1 / (6 * self.model.config.get_text_config().hidden_size)
+        config = self.model.config.get_text_config()
+        width, layers = config.hidden_size, config.num_hidden_layers
+        return Costs(attention=1 / (6 * width), response=config.vocab_size / (12 * width * layers))
 
     def train(self, mode: bool = True) -> CausalPolicy:
         """Never drops anything out: with dropout the policy would not be the one that was sampled from."""

@@ -66,9 +66,14 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 dtype=config.dtype,
                 max_model_len=self._longest_sequence(),
                 max_rows=config.max_rows_per_sampler,
+                learner_bytes=config.learner_bytes if config.shares_gpu else None,
                 weight_transfer=config.weight_transfer,
-                sampler_kwargs=config.sampler_kwargs,
+                sampler_kwargs=config.engine_arguments,
             )
+            if config.shares_gpu:
+                # Until the first weights are brought: a learner is started after the runners, and takes more memory
+                # for that than it holds afterwards.
+                self.sampler.sleep()
         else:
             device = "cuda" if torch.cuda.is_available() and config.num_gpus_per_env_runner else "cpu"
             model = load_causal_lm(config.base_model, dtype=config.dtype).to(device)

@@ -180,8 +180,6 @@ class LLMLearner(TorchLearner):
         # Learners agree on which steps they skip: "max" takes the count of one.
         self.metrics.log_value((DEFAULT_MODULE_ID, "num_steps_skipped"), self._num_skipped, reduce="max")
         self._weights_seq_no += 1
-        if self.config.sampler_sleeps:  # it is about to wake on the same GPU
-            torch.cuda.empty_cache()
         self.after_gradient_based_update(timesteps=timesteps)
         return self.metrics.reduce()
 

@@ -43,13 +43,11 @@ class Handle:
 
     Attributes:
         requests: The groups.
-        method: What the runners are asked for: it takes `requests=`.
-        settings: Its other arguments.
+        settings: For `LLMEnvRunner.sample`.
         calls: Who is at work on some of them.
     """
 
     requests: Sequence[GroupRequest]
-    method: str
     settings: dict[str, Any]
     calls: dict[ray.ObjectRef, int]
 
@@ -89,7 +87,7 @@ class RunnerGroup:
             requests: The groups.
             **settings: For `LLMEnvRunner.sample`.
         """
-        handle = Handle(requests, "sample_with_metrics", settings, {})
+        handle = Handle(requests, settings, {})
         if not self.in_this_process:
             handle.calls = self._deal(handle, requests)
         return handle
@@ -216,7 +214,7 @@ class RunnerGroup:
         healthy = self._manager.healthy_actor_ids()
         shares = [(worker, requests[i :: len(healthy)]) for i, worker in enumerate(healthy)]
         return {
-            self._ask(worker, handle.method, requests=share, **handle.settings): worker
+            self._ask(worker, "sample_with_metrics", requests=share, **handle.settings): worker
             for worker, share in shares
             if share
         }

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from importlib.util import find_spec
@@ -19,6 +20,7 @@ from typing import Any
 
 import torch
 
+from llmenv.samplers.gpu_memory import share_beside, wait_for_memory
 from llmenv.samplers.sampler import Completion, SamplingParams
 from llmenv.weights import format as weights
 
@@ -45,7 +47,8 @@ class VLLMSampler:
     A prompt's whole blocks are computed once for all samples of a group, and kept until the next `load_weights`.
 
     With `sampler_kwargs={"enable_sleep_mode": True}` a learner may share the GPU: `sleep` gives the memory of weights
-    and cache back, and the next `load_weights` takes it again. (On a CPU vLLM ignores both. Not yet run on a GPU.)
+    and cache back, and the next `load_weights` takes it again. (On a CPU vLLM ignores both. Not yet run on a GPU.) On a
+    GPU the engine takes its share when it is started; it waits until that is free (see `llmenv.samplers.gpu_memory`).
 
     Args:
         model: Folder in Hugging Face format, or hub id.
@@ -53,6 +56,8 @@ class VLLMSampler:
         max_model_len: Longest prompt and response together; None: the model's own limit. A response that
             reaches it ends with "length".
         max_rows: Sequences decoded at the same time; more wait for their turn.
+        learner_bytes: What a learner holds of the same GPU while samples are drawn: vLLM's share is what it leaves,
+            unless `sampler_kwargs` say what it is. None: there is none, and vLLM's own share holds.
         weight_transfer: vLLM's transport for weights that come by `transfer` (see `llmenv.weights.transfer`).
         sampler_kwargs: vLLM's engine arguments, passed on unchanged; they win over the above.
 
@@ -67,6 +72,7 @@ class VLLMSampler:
         dtype: str = "float32",
         max_model_len: int | None = None,
         max_rows: int = 512,
+        learner_bytes: float | None = None,
         weight_transfer: str | None = None,
         sampler_kwargs: Mapping[str, Any] = {},
     ):
@@ -83,7 +89,11 @@ class VLLMSampler:
             "generation_config": "vllm",  # none of the model's own sampling settings
             "use_tqdm_on_load": False,
             **({"weight_transfer_config": {"backend": weight_transfer}} if weight_transfer else {}),
-            **(CPU_SETTINGS if current_platform.is_cpu() else {}),
+            **(
+                CPU_SETTINGS
+                if current_platform.is_cpu()
+                else gpu_settings(sampler_kwargs, learner_bytes, torch.cuda.mem_get_info)
+            ),
             **sampler_kwargs,
         }
         preload = os.environ.get("LD_PRELOAD", "")
@@ -196,6 +206,43 @@ def check_settings(sampler_kwargs: Mapping[str, Any]) -> None:
             f"vLLM knows no engine argument {', '.join(unknown)}: check sampler_kwargs against "
             "https://docs.vllm.ai/en/latest/configuration/engine_args/"
         )
+
+
+def gpus_per_engine(sampler_kwargs: Mapping[str, Any]) -> int:
+    """How many GPUs one engine spreads the model over."""
+    across = ("tensor_parallel_size", "pipeline_parallel_size")
+    return math.prod(sampler_kwargs.get(name, 1) for name in across)
+
+
+def gpu_settings(
+    sampler_kwargs: Mapping[str, Any],
+    learner_bytes: float | None,
+    memory: Callable[[], tuple[int, int]],
+    **waiting: Any,
+) -> dict[str, Any]:
+    """What an engine is told of its GPUs, once there is room for it.
+
+    Args:
+        sampler_kwargs: What the user tells it.
+        learner_bytes: See `VLLMSampler`.
+        memory: Measures the bytes that are free on the GPU, and all that it has.
+        **waiting: For `wait_for_memory`.
+    """
+    if gpus_per_engine(sampler_kwargs) > 1:
+        # In a placement group of Ray's, as in Tune, it would look for workers of Ray's in bundles that are taken. Its
+        # GPUs are whole ones, and nobody else's.
+        return {"distributed_executor_backend": "mp"}
+    _, total = memory()
+    if (share := sampler_kwargs.get("gpu_memory_utilization")) is None:
+        share = _own_share() if learner_bytes is None else share_beside(learner_bytes, total)
+    wait_for_memory(share * total, lambda: memory()[0], **waiting)
+    return {"gpu_memory_utilization": share}
+
+
+def _own_share() -> float:
+    from vllm import EngineArgs
+
+    return EngineArgs.gpu_memory_utilization
 
 
 def _prepare_environment() -> None:

@@ -7,8 +7,9 @@ NCCL nor CUDA IPC has been run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -19,6 +20,18 @@ BACKENDS = ("nccl", "ipc")
 
 # Calls a method on every runner, with keyword arguments of its own for each, and waits for all of them.
 CallRunners = Callable[[str, Sequence[dict[str, Any]]], None]
+
+
+class Meta(NamedTuple):
+    """What a tensor that is sent will be."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class WeightSender:
@@ -42,27 +55,49 @@ class WeightSender:
             init_info, client=self._client, source=self._source
         )
 
-    def send(self, state: Mapping[str, torch.Tensor], version: int) -> None:
-        """Brings weights, under their Hugging Face names and without duplicates, to every runner."""
-        self._client.version, self._source.state = version, state
+    def send(
+        self, metadata: Sequence[Meta], tensors: Iterable[tuple[str, torch.Tensor]], version: int
+    ) -> None:
+        """Brings weights to every runner, in the order in which they come.
+
+        Args:
+            metadata: Of the tensors, under their Hugging Face names and without duplicates.
+            tensors: Whole ones. vLLM puts them together in a buffer, and keeps none for longer.
+            version: Of the weights.
+        """
+        self._client.version = version
+        self._source.announced, self._source.tensors = metadata, tensors
         self._engine.send_weights()
-        self._source.state = {}
+        self._source.tensors = ()
 
     def close(self) -> None:
         self._engine.shutdown()
 
 
-def init_info_of(backend: str, num_runners: int, workers_per_runner: int) -> TrainerInitInfo:
-    """What vLLM's backend wants to know of this process, which is the only sender."""
+def init_info_of(
+    backend: str, num_runners: int, workers_per_runner: int, *, buffer_bytes: int
+) -> TrainerInitInfo:
+    """What vLLM's backend wants to know of this process, which is the only sender.
+
+    Args:
+        backend: One of `BACKENDS`.
+        num_runners: That it sends to.
+        workers_per_runner: GPUs of each.
+        buffer_bytes: Of the buffer that tensors are put into; at least the largest tensor.
+    """
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        return IPCTrainerInitInfo(rank=0)
+        # Without a buffer it would keep all tensors until they have been taken over: a second model, where they are
+        # gathered or merged.
+        return IPCTrainerInitInfo(rank=0, packed=True, packed_buffer_size_bytes=buffer_bytes)
     from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
     from vllm.utils.network_utils import get_ip, get_open_port
 
     world_size = 1 + num_runners * workers_per_runner
-    return NCCLTrainerInitInfo(get_ip(), get_open_port(), world_size, rank=0)
+    return NCCLTrainerInitInfo(
+        get_ip(), get_open_port(), world_size, rank=0, packed_buffer_size_bytes=buffer_bytes
+    )
 
 
 class _Client:
@@ -96,16 +131,17 @@ class _Client:
 
 
 def _source() -> Any:
-    """A `WeightSource` of vLLM's over the state dict that is being sent."""
+    """A `WeightSource` of vLLM's over what is being sent."""
     from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
-    class StateSource(WeightSource):
-        state: Mapping[str, torch.Tensor] = {}
+    class StreamSource(WeightSource):
+        announced: Sequence[Meta] = ()
+        tensors: Iterable[tuple[str, torch.Tensor]] = ()
 
         def metadata(self) -> list[Any]:
-            return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.state.items()]
+            return [ParamMeta(*meta) for meta in self.announced]
 
         def __iter__(self) -> Any:
-            return iter(self.state.items())
+            return iter(self.tensors)
 
-    return StateSource()
+    return StreamSource()

@@ -135,7 +135,7 @@ def test_micro_batches_are_cut_for_what_the_learners_compute(
     planned = []
 
     def plan_update(*args: Any, **kwargs: Any) -> Any:
-        planned.append((kwargs["shared_prompts"], kwargs["attention_cost"]))
+        planned.append((kwargs["shared_prompts"], kwargs["costs"]))
         return original(*args, **kwargs)
 
     original = algorithms.base.plan_update
@@ -143,7 +143,9 @@ def test_micro_batches_are_cut_for_what_the_learners_compute(
     algorithm = small_config("tiny", shared_prompts=asked).build_algo()
     algorithm.train()
     algorithm.stop()
-    assert planned == [(able and asked, 1 / (6 * 160))]
+    # 4 layers of width 160, 1,271 tokens: 1,271 x 160 weights against 4 x 12 x 160^2.
+    costs = (1 / (6 * 160), 1271 / (12 * 160 * 4))
+    assert planned == [(able and asked, costs)]
     assert ("tiny has layers of its own: prompts are not shared" in caplog.text) == (asked and not able)
 
 

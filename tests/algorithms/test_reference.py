@@ -35,10 +35,15 @@ def teacher(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make_learner(
-    model: str, reference: str | None, algo: str = "GRPO", rank: int | None = None, **training: Any
+    model: str,
+    reference: str | None,
+    algo: str = "GRPO",
+    rank: int | None = None,
+    stage: int | None = None,
+    **training: Any,
 ) -> LLMLearner:
     config = small_config(model, algo, **training).policy(reference_model=reference, lora_rank=rank)
-    config.sampling(temperature=TEMPERATURE).validate()
+    config.deepspeed(zero_stage=stage).sampling(temperature=TEMPERATURE).validate()
     spaces = {DEFAULT_MODULE_ID: (TextSpace(), TextSpace())}
     return config.build_learner_group(spaces=spaces)._learner
 
@@ -53,11 +58,18 @@ def log_ratios(rows: list[TokenRow], policy: str, reference: str) -> np.ndarray:
     return np.concatenate(ratios)
 
 
-@pytest.mark.parametrize("rank", [None, 4])
-def test_the_kl_is_to_the_model_that_is_named(model_folder: str, teacher: str, rank: int | None) -> None:
+@pytest.mark.parametrize(("rank", "stage"), [(None, None), (4, None), (None, 3)])
+def test_the_kl_is_to_the_model_that_is_named(
+    model_folder: str, teacher: str, rank: int | None, stage: int | None
+) -> None:
     """Before the first step the policy is its base model, with adapters too: k3 is e^-x - 1 + x of the log-ratio x."""
+    if stage is not None:
+        pytest.importorskip("deepspeed")
     rows = make_rows()
-    learner = make_learner(model_folder, teacher, rank=rank, kl_coeff=0.05)
+    learner = make_learner(model_folder, teacher, rank=rank, stage=stage, kl_coeff=0.05)
+    assert learner.reference is not None and learner.reference.model is not None
+    shared = {hasattr(p, "ds_id") for p in learner.reference.model.parameters()}
+    assert shared == {stage == 3}
     metrics = learner.update(make_plan(rows, 1)[0])[DEFAULT_MODULE_ID]
     ratios = log_ratios(rows, model_folder, teacher)
     expected = float((np.expm1(-ratios) + ratios).mean())

@@ -95,7 +95,7 @@ def contender(bench: Bench, name: str, model: Any, rows: Sequence[TokenRow]) -> 
             num_learners=1,
             rng=np.random.default_rng(0),
             shared_prompts=name != PLAIN,
-            attention_cost=policy.attention_cost,
+            costs=policy.costs,
         )
         batches = minibatch.micro_batches
 

@@ -225,36 +225,6 @@ def test_learners_get_about_the_same_number_of_tokens(shared: bool) -> None:
     assert abs(loads[0] - loads[1]) <= max(map(len, rows))
 
 
-def test_learners_are_balanced_by_attention_too() -> None:
-    rows = [
-        TokenRow.from_episode(
-            TextEpisode(
-                i, 0, [Turn(prompt_ids=[1], response_ids=[2] * (size - 1), logps=[-1.0] * (size - 1))]
-            ),
-            1.0,
-        )
-        for i, size in enumerate((81, 61, 41, 41))
-    ]
-
-    def dealt(attention_cost: float) -> list[list[int]]:
-        plan = plan_update(
-            rows,
-            minibatch_size=4,
-            micro_batch_tokens=1000,
-            num_learners=2,
-            rng=np.random.default_rng(0),
-            attention_cost=attention_cost,
-        )
-        return sorted(
-            sorted(length for batch in share.micro_batches for length in batch.lengths.tolist())
-            for (share,) in plan
-        )
-
-    assert dealt(0.0) == [[41, 61], [41, 81]]
-    # Each token costs 1, and 1 for every token before it: 81 + 3,240 against 61 + 1,830 + 2 * (41 + 820).
-    assert dealt(1.0) == [[41, 41, 61], [81]]
-
-
 def test_a_group_is_torn_between_learners_only_where_that_balances_them() -> None:
     def dealt(num_groups: int) -> list[list[int]]:
         """For each learner, how many rows of each group it has."""

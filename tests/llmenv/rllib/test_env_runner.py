@@ -9,6 +9,7 @@ import cloudpickle
 import gymnasium as gym
 import pytest
 
+import llmenv.rllib.env_runner
 from llmenv.env import TextEnv
 from llmenv.rllib.env_runner import LLMEnvRunner
 from llmenv.rollout import GroupRequest
@@ -68,3 +69,26 @@ def test_arguments_that_hold_a_function_leak_no_environments(runner: LLMEnvRunne
     assert OPEN == {"train": 2, "test": 3}
     runner.stop()
     assert OPEN == {"train": 0, "test": 0}
+
+
+@pytest.mark.parametrize(("share", "asleep"), [(0.5, True), (1, False)])
+def test_a_sampler_beside_a_learner_makes_room_for_it(
+    share: float, asleep: bool, model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is started first, and sleeps until it is brought weights. vLLM's place is taken by what it is told."""
+    told: dict[str, Any] = {}
+
+    class FakeSampler:
+        def __init__(self, model: str, **settings: Any):
+            told.update(settings, asleep=False)
+
+        def sleep(self) -> None:
+            told["asleep"] = True
+
+    monkeypatch.setattr(llmenv.rllib.env_runner, "VLLMSampler", FakeSampler)
+    config = small_config(model_folder, num_env_runners=1, num_learners=1).sampling(sampler="vllm")
+    config.env_runners(num_gpus_per_env_runner=share).learners(num_gpus_per_learner=share)
+    LLMEnvRunner(config=config, worker_index=1, num_workers=1)
+    assert told["asleep"] == asleep
+    assert told["sampler_kwargs"] == ({"enable_sleep_mode": True} if asleep else {})
+    assert told["learner_bytes"] == (config.learner_bytes if asleep else None)

