@@ -3,7 +3,7 @@
     python -m experiments.benchmarks.gpu_check_run --out runs/gpu_run
 
 Each is the command that a user types, in a process of its own, and the first that fails ends the check with what it
-said. It needs what `run.py` needs, Ray among it; `gpu_check.py` looks at what computes. `--cpu` takes no GPU, which says
+said. It needs what `run.py` needs, Ray among it; `gpu_check.py` looks at what computes. `--cpu` takes no GPU: it says
 that the commands run.
 """
 

@@ -70,19 +70,12 @@ class CausalPolicy(nn.Module):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        transforms = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-        found = [name for name in transforms if getattr(model.config, name, None) not in (None, 1, 1.0)]
-        output_layer = model.get_output_embeddings()
-        if getattr(output_layer, "bias", None) is not None:
-            found.append("a bias in its output layer")
-        if type(output_layer) is not nn.Linear:
-            found.append(f"{type(output_layer).__name__} as its output layer")
-        if found:
+        if found := transforms_of_logits(model):
             raise ValueError(
                 f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported"
             )
         self.model = model.eval()
-        self.head = TokenHead(output_layer.weight)
+        self.head = TokenHead(model.get_output_embeddings().weight)
         self.value_head = ValueHead(model) if value_head else None
         self.temperature = temperature
         self.why_not_shared = why_not(model)
@@ -179,6 +172,18 @@ class Critic(nn.Module):
     def forward(self, batch: TokenBatch) -> torch.Tensor:
         """Values [B, T], as in `PolicyOutput`."""
         return self.head(run_trunk(self.trunk, batch, self.shared_prompts), batch)
+
+
+def transforms_of_logits(model: PreTrainedModel) -> list[str]:
+    """What a model does beside a plain linear map to make logits of its last hidden state."""
+    scales = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    found = [name for name in scales if getattr(model.config, name, None) not in (None, 1, 1.0)]
+    output_layer = model.get_output_embeddings()
+    if getattr(output_layer, "bias", None) is not None:
+        found.append("a bias in its output layer")
+    if type(output_layer) is not nn.Linear:
+        found.append(f"{type(output_layer).__name__} as its output layer")
+    return found
 
 
 def share_prompts(model: PreTrainedModel) -> bool:

@@ -2,11 +2,12 @@
 
 Each distinct prompt is prefilled once and its keys and values are shared out to all of its samples, and rows that have
 ended leave the batch. Every row draws from a random stream of its own, so that a sample does not depend on what else
-is in its batch.
+is in its batch. On a GPU it waits once a token, to know which rows have ended, beside what transformers itself asks.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,17 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicLayer
 
+from llmenv.policy import head
+from llmenv.policy.policy import transforms_of_logits
 from llmenv.samplers.sampler import Completion, SamplingParams
 from llmenv.weights import format as weights
+
+logger = logging.getLogger(__name__)
+
+# Columns by which a cache grows: a step reads all of it, so that a copy every 256 steps costs next to nothing.
+CACHE_BLOCK = 256
+# Rows beyond which a GPU is worth an engine that is made for it.
+MANY_ROWS = 64
 
 
 class TransformersSampler:
@@ -36,6 +46,7 @@ class TransformersSampler:
         self.tokenizer = tokenizer
         self.weights_version = 0
         self.max_sequence_tokens: int | None = None
+        self._has_warned = False
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
         weights.load(self.model, packed)
@@ -51,11 +62,22 @@ class TransformersSampler:
     def generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
     ) -> list[Completion]:
+        self._warn(len(prompts), self.model.device)
         completions = []
         for start in range(0, len(prompts), self.max_rows):
             chunk = slice(start, start + self.max_rows)
             completions += self._generate(prompts[chunk], params, seeds[chunk])
         return completions
+
+    def _warn(self, num_rows: int, device: torch.device) -> None:
+        """Once, where somebody is about to wait for long."""
+        if device.type == "cuda" and num_rows >= MANY_ROWS and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "%d responses are sampled on a GPU by transformers, which starts each operation of each token from "
+                "Python: vLLM is made for that (pip install 'llmenv[vllm]', and sampler='vllm')",
+                num_rows,
+            )
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], params: SamplingParams, seeds: Sequence[int]
@@ -80,11 +102,13 @@ class TransformersSampler:
             ended = torch.isin(token, stop_ids)
             if params.stop_strings:
                 ended |= self._completes(params.stop_strings, tokens[rows, : t + 1])
-            stopped[rows[ended]] = True
-            lengths[rows[ended]] = t + 1
-            if t + 1 == params.max_new_tokens or bool(ended.all()):
+            stopped[rows] = ended
+            lengths[rows] = torch.where(ended, t + 1, params.max_new_tokens)
+            if t + 1 == params.max_new_tokens:
                 break
-            going = ~ended
+            going = (~ended).nonzero().squeeze(-1)  # here a GPU is waited for
+            if not len(going):
+                break
             rows = rows[going]
             logits = decoder.step(token, going)
         all_ids, all_logps = tokens.cpu().numpy(), logps.cpu().numpy()
@@ -146,12 +170,14 @@ class _Decoder:
         self.prompts = list(index)
         self.prompt_of_row = torch.tensor(prompt_of_row, device=model.device)
         self.max_new_tokens = max_new_tokens
+        # From 16 bits as the learner computes them; from others, or by a model of its own ways, as the model does.
+        self.like_the_head = model.dtype.itemsize == 2 and not transforms_of_logits(model)
 
     def prefill(self) -> torch.Tensor:
         """Logits [B, V] of each row's first response token."""
         device = self.model.device
+        width = max(map(len, self.prompts))
         lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=device)
-        width = int(lengths.max())
         # Left padding, so that every row's next token has the same place in the cache.
         ids = torch.zeros(len(self.prompts), width, dtype=torch.long)
         for i, prompt in enumerate(self.prompts):
@@ -160,7 +186,7 @@ class _Decoder:
         self.cache = DynamicCache(config=self.model.config)
         for i, layer in enumerate(self.cache.layers):
             if type(layer) is DynamicLayer:  # sliding-window and recurrent layers keep a bounded state
-                self.cache.layers[i] = _RoomyLayer(self.max_new_tokens)
+                self.cache.layers[i] = _RoomyLayer(min(self.max_new_tokens, CACHE_BLOCK))
         logits = self._forward(ids.to(device), mask.long(), (mask.long().cumsum(-1) - 1).clamp(min=0))
 
         self.mask = torch.cat(
@@ -169,7 +195,7 @@ class _Decoder:
         self.positions = lengths[self.prompt_of_row]
         self.cache.batch_select_indices(self.prompt_of_row)
         self.width = width
-        self.alive = torch.ones(len(self.prompt_of_row), dtype=torch.bool, device=device)
+        self.alive = torch.arange(len(self.prompt_of_row), device=device)  # where in the cache
         return logits[self.prompt_of_row]
 
     def step(self, token: torch.Tensor, going: torch.Tensor) -> torch.Tensor:
@@ -177,38 +203,39 @@ class _Decoder:
 
         Args:
             token: [B] the tokens just drawn.
-            going: bool [B], False for the rows that ended with that token.
+            going: int64 [B'], which of those B rows go on.
 
         Returns:
             Logits [B', V] of the rows that go on.
         """
-        fed = token.new_zeros(len(self.alive))
+        fed = token.new_zeros(len(self.positions))
         fed[self.alive] = token
-        self.alive[self.alive.clone()] = going
-        if 4 * int(self.alive.sum()) < 3 * len(self.alive):
-            keep = self.alive.nonzero().squeeze(-1)
-            self.cache.batch_select_indices(keep)
-            self.mask, self.positions, fed = self.mask[keep], self.positions[keep], fed[keep]
-            self.alive = self.alive[keep]
+        self.alive = self.alive[going]
+        if 4 * len(self.alive) < 3 * len(fed):
+            self.cache.batch_select_indices(self.alive)
+            self.mask, self.positions, fed = (x[self.alive] for x in (self.mask, self.positions, fed))
+            self.alive = torch.arange(len(fed), device=fed.device)
         self.width += 1
         logits = self._forward(fed[:, None], self.mask[:, : self.width], self.positions[:, None])
         self.positions = self.positions + 1
         return logits[self.alive]
 
     def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        output = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return output.logits[:, -1]
+        inputs: dict[str, Any] = {
+            "input_ids": ids,
+            "attention_mask": mask,
+            "position_ids": positions,
+            "past_key_values": self.cache,
+            "use_cache": True,
+        }
+        if not self.like_the_head:
+            return self.model(**inputs, logits_to_keep=1).logits[:, -1]
+        hidden = self.model.get_decoder()(**inputs).last_hidden_state[:, -1]
+        return head.logits(hidden, self.model.get_output_embeddings().weight)
 
 
 class _RoomyLayer(DynamicLayer):
-    """A cache layer with room for the whole response, so that a step writes one column and copies nothing."""
+    """A cache layer with room for some columns more, so that most steps write one and copy nothing."""
 
     keys: torch.Tensor
     values: torch.Tensor

@@ -14,8 +14,9 @@ from llmenv.episode import TextEpisode, Turn
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch, TokenRow
 from llmenv.policy.policy import CausalPolicy
+from llmenv.samplers import transformers as transformers_module
 from llmenv.samplers.sampler import Completion, SamplingParams
-from llmenv.samplers.transformers import TransformersSampler, _Decoder, _draw
+from llmenv.samplers.transformers import TransformersSampler, _Decoder, _draw, _RoomyLayer
 from support import plain_logps
 
 NO_STOP: frozenset[int] = frozenset()
@@ -180,6 +181,52 @@ def test_rows_that_ended_leave_the_batch(model: Any) -> None:
     assert rows[-1] < 5
 
 
+def test_a_cache_that_grows_by_a_few_columns_changes_nothing(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """7 tokens of the longest prompt and room for 4; 20 responses' tokens, of which the last is not fed."""
+    stop = frequent_tokens(sample(model))
+    expected = sample(model, stop)
+    monkeypatch.setattr(transformers_module, "CACHE_BLOCK", 4)
+    columns, grow = [], _RoomyLayer._grown
+
+    def grown(layer: _RoomyLayer, old: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        result = grow(layer, old, new)
+        columns.append(result.shape[2])
+        return result
+
+    monkeypatch.setattr(_RoomyLayer, "_grown", grown)
+    found = sample(model, stop)
+    assert ids(found) == ids(expected)
+    assert all(np.array_equal(ours.logps, theirs.logps) for ours, theirs in zip(found, expected, strict=True))
+    assert sorted(set(columns)) == [11, 16, 21, 26][: len(set(columns))] and len(set(columns)) > 1
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.02), (torch.float32, 2e-6)])
+def test_the_gap_to_the_learner(model: Any, dtype: torch.dtype, most: float) -> None:
+    """The mean over tokens: in 16 bits it is that of the hidden states, and no longer that of rounded logits."""
+    model = model.to(dtype)
+    completions = sample(model, tokens=60)
+    turns = [
+        Turn(prompt_ids=prompt, response_ids=completion.token_ids, logps=completion.logps)
+        for prompt, completion in zip(PROMPTS, completions, strict=True)
+    ]
+    rows = [TokenRow.from_episode(TextEpisode(i, 0, [turn]), 0.0) for i, turn in enumerate(turns)]
+    batch = TokenBatch.from_rows(rows)
+    with torch.no_grad():
+        gaps = (CausalPolicy(model)(batch).logps - batch.sampling_logps)[batch.response_mask]
+    assert gaps.abs().mean() < most
+
+
+def test_who_samples_much_on_a_gpu_is_told_of_vllm_once(model: Any, caplog: pytest.LogCaptureFixture) -> None:
+    sampler = TransformersSampler(model)
+    for rows, device in ((500, "cpu"), (63, "cuda"), (64, "cuda"), (500, "cuda")):
+        sampler._warn(rows, torch.device(device))
+    (record,) = caplog.records
+    assert record.getMessage().startswith("64 responses are sampled on a GPU by transformers")
+    assert "sampler='vllm'" in record.getMessage()
+
+
 def test_logits_equal_those_without_a_cache(model: Any) -> None:
     """Step by step, with rows leaving in between (three of five, so that the cache is compacted)."""
     sequences = [list(prompt) for prompt in PROMPTS]
@@ -197,7 +244,7 @@ def test_logits_equal_those_without_a_cache(model: Any) -> None:
             tokens = torch.tensor([(31 * t + 7 * row) % 1000 for row in rows])
             for row, token in zip(rows, tokens.tolist(), strict=True):
                 sequences[row].append(token)
-            going = torch.tensor([row not in leaving.get(t, []) for row in rows])
+            going = torch.tensor([i for i, row in enumerate(rows) if row not in leaving.get(t, [])])
             rows = [row for row in rows if row not in leaving.get(t, [])]
             logits = decoder.step(tokens, going)
 
