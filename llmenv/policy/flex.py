@@ -52,10 +52,10 @@ def make_block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:
     def sees(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
         return (key <= query) & ((own[key] == own[query]) | (own[key] == parent[query]))
 
-    partly, wholly = (_ordered(blocks) for blocks in blocks_seen(spans))
-    return BlockMask.from_kv_blocks(
-        partly[0], partly[1], wholly[0], wholly[1], BLOCK, mask_mod=sees, seq_lengths=(size, size)
-    ).to(device)
+    partly, wholly = blocks_seen(spans)
+    # Keys by query and, for the backward pass, queries by key.
+    by = (table for blocks in (partly, wholly, partly.T, wholly.T) for table in _ordered(blocks))
+    return BlockMask((size, size), *by, (BLOCK, BLOCK), sees).to(device)
 
 
 def _ordered(blocks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:

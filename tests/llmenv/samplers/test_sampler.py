@@ -202,20 +202,22 @@ def test_a_cache_that_grows_by_a_few_columns_changes_nothing(
     assert sorted(set(columns)) == [11, 16, 21, 26][: len(set(columns))] and len(set(columns)) > 1
 
 
-@pytest.mark.parametrize(("dtype", "most"), [(torch.bfloat16, 0.02), (torch.float32, 2e-6)])
-def test_the_gap_to_the_learner(model: Any, dtype: torch.dtype, most: float) -> None:
-    """The mean over tokens: in 16 bits it is that of the hidden states, and no longer that of rounded logits."""
-    model = model.to(dtype)
-    completions = sample(model, tokens=60)
-    turns = [
-        Turn(prompt_ids=prompt, response_ids=completion.token_ids, logps=completion.logps)
-        for prompt, completion in zip(PROMPTS, completions, strict=True)
-    ]
-    rows = [TokenRow.from_episode(TextEpisode(i, 0, [turn]), 0.0) for i, turn in enumerate(turns)]
-    batch = TokenBatch.from_rows(rows)
-    with torch.no_grad():
-        gaps = (CausalPolicy(model)(batch).logps - batch.sampling_logps)[batch.response_mask]
-    assert gaps.abs().mean() < most
+def test_in_16_bits_logits_are_as_exact_as_the_learners(model: Any) -> None:
+    """The products of the same 16 bits in float32, not rounded to 16 bits again; float32 is the model's own."""
+    prompt = PROMPTS[1]
+    for dtype, most in ((torch.bfloat16, 1e-5), (torch.float32, 2e-6)):
+        model = model.to(dtype)
+        decoder = _Decoder(model, [prompt], max_new_tokens=1)
+        with torch.inference_mode():
+            found = decoder.prefill()
+            output = model(input_ids=torch.tensor([prompt]), output_hidden_states=True)
+        own = output.logits[:, -1]
+        hidden, weight = output.hidden_states[-1][:, -1], model.get_output_embeddings().weight
+        exact = hidden.double() @ weight.double().T if dtype == torch.bfloat16 else own.double()
+        torch.testing.assert_close(found.double(), exact, rtol=0, atol=most)
+        if dtype == torch.bfloat16:
+            assert (own.double() - exact).abs().max() > 1e-3
+            assert found.dtype == torch.float32
 
 
 def test_who_samples_much_on_a_gpu_is_told_of_vllm_once(model: Any, caplog: pytest.LogCaptureFixture) -> None:
