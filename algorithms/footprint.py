@@ -26,7 +26,7 @@ PROCESS, CUDA_PROCESS = 1 * GB, 3 * GB
 ASSUMED_PROMPT = 512  # tokens, where max_prompt_tokens sets no limit
 # DeepSpeed's own defaults (0.19.8, runtime/zero/config.py), in elements.
 REDUCE_BUCKET, LIVE_PARAMETERS, SUB_GROUP = 500_000_000, 1_000_000_000, 1_000_000_000
-# vLLM's own defaults (0.32.0, config/cache.py and engine/arg_utils.py), the second on GPUs of less than 70 GiB and more.
+# vLLM's own defaults (0.32.0, config/cache.py, engine/arg_utils.py); the second on GPUs of less than 70 GiB, of more.
 UTILIZATION, BATCHED_TOKENS = 0.92, (8192, 16384)
 VLLM_CPU_CACHE = 2 * 2**30  # llmenv.samplers.vllm.CPU_SETTINGS
 
@@ -149,7 +149,9 @@ def _engine(
         away += [*state, Item(f"{name}: gradients", 4 * trained // parted), staged]
         items += [] if stage in (2, 3) else [accumulated]
         return items, away
-    temporary = stepped if config.num_gpus_per_learner else _cpu_step(shape, stepped, n if stage is None else 1)
+    temporary = (
+        stepped if config.num_gpus_per_learner else _cpu_step(shape, stepped, n if stage is None else 1)
+    )
     items += [*state, accumulated, Item(f"{name}: Adam's step", temporary, ("stepping",))]
     return items, away
 
@@ -157,8 +159,8 @@ def _engine(
 def _in_flight(config: LLMConfig, shape: ModelShape, trained: int, element: int) -> int:
     """Gradients on their way into what they are added up in.
 
-    Of PyTorch's engine the largest tensor's, which is the output layer's: hooks take each tensor's away as soon as it is
-    there. DeepSpeed's are those of a whole pass, or those of a bucket, which is as large as it may be from its start.
+    Of PyTorch's engine the largest tensor's, which is the output layer's: hooks take each tensor's away as soon as it
+    is there. DeepSpeed's are those of a whole pass, or those of a bucket, which has its full size from its start.
     """
     if config.zero_stage is None:
         return 0 if shape.adapters else min(shape.output, trained) * element
@@ -169,7 +171,7 @@ def _in_flight(config: LLMConfig, shape: ModelShape, trained: int, element: int)
 
 
 def _cpu_step(shape: ModelShape, stepped: int, learners: int) -> int:
-    """PyTorch's AdamW goes tensor by tensor on a CPU, over all of them at once on a GPU; gradients are summed in one."""
+    """PyTorch's AdamW goes tensor by tensor on a CPU, and over all at once on a GPU; learners sum gradients in one."""
     return stepped if learners > 1 else min(4 * shape.output, stepped)
 
 
@@ -238,7 +240,7 @@ def sampler(config: LLMConfig, memory: int | None) -> Actor:
 
 
 def _vllm(config: LLMConfig, shape: ModelShape, element: int, memory: int | None) -> list[Item]:
-    """vLLM takes a share of the GPU, and what weights and passes leave of it is its cache.
+    """Of the GPU vLLM takes a share, and what weights and passes leave of it is its cache.
 
     Its working memory is that of the tokens that it computes at once, three states of the feed-forward layer and four
     others a token, and of three rows of float32 logits a sequence.

@@ -91,7 +91,7 @@ def alike(places: Sequence[Place]) -> list[list[Place]]:
 
 
 def names(places: Sequence[Place]) -> str:
-    """"GPU 0 to 3", of places that are alike."""
+    """Such as `GPU 0 to 3`, of places that are alike."""
     first, last = places[0].name, places[-1].name
     return first if first == last else f"{first} to {last.removeprefix('GPU ')}"
 
@@ -211,8 +211,8 @@ def _too_large(config: LLMConfig, gpus: Sequence[Place], host: Place) -> list[st
             most, phase = footprint.peak(place.items)
             problems.append(
                 f"{names(places)} ({' and '.join(dict.fromkeys(place.actors)) or 'all processes'}) would hold "
-                f"{most / GB:.1f} GB while {phase}, and {place.usable / GB:.1f} of its {(place.memory or 0) / GB:.1f} GB "
-                "are to be had"
+                f"{most / GB:.1f} GB while {phase}, and {place.usable / GB:.1f} of its "
+                f"{(place.memory or 0) / GB:.1f} GB are to be had"
             )
     for _, rows in _caches(config, gpus):
         if rows < 1:

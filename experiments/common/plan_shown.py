@@ -67,7 +67,9 @@ def show_plan(config: LLMConfig, gpus: Sequence[int] | None, run: Path | None) -
         return 0
     found = remedies(config, lambda changed: make_plan(changed, devices, memory))
     for changes in found:
-        console.print(f"it would fit with {' '.join(f'--set {change}' for change in changes)}", soft_wrap=True)
+        console.print(
+            f"it would fit with {' '.join(f'--set {change}' for change in changes)}", soft_wrap=True
+        )
     if not found:
         console.print("no setting alone mends it: more or larger GPUs, or a smaller model")
     return 1
@@ -76,7 +78,11 @@ def show_plan(config: LLMConfig, gpus: Sequence[int] | None, run: Path | None) -
 def _placement(config: LLMConfig) -> str:
     def who(number: int, role: str, amount: float) -> str:
         where = f"{amount:g} GPUs each" if amount else "on the CPU"
-        return f"{number} {role}{'s' if number > 1 else ''}, {where}" if number else f"{role} in the driver, {where}"
+        return (
+            f"{number} {role}{'s' if number > 1 else ''}, {where}"
+            if number
+            else f"{role} in the driver, {where}"
+        )
 
     parts = [
         f"{config.base_model} in {config.dtype}",
@@ -112,7 +118,8 @@ def _table(plan: Plan) -> Table:
 def overlap(run: Path | None) -> str:
     """What sampling and learning at the same time could bring at most, from the times of a run.
 
-    An iteration of S seconds of sampling, L of learning and R of the rest takes S + L + R, and would take max(S, L) + R.
+    An iteration of S seconds of sampling, L of learning and R of the rest takes S + L + R, and would take
+    max(S, L) + R.
     Nothing is estimated: times depend on what no arithmetic of sizes knows.
     """
     if run is None:

@@ -6,6 +6,7 @@ Knows nothing about how memory is counted.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from experiments.common import settings
@@ -36,7 +37,7 @@ def remedies(config: LLMConfig, make: MakePlan) -> list[Assignments]:
     several: list[Assignments] = []
     found: Assignments | None = None
     for change in CHANGES:
-        if one := change(changed(config, sum(several, [])), make):
+        if one := change(changed(config, together(several)), make):
             several.append(one)
             if (found := _with_share(config, several, make)) is not None:
                 break
@@ -53,7 +54,7 @@ def remedies(config: LLMConfig, make: MakePlan) -> list[Assignments]:
 
 def _with_share(config: LLMConfig, several: list[Assignments], make: MakePlan) -> Assignments | None:
     """Changes, and where need be vLLM's share beside them, if they make it fit together."""
-    changes = sum(several, [])
+    changes = together(several)
     if make(changed(config, changes)).fits:
         return changes
     share = _share(changed(config, changes), make)
@@ -109,6 +110,10 @@ def _lora(config: LLMConfig, make: MakePlan) -> Assignments:
 
 # The cheapest first: memory that costs nothing, then time, then cores and links, then what is learned.
 CHANGES = (_sleep, _checkpoints, _micro_batch, _learners, _offload, _lora)
+
+
+def together(several: list[Assignments]) -> Assignments:
+    return list(chain.from_iterable(several))
 
 
 def changed(config: LLMConfig, assignments: Assignments) -> LLMConfig:

@@ -32,7 +32,9 @@ def folders(tmp_path_factory) -> Path:
     return make_folders(tmp_path_factory.mktemp("qwen"))
 
 
-def settings(folders: Path, size: str, *, learners: int = 1, dtype: str = "bfloat16", **training) -> LLMConfig:
+def settings(
+    folders: Path, size: str, *, learners: int = 1, dtype: str = "bfloat16", **training
+) -> LLMConfig:
     """vLLM and GPUs of their own; 8,192 tokens a forward pass, sequences of 1,536."""
     return (
         make_config("GRPO")
@@ -66,7 +68,7 @@ def test_weights_are_counted_without_any(size: str, folders: Path) -> None:
     assert adapted.base == by_hand
 
 
-# Of a token and a layer in bfloat16: 16 d of norms, 2 (2 d + 2 k) + 4 heads of attention, 8 f of the feed-forward layer.
+# Of a token and a layer in bfloat16: 16 d of norms, 2 (2 d + 2 k) + 4 heads of attention, 8 f of the rest.
 LAYER = {
     "0.5B": 14_336 + 4_096 + 56 + 38_912,
     "1.5B": 24_576 + 7_168 + 48 + 71_680,
@@ -87,7 +89,9 @@ def test_a_learner_alone_by_hand(size: str, folders: Path) -> None:
     held = learner(settings(folders, size)).device
     assert at(held, "sampling") == GB + (2 + 4 + 8) * p
     assert at(held, "learning") == GB + (2 + 4 + 8 + 4) * p + 2 * vocabulary * d + passes_by_hand(size)
-    assert at(held, "stepping") == GB + (2 + 4 + 8 + 4 + 4) * p  # the last one: Adam's square roots of all moments
+    assert (
+        at(held, "stepping") == GB + (2 + 4 + 8 + 4 + 4) * p
+    )  # the last one: Adam's square roots of all moments
     wide = learner(settings(folders, size, dtype="float32")).device
     assert at(wide, "sampling") == GB + (4 + 8) * p
     assert named(wide)["policy: gradients"] == 4 * p
@@ -118,7 +122,9 @@ def test_what_zero_parts(dtype: str, stage: int, always: float, gradients: float
         assert named(held)["policy: gradients in flight"] == 500_000_000 * element
     if stage == 3:
         assert named(held)["policy: weights gathered"] == 1_000_000_000 * element
-    small = config.copy(copy_frozen=False).deepspeed(config={"zero_optimization": {"reduce_bucket_size": 1e6}})
+    small = config.copy(copy_frozen=False).deepspeed(
+        config={"zero_optimization": {"reduce_bucket_size": 1e6}}
+    )
     assert named(learner(small).device)["policy: gradients in flight"] == (
         p * element if stage == 0 or (stage, element) == (1, 2) else 1_000_000 * element
     )
@@ -237,9 +243,7 @@ def measured_over_planned(*arguments: str) -> float:
     script = Path(__file__).with_name("update_memory.py")
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
     command = [sys.executable, str(script), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, check=False, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["phase"] == "learning"
