@@ -5,7 +5,8 @@
 Settings come from a preset, then `--set section.key=value`, then the options below; the run folder's config.yaml
 records what they came to. Ctrl-C ends the run after the iteration at hand and leaves a checkpoint; a second one ends
 it at once. SIGTERM, which a machine that is to be taken away sends, leaves a checkpoint of the last whole iteration as
-soon as there can be one. `--resume FOLDER` goes on, on another machine too.
+soon as there can be one. `--resume FOLDER` goes on, on another machine too. `--plan` starts nothing: it says what would
+run where, and whether it fits there (status 0) or not (status 1).
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ def main(
     output: Annotated[Path | None, Option(help="Run folder. [default: a new one under runs/]")] = None,
     resume: Annotated[Path | None, Option(help="Go on with the run of this folder.")] = None,
     wandb: Annotated[bool, Option(help="Log to Weights & Biases too.")] = False,
+    plan: Annotated[bool, Option("--plan", help="Say what runs where and whether it fits, and end.")] = False,
+    gpus: Annotated[int | None, Option(help="With --plan: of so many GPUs. [default: those here]")] = None,
+    gpu_memory: Annotated[float | None, Option(help="With --plan: GB (10^9 bytes) of each GPU.")] = None,
 ) -> None:
     """Trains a language model in a Gymnasium environment by reinforcement learning."""
     options: Sections = {
@@ -112,6 +116,8 @@ def main(
         "run": {"iterations": iterations, "time_limit": time_limit, "evaluate_every": evaluate_every},
     }
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
+    if (gpus, gpu_memory) != (None, None) and not plan:
+        raise typer.BadParameter("--gpus and --gpu-memory are of --plan: a run takes the GPUs that it finds")
     sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
     try:
         if deepspeed is not None:
@@ -132,13 +138,18 @@ def main(
             algo = method_name(algo)
             name = f"{env.rpartition(':')[2]}-{algo}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-            if (output / "progress.csv").exists() or (output / "checkpoints").exists():
+            if not plan and ((output / "progress.csv").exists() or (output / "checkpoints").exists()):
                 raise ValueError(
                     f"{output} holds a run already: go on with it by --resume {output}, or name another"
                 )
-        from experiments.common.training import start
+        if plan:
+            from experiments.common.plan_shown import plan_run
 
-        status = start(algo, sections, output, resuming=resume is not None, wandb=wandb)
+            status = plan_run(algo, sections, gpus, gpu_memory, run=resume)
+        else:
+            from experiments.common.training import start
+
+            status = start(algo, sections, output, resuming=resume is not None, wandb=wandb)
     except (ValueError, RuntimeError, OSError) as error:
         if os.environ.get("LLMENV_TRACEBACK"):
             raise

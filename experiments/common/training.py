@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from experiments.common import figures, settings
 from experiments.common.display import Display, quieten
+from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints
 from experiments.common.stopping import CutShortError, StopSignals
 from experiments.export import export
@@ -48,11 +49,14 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
     quieten()
     resolve_model(sections["policy"]["model"])
     config, run = settings.build(algo, sections)
+    plan = plan_here(config)
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     display = Display(run.iterations)
     display.say(f"[bold]{algo}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    if plan is not None:
+        display.say(plan.line())
     starting = "starting"
     if config.sampler == "vllm":
         starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
