@@ -8,7 +8,7 @@ from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
 from algorithms import checks
-from algorithms.learner_memory import learner_bytes
+from algorithms.footprint import held_beside_a_sampler
 from algorithms.sections.paths import absolute_paths
 from algorithms.sections.policy import PolicySection
 from algorithms.sections.sampling import SamplingSection
@@ -65,9 +65,9 @@ class LLMConfig(PolicySection, SamplingSection, TrainingSection):
         return super().evaluation(evaluation_config=absolute_paths(evaluation_config), **kwargs)
 
     @property
-    def learner_bytes(self) -> float:
+    def learner_bytes(self) -> int:
         """What a learner holds of its GPU while samples are drawn."""
-        return learner_bytes(self)
+        return held_beside_a_sampler(self)
 
     def get_default_rl_module_spec(self) -> RLModuleSpec:
         config = {

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from algorithms.config import LLMConfig
 from llmenv.models.shape import BYTES, ModelShape, shape_of
-from llmenv.policy.policy import CHUNK_POSITIONS
+from llmenv.policy.head import CHUNK_POSITIONS
+from llmenv.samplers.gpu_memory import CONTEXT, share_left
+
+if TYPE_CHECKING:
+    from algorithms.config import LLMConfig
 
 # An iteration in order; only `starting` is once. What is held in all of them counts in all of them.
 PHASES = ("starting", "sampling", "comparing", "learning", "stepping", "syncing")
 LEARN = ("learning", "stepping")
 
 GB = 10**9
-# Assumed, not measured: what CUDA and its libraries take of a GPU for each process, what vLLM's graphs take, and what a
-# process takes of the host beside tensors, on a CPU and with CUDA.
-CONTEXT, GRAPHS = 1 * GB, 1 * GB
+# Assumed, not measured: what vLLM's graphs take of a GPU, and what a process takes of the host beside tensors, on a CPU
+# and with CUDA.
+GRAPHS = 1 * GB
 PROCESS, CUDA_PROCESS = 1 * GB, 3 * GB
 ASSUMED_PROMPT = 512  # tokens, where max_prompt_tokens sets no limit
 # DeepSpeed's own defaults (0.19.8, runtime/zero/config.py), in elements.
@@ -101,6 +104,12 @@ def learner(config: LLMConfig, *, first: bool = True) -> Actor:
         device.append(Item("CUDA", CONTEXT))
         host.append(Item("weights being loaded", weights, ("starting",)))
     return Actor(device, host)
+
+
+def held_beside_a_sampler(config: LLMConfig) -> int:
+    """Bytes that a learner has of its GPU while samples are drawn and weights are sent, without CUDA's own."""
+    held = [item for item in learner(config).device if item.what != "CUDA"]
+    return max(at(held, phase) for phase in ("sampling", "syncing"))
 
 
 def _engine(
@@ -245,7 +254,7 @@ def _vllm(config: LLMConfig, shape: ModelShape, element: int, memory: int | None
     Its working memory is that of the tokens that it computes at once, three states of the feed-forward layer and four
     others a token, and of three rows of float32 logits a sequence.
     """
-    settings = config.sampler_kwargs
+    settings = config.engine_arguments
     parts = settings.get("tensor_parallel_size", 1)
     awake = ("sampling", "syncing") if config.sampler_sleeps else PHASES
     weights = shape.weights * element // parts
@@ -256,7 +265,8 @@ def _vllm(config: LLMConfig, shape: ModelShape, element: int, memory: int | None
     states = tokens * element * (3 * shape.inner // parts + 4 * shape.hidden)
     logits = config.max_rows_per_sampler * shape.vocabulary * 4 * 3
     working = states + logits + (0 if settings.get("enforce_eager") else GRAPHS)
-    cache = int(memory * settings.get("gpu_memory_utilization", UTILIZATION)) - CONTEXT - weights - working
+    own = share_left(held_beside_a_sampler(config), memory) if config.shares_gpu else UTILIZATION
+    cache = int(memory * settings.get("gpu_memory_utilization", own)) - CONTEXT - weights - working
     cache = int(settings.get("kv_cache_memory_bytes", cache))
     return [
         Item("CUDA", CONTEXT),

@@ -46,14 +46,19 @@ def _widened(name: str, wide_results: tuple[int, ...]) -> Callable[..., Any]:
     kernel = torch.library.get_kernel(f"aten::{name}", "CPU")
 
     def product(*args: Any, **kwargs: Any) -> Any:
-        if not any(_is_rough(arg) for arg in args):
+        if not any(map(_is_rough, args)):
             return kernel.call_boxed(_CPU, *args, **kwargs)
-        results = kernel.call_boxed(_CPU, *(arg.float() if _is_rough(arg) else arg for arg in args), **kwargs)
+        wide = {key: _widen(value) for key, value in kwargs.items()}  # a mask has the queries' dtype
+        results = kernel.call_boxed(_CPU, *map(_widen, args), **wide)
         if isinstance(results, torch.Tensor):
             return results.bfloat16()
         return tuple(r if i in wide_results else r.bfloat16() for i, r in enumerate(results))
 
     return product
+
+
+def _widen(arg: Any) -> Any:
+    return arg.float() if _is_rough(arg) else arg
 
 
 def _is_rough(arg: Any) -> bool:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 
 from algorithms import footprint
 from algorithms.footprint import GB, PHASES, Item
+from algorithms.placement import check_placement
+from llmenv.samplers.gpu_memory import USABLE
 
 if TYPE_CHECKING:
     from algorithms.config import LLMConfig
-
-# Of a GPU's memory a plan may fill so much: PyTorch's allocator loses some between blocks of different sizes. Assumed.
-USABLE = 0.95
 
 
 @dataclass
@@ -133,7 +132,7 @@ def make_plan(config: LLMConfig, gpus: Sequence[int], memory: int | None) -> Pla
     """
     places = [Place(f"GPU {i}", size) for i, size in enumerate(gpus)]
     host = Place("host", memory)
-    problems = _misplaced(config)
+    problems = _misplaced(config, driver_has_gpu=bool(gpus))
     process = footprint.CUDA_PROCESS if config.num_gpus_per_env_runner or config.num_gpus_per_learner else 0
     processes = 1 + config.num_env_runners + config.num_learners
     host.items.append(Item("processes", processes * max(process, footprint.PROCESS)))
@@ -186,21 +185,13 @@ def _take(places: Sequence[Place], amount: float) -> list[Place]:
     return taken
 
 
-def _misplaced(config: LLMConfig) -> list[str]:
+def _misplaced(config: LLMConfig, *, driver_has_gpu: bool) -> list[str]:
     """What no memory would mend."""
-    problems = []
-    parts = config.sampler_kwargs.get("tensor_parallel_size", 1)
-    if config.num_gpus_per_learner and not (config.num_env_runners and config.num_gpus_per_env_runner):
-        problems.append(
-            "learners are on GPUs and the sampler would be on the CPU: set --num-env-runners 1 and "
-            "--num-gpus-per-env-runner 1, or on a GPU for both 0.5, and --num-gpus-per-learner 0.5"
-        )
-    if config.num_gpus_per_env_runner and parts != max(1, int(config.num_gpus_per_env_runner)):
-        problems.append(
-            f"a runner has {config.num_gpus_per_env_runner:g} GPUs, and tensor_parallel_size={parts} asks for {parts}: "
-            "make them equal (--num-gpus-per-env-runner, --set sampling.sampler_kwargs.tensor_parallel_size)"
-        )
-    return problems
+    try:
+        check_placement(config, in_trial=False, driver_has_gpu=driver_has_gpu)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _too_large(config: LLMConfig, gpus: Sequence[Place], host: Place) -> list[str]:
@@ -218,7 +209,7 @@ def _too_large(config: LLMConfig, gpus: Sequence[Place], host: Place) -> list[st
         if rows < 1:
             problems.append(
                 f"vLLM's cache would hold {max(rows, 0):.2f} of the longest sequence "
-                f"({footprint.longest_sequence(config)} tokens): raise sampling.sampler_kwargs.gpu_memory_utilization"
+                f"({footprint.longest_sequence(config)} tokens): raise sampling.sampler_kwargs.gpu_memory_utilization, or give it a GPU of its own"
             )
             break
     return problems

@@ -62,8 +62,8 @@ def _with_share(config: LLMConfig, several: list[Assignments], make: MakePlan) -
 
 
 def _sleep(config: LLMConfig, make: MakePlan) -> Assignments:
-    shared = 0 < config.num_gpus_per_learner < 1 and config.sampler == "vllm"
-    return ["sampling.sampler_kwargs.enable_sleep_mode=true"] if shared and not config.sampler_sleeps else []
+    awake = config.shares_gpu and config.sampler == "vllm" and not config.sampler_sleeps
+    return ["sampling.sampler_kwargs.enable_sleep_mode=true"] if awake else []
 
 
 def _checkpoints(config: LLMConfig, make: MakePlan) -> Assignments:

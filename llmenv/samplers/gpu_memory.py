@@ -5,26 +5,35 @@ Knows numbers of bytes, and no engine. Nothing here has run on a GPU.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
 GIB = 2**30
-# An estimate of what no tensors take: CUDA contexts and libraries of two processes, holes between blocks.
-RESERVE_BYTES = 3 * GIB
+# Assumed, not measured: what CUDA and its libraries take of a GPU for each process, and how much of a GPU can be filled:
+# PyTorch's allocator loses some between blocks of different sizes.
+CONTEXT = 10**9
+USABLE = 0.95
 LARGEST_SHARE = 0.9
 
 
-def share_beside(held_bytes: float, total_bytes: int) -> float:
-    """The part of a GPU's memory that is left beside a learner, in whole hundredths.
+def share_left(held_bytes: float, total_bytes: int) -> float:
+    """The part of a GPU's memory that a learner leaves, in whole hundredths; 0 or less where it leaves nothing.
 
     Args:
-        held_bytes: What the learner has there while samples are drawn.
+        held_bytes: What the learner has there while samples are drawn, without CUDA's own.
         total_bytes: The GPU's.
+    """
+    return math.floor(100 * min(LARGEST_SHARE, USABLE - (held_bytes + CONTEXT) / total_bytes)) / 100
+
+
+def share_beside(held_bytes: float, total_bytes: int) -> float:
+    """`share_left`, for a sampler that cannot go without.
 
     Raises:
         ValueError: If nothing is left.
     """
-    share = int(100 * min(LARGEST_SHARE, 1 - (held_bytes + RESERVE_BYTES) / total_bytes)) / 100
+    share = share_left(held_bytes, total_bytes)
     if share <= 0:
         raise ValueError(
             f"a learner of this model holds about {held_bytes / GIB:.1f} of a GPU's {total_bytes / GIB:.1f} GiB, which "

@@ -88,8 +88,21 @@ def test_one_two_and_eight_gpus_by_hand(size: str, memory: int, folders: Path) -
 
 def test_awake_beside_the_learner(folders: Path) -> None:
     """Without sleep mode both are there at the same time: 0.92 of 80 GB, and what the learner takes."""
-    one = make_plan(configure(folders, "0.5B", HALVES), [80 * GB], None)
+    awake = ["enable_sleep_mode=false", "gpu_memory_utilization=0.92"]
+    shared = configure(folders, "0.5B", HALVES, *(f"sampling.sampler_kwargs.{one}" for one in awake))
+    one = make_plan(shared, [80 * GB], None)
     assert peaks(one) == pytest.approx([73.6 + LEARNER["0.5B"]], abs=0.02) and not one.fits
+
+
+@pytest.mark.parametrize(("size", "memory", "share"), [("0.5B", 24, 0.62), ("1.5B", 80, 0.66)])
+def test_vllm_sleeps_and_takes_what_a_learner_leaves(
+    size: str, memory: int, share: float, folders: Path
+) -> None:
+    """0.95 - (1 + 6.92) / 24 = 0.620 and 0.95 - (1 + 21.61) / 80 = 0.667, in whole hundredths."""
+    config = configure(folders, size, HALVES)
+    assert config.sampler_sleeps
+    one = make_plan(config, [memory * GB], None)
+    assert peaks(one) == pytest.approx([max(LEARNER[size] + 1, 1 + share * memory + HELD[size])], abs=0.02)
 
 
 def test_a_cache_must_hold_a_sequence(folders: Path) -> None:
@@ -113,11 +126,11 @@ def test_ray_deals_fractions_of_a_gpu_out(folders: Path) -> None:
     ("where", "assignment", "said"),
     [
         (EIGHT, None, "4 learners and 4 runners need 8 GPUs, and there are 4"),
-        (({}, {"num_learners": 1, "num_gpus_per_learner": 1}), None, "the sampler would be on the CPU"),
+        (({}, {"num_learners": 1, "num_gpus_per_learner": 1}), None, "the sampler would run on the CPU"),
         (
             WHOLE,
             "sampling.sampler_kwargs.tensor_parallel_size=2",
-            "a runner has 1 GPUs, and tensor_parallel_size=2",
+            "pipeline_parallel_size = 2 GPUs, and num_gpus_per_env_runner is 1: set it to 2",
         ),
     ],
 )

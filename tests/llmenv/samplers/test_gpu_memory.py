@@ -13,8 +13,8 @@ from llmenv.samplers.vllm import gpu_settings, gpus_per_engine
 @pytest.mark.parametrize(
     ("held", "total", "share"),
     [
-        (40, 80, 0.46),  # (80 - 40 - 3) / 80 = 0.4625
-        (18, 24, 0.12),  # 3 / 24 = 0.125
+        (40, 80, 0.43),  # 0.95 - 0.5 - 1 / 85.9 = 0.4384
+        (18, 24, 0.16),  # 0.95 - 0.75 - 1 / 25.8 = 0.1612
         (0, 80, 0.9),
     ],
 )
