@@ -7,6 +7,7 @@ told to leave out. This module knows indices and tensors, and nothing about mode
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,8 +55,9 @@ def make_block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:
 
     partly, wholly = blocks_seen(spans)
     # Keys by query and, for the backward pass, queries by key.
-    by = (table for blocks in (partly, wholly, partly.T, wholly.T) for table in _ordered(blocks))
-    return BlockMask((size, size), *by, (BLOCK, BLOCK), sees).to(device)
+    tables: Any = [table for blocks in (partly, wholly, partly.T, wholly.T) for table in _ordered(blocks)]
+    mask = BlockMask((size, size), *tables, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=sees)
+    return mask.to(device)
 
 
 def _ordered(blocks: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
