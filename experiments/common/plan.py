@@ -209,7 +209,8 @@ def _too_large(config: LLMConfig, gpus: Sequence[Place], host: Place) -> list[st
         if rows < 1:
             problems.append(
                 f"vLLM's cache would hold {max(rows, 0):.2f} of the longest sequence "
-                f"({footprint.longest_sequence(config)} tokens): raise sampling.sampler_kwargs.gpu_memory_utilization, or give it a GPU of its own"
+                f"({footprint.longest_sequence(config)} tokens): raise "
+                "sampling.sampler_kwargs.gpu_memory_utilization, or give it a GPU of its own"
             )
             break
     return problems

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 
 GIB = 2**30
-# Assumed, not measured: what CUDA and its libraries take of a GPU for each process, and how much of a GPU can be filled:
-# PyTorch's allocator loses some between blocks of different sizes.
+# Assumed, not measured: what CUDA and its libraries take of a GPU for each process, and how much of a GPU can be
+# filled: PyTorch's allocator loses some between blocks of different sizes.
 CONTEXT = 10**9
 USABLE = 0.95
 LARGEST_SHARE = 0.9

@@ -156,7 +156,10 @@ def test_what_is_proposed_fits(size: str, where, gpus: int, memory: int, folders
     assert not make(config).fits and found
     for changes in found:
         assert make(changed(config, changes)).fits
-    for left_out in found[0]:  # nothing in the first is for nothing, but a share that belongs to the others
+    # Nothing in the first is for nothing, but what others need: a share, or a stage to offload at.
+    for left_out in found[0]:
+        if left_out.startswith("deepspeed.zero_stage") and "deepspeed.offload_optimizer=true" in found[0]:
+            continue
         rest = [change for change in found[0] if change != left_out]
         assert not make(changed(config, rest)).fits
     assert not remedies(config, lambda config: make_plan(config, [4 * GB], None))

@@ -61,7 +61,9 @@ def test_an_engine_is_told_of_its_share_once_that_is_free() -> None:
         memory = lambda: (gpu.memory()[0], 80 * GIB)  # noqa: E731
         return gpu_settings(kwargs, learner_bytes, memory, pause_s=1, sleep=gpu.sleep)
 
-    assert told(7 * GIB) == {"gpu_memory_utilization": 0.87} and gpu.seconds == 0  # 70 / 80 = 0.875, so 69.6
+    assert (
+        told(7 * GIB) == {"gpu_memory_utilization": 0.85} and gpu.seconds == 0
+    )  # 0.95 - 7 / 80 - 1 / 85.9 = 0.8509
     assert told(1 * GIB) == {"gpu_memory_utilization": 0.9} and gpu.seconds == 1  # 72
     assert told(7 * GIB, gpu_memory_utilization=0.97) == {"gpu_memory_utilization": 0.97}
     assert gpu.seconds == 2  # 77.6
