@@ -55,8 +55,9 @@ def make_block_mask(spans: Sequence[Span], device: torch.device) -> BlockMask:
 
     partly, wholly = blocks_seen(spans)
     # Keys by query and, for the backward pass, queries by key.
-    tables: Any = [table for blocks in (partly, wholly, partly.T, wholly.T) for table in _ordered(blocks)]
-    mask = BlockMask((size, size), *tables, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=sees)
+    tables = [table for blocks in (partly, wholly, partly.T, wholly.T) for table in _ordered(blocks)]
+    make: Any = BlockMask
+    mask: BlockMask = make((size, size), *tables, BLOCK_SIZE=(BLOCK, BLOCK), mask_mod=sees)
     return mask.to(device)
 
 
