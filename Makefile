@@ -44,11 +44,14 @@ install-vllm: .venv/installed-vllm
 run: install
 	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)
 
+# A file's tests run in one process, since they share what takes long to start.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: install-vllm
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-slow: install-vllm
-	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+	$(PYTEST) -m 'slow and not gpu' $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What the tests share: one small random model, one Ray, one algorithm with two runners and two learners."""
+"""What the tests share: one small random model, one Ray."""
 
 from __future__ import annotations
 
@@ -56,13 +56,3 @@ def ray_cluster() -> Iterator[None]:
     ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
-
-
-@pytest.fixture(scope="session")
-def distributed_algorithm(ray_cluster: None) -> Iterator[Any]:
-    """GRPO with two runners and two learners on the embedded model. Whoever uses it leaves it able to train."""
-    import support
-
-    algorithm = support.small_config("tiny", num_env_runners=2, num_learners=2).build_algo()
-    yield algorithm
-    algorithm.stop()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import ray
+import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
 from algorithms import GRPO
@@ -21,6 +24,14 @@ from support import (
 )
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
+
+
+@pytest.fixture(scope="module")
+def distributed_algorithm(ray_cluster: None) -> Iterator[Any]:
+    """GRPO with two runners and two learners on the embedded model. Whoever uses it leaves it able to train."""
+    algorithm = small_config("tiny", num_env_runners=2, num_learners=2).build_algo()
+    yield algorithm
+    algorithm.stop()
 
 
 def test_two_runners_and_two_learners_train(distributed_algorithm: GRPO) -> None:
@@ -112,3 +123,52 @@ def test_evaluation_is_on_the_same_held_out_tasks(request: pytest.FixtureRequest
     assert result["env_runners"]["num_episodes"] == 16
     if not runners:
         algorithm.stop()
+
+
+@pytest.mark.parametrize("runners", [0, 2])
+def test_completions_to_prompts_of_ones_own(request: pytest.FixtureRequest, runners: int) -> None:
+    algorithm = (
+        request.getfixturevalue("distributed_algorithm") if runners else small_config("tiny").build_algo()
+    )
+    messages = [
+        {"role": "system", "content": "Think first."},
+        {"role": "user", "content": "Using the numbers [3, 5], create an equation that equals 8."},
+        {"role": "assistant", "content": "<think>\n3 +"},
+    ]
+    prompts = [messages[1]["content"], messages, "What is 2 x 3?"]
+    texts = algorithm.generate(prompts, n=3, max_new_tokens=8)
+    assert [len(each) for each in texts] == [3, 3, 3]
+    assert all(text.startswith("<think>\n3 +") for text in texts[1])
+    assert len(set(texts[0])) > 1  # samples of their own
+    assert (
+        algorithm.generate(prompts, n=3, max_new_tokens=8) == texts
+    )  # a function of place, seed and updates
+    greedy = algorithm.generate(prompts[:1], n=2, temperature=0, max_new_tokens=8)
+    assert greedy[0][0] == greedy[0][1]
+    with pytest.raises(ValueError, match="a prompt is a text, or messages"):
+        algorithm.generate([[{"role": "assistant", "content": "hello"}]])
+    if not runners:
+        algorithm.stop()
+
+
+def test_state_and_weights_by_rllibs_names(distributed_algorithm: GRPO) -> None:
+    algorithm = small_config("tiny").build_algo()
+    algorithm.train()
+    ours = algorithm.get_weights()[DEFAULT_MODULE_ID]
+    module = algorithm.get_module()
+    theirs = module.policy.model.state_dict()
+    assert ours.keys() == theirs.keys() - {"lm_head.weight"}  # tied to the embeddings
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert distributed_algorithm.get_weights()[DEFAULT_MODULE_ID].keys() == ours.keys()
+    with pytest.raises(ValueError, match=r"export_policy\(folder\)"):
+        distributed_algorithm.get_module()
+    with pytest.raises(ValueError, match=r"save_to_path\(path\).*restore_from_path"):
+        algorithm.get_state()
+    with pytest.raises(ValueError, match=r"policy\(model=\.\.\.\)"):
+        algorithm.set_weights({})
+    state = algorithm.get_state(not_components=["learner_group"])
+    other = small_config("tiny").build_algo()
+    other.set_state(state)
+    assert other.iteration == 1
+    algorithm.stop()
+    other.stop()

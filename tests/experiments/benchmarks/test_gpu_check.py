@@ -40,20 +40,13 @@ def test_it_runs_small_on_a_cpu_without_ray(tmp_path: Path) -> None:
         "correctness", "variants", "optimizer", "head", "masks", "update", "sampler", "weight_sync"
     ]  # fmt: skip
     assert not [section["error"] for section in sections.values() if "error" in section], run.stdout
-    # The optimizer's two are the engine's, and have tests of their own.
-    missed = [
-        want
-        for name, section in sections.items()
-        for want in section["wants"]
-        if name != "optimizer" and not want["passed"]
-    ]
-    assert not missed
+    assert not [want for section in sections.values() for want in section["wants"] if not want["passed"]]
     assert {name for name, section in sections.items() if section["wants"]} == sections.keys() - {
         "weight_sync"
     }
     assert "pass  error of log-probabilities" in run.stdout
     assert (tmp_path / "profile.txt").stat().st_size > 1000
-    assert run.returncode == (not all(want["passed"] for want in sections["optimizer"]["wants"]))
+    assert run.returncode == 0
 
 
 @pytest.fixture
