@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import shutil
 from collections.abc import Iterator
@@ -179,12 +180,21 @@ def test_a_frozen_copy_is_on_the_device_for_its_forward_passes_alone(
 ) -> None:
     learner = make_group(model_folder, rank=None, kl_coeff=0.05)._learner
     events: list[Any] = []
-    monkeypatch.setattr(learner.reference.model, "to", events.append)
+    ready = learner.reference._frozen.ready
+
+    @contextlib.contextmanager
+    def ready_and_told() -> Iterator[Any]:
+        events.append("comes")
+        with ready() as model:
+            yield model
+        events.append("goes")
+
+    monkeypatch.setattr(learner.reference._frozen, "ready", ready_and_told)
     prepare, step = learner._prepare, learner._take_step
     monkeypatch.setattr(learner, "_prepare", lambda *a, **k: (events.append("prepare"), prepare(*a, **k))[1])
     monkeypatch.setattr(learner, "_take_step", lambda *a: (events.append("step"), step(*a)))
     learner.update(make_plan(make_rows(), 1, minibatch_size=8)[0])
-    assert events == ["prepare", "prepare", learner._device, "cpu", "step", "step"]
+    assert events == ["prepare", "prepare", "comes", "goes", "step", "step"]
 
 
 @pytest.mark.usefixtures("ray_cluster")
