@@ -202,7 +202,12 @@ def test_the_transformers_sampler_holds_all_rows_at_full_length(folders: Path) -
 @pytest.mark.parametrize("rank", [None, 8])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", [LlamaConfig, Qwen2Config])
-def test_autograd_keeps_what_the_formula_says(family, dtype: str, rank: int | None, tmp_path: Path) -> None:
+def test_autograd_keeps_what_the_formula_says(
+    family, dtype: str, rank: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Once DeepSpeed has loaded a model in parts, its own stays in this place in the process, and keeps more.
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+
     def kept(layers: int) -> float:
         """Bytes a token that the backward pass of a trunk needs."""
         config = family(

@@ -76,6 +76,7 @@ def compute_in_parts(rank: int, folder: str, rendezvous: str) -> None:
             assert not any(p.numel() for p in shared.parameters())
 
 
+@pytest.mark.slow
 def test_learners_hold_a_part_each(model_folder: str, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     multiprocessing.spawn(compute_in_parts, (model_folder, str(tmp_path / "rendezvous")), nprocs=2)

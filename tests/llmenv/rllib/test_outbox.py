@@ -98,6 +98,7 @@ def learn_and_send(rank: int, folder: str, rendezvous: str) -> None:
         assert hasattr(Sender, "sent") == (rank == 0)
 
 
+@pytest.mark.slow
 def test_a_sharded_policy_is_whole_tensor_by_tensor(model_folder: str, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     multiprocessing.spawn(learn_and_send, (model_folder, str(tmp_path / "rendezvous")), nprocs=2)
