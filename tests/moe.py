@@ -42,7 +42,11 @@ OWN: dict[str, dict[str, Any]] = {
         "v_head_dim": 32,
         "head_dim": None,
     },
-    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "layer_types": ["sliding_attention", "full_attention"]},
+    "gpt_oss": {
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
 }
 
 
@@ -51,7 +55,9 @@ def make_moe_folder(kind: str, folder: Path, *, tied: bool = False) -> str:
     tokenizer = load_tokenizer("tiny")
     settings = {**COMMON, **OWN[kind], "vocab_size": len(tokenizer), "tie_word_embeddings": tied}
     settings |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
-    config = AutoConfig.for_model(kind, **{k: v for k, v in settings.items() if v is not None or k == "bos_token_id"})
+    config = AutoConfig.for_model(
+        kind, **{k: v for k, v in settings.items() if v is not None or k == "bos_token_id"}
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)

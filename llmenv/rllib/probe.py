@@ -67,9 +67,7 @@ def is_exact(config: Any) -> bool:
     return (config.dtype, config.matmul_precision) == ("float32", "highest") and not coarser
 
 
-def measure(
-    runners: RunnerGroup, learner_group: LLMLearnerGroup, config: Any, **plan: Any
-) -> float | None:
+def measure(runners: RunnerGroup, learner_group: LLMLearnerGroup, config: Any, **plan: Any) -> float | None:
     """The mean absolute difference of the log-probabilities of a few tokens, in nats; None where none was sampled."""
     num_runners, num_learners = max(1, config.num_env_runners), max(1, config.num_learners)
     requests = [

@@ -71,7 +71,9 @@ def refuse_not_finite(completions: Sequence[Completion]) -> None:
             continue
         version = completion.weights_version
         if version == 0:
-            remedy = "look for NaN in the model's files, or take a wider dtype (bfloat16 or float32 for float16)"
+            remedy = (
+                "look for NaN in the model's files, or take a wider dtype (bfloat16 or float32 for float16)"
+            )
         else:
             remedy = (
                 "go back to a checkpoint from before, with a lower learning rate, a tighter grad_clip, or a wider "

@@ -6,7 +6,7 @@ Written to vLLM 0.32, and run on a CPU alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ def begin(worker: Any) -> None:
     """
     model = _model(worker)
     model.llmenv_taken, model.llmenv_left = set(), []
-    for _, experts in _experts_on_cpu(model):
+    for experts in _experts_on_cpu(model):
         experts.moe_kernel = None
 
 
@@ -118,8 +118,13 @@ def _left(model: nn.Module) -> list[str]:
     return [name for name, parameter in waiting.items() if id(parameter) not in written]
 
 
-def _experts_on_cpu(model: nn.Module) -> Iterator[tuple[nn.Module, Any]]:
-    for layer in model.modules():
-        method = getattr(layer, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None and layer.w13_weight.device.type == "cpu":
-            yield layer, method
+def _experts_on_cpu(model: nn.Module) -> list[Any]:
+    """What computes the experts of each layer that has some, where they are in the host's memory."""
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+
+    return [
+        layer.quant_method
+        for layer in model.modules()
+        if isinstance(getattr(layer, "quant_method", None), UnquantizedFusedMoEMethod)
+        and layer.w13_weight.device.type == "cpu"
+    ]
