@@ -34,7 +34,7 @@ def gap(model: Any, sampler: Any) -> float:
     completions: list[Completion] = sampler.generate(PROMPTS, PARAMS, range(len(PROMPTS)))
     gaps = []
     for prompt, completion in zip(PROMPTS, completions, strict=True):
-        plain, _ = plain_logps(model, [*prompt, *completion.token_ids])
+        plain, _ = plain_logps(model, [*prompt, *completion.token_ids], 1.0)
         gaps.append((torch.tensor(completion.logps).double() - plain[len(prompt) - 1 :]).abs())
     return float(torch.cat(gaps).mean())
 
