@@ -31,6 +31,8 @@ OWN: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
+        "topk_method": "noaux_tc",  # vLLM reads it; all that are published have it
+        "scoring_func": "sigmoid",
         "n_group": 2,
         "topk_group": 1,
         "first_k_dense_replace": 1,
