@@ -38,8 +38,8 @@ OWN: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1,
         "num_key_value_heads": 2,
         "q_lora_rank": 24,
-        "kv_lora_rank": 32,
-        "qk_rope_head_dim": 32,
+        "kv_lora_rank": 512,  # vLLM knows these two sizes, or 256 and 64, alone
+        "qk_rope_head_dim": 64,
         "qk_nope_head_dim": 32,
         "v_head_dim": 32,
         "head_dim": None,

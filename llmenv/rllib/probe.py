@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 NUM_TOKENS = 16  # of a response
 SAMPLES_PER_RUNNER = 4
-# Bounds of the mean absolute difference of log-probabilities, in nats. In float32 it was 1e-5 at most. In bfloat16, over
-# 256 tokens of small models on a CPU, it was 0.009 to 0.016 with transformers and 0.012 to 0.023 with vLLM, more with
+# Bounds of the mean absolute difference of log-probabilities, in nats. On a CPU it was 1e-5 at most in float32; in
+# bfloat16, over 256 tokens of small models, 0.009 to 0.016 with transformers and 0.012 to 0.023 with vLLM, more with
 # random weights than with trained ones.
 EXACT = 1e-4
 ROUGH = 0.1

