@@ -29,6 +29,7 @@ from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize
 from llmenv.policy.batch import TokenRow
 from llmenv.policy.plan import plan_update
+from llmenv.rllib.probe import check_sync
 from llmenv.rllib.runner_group import RunnerGroup
 from llmenv.rollout import GroupRequest
 
@@ -73,7 +74,19 @@ class LLMAlgorithm(Algorithm):
                 self.config.base_model,
                 reason,
             )
+        self._has_warned = False
+        self._first_sync()
+
+    def _first_sync(self) -> None:
+        """Of new learners, or of what was restored: are the runners the same policy then?"""
         self.runners.sync_weights()
+        check_sync(
+            self.runners,
+            self.learner_group,
+            self.config,
+            shared_prompts=self._shared_prompts,
+            costs=self._costs,
+        )
 
     def training_step(self) -> None:
         """One iteration. Logs its metrics and returns None, as RLlib's new API stack wants it."""
@@ -83,13 +96,27 @@ class LLMAlgorithm(Algorithm):
             self.metrics.log_value(("rollout", key), value, reduce="mean", window=1)
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             usable = self.usable(episodes)
-            rows = self.make_rows(usable, self.assign_credit(usable))
+            advantages = self.assign_credit(usable)
+            if not self.has_signal(usable, advantages):
+                self._warn_without_signal()
+            rows = self.make_rows(usable, advantages)
             self._updated_in = self.iteration
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self.runners.call("sleep")
             self.update_rows(rows)
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.runners.sync_weights()
+
+    def _warn_without_signal(self) -> None:
+        """Once a run, with what can be done about it."""
+        if not self._has_warned:
+            logger.warning(
+                "iteration %d has no signal: no sample is better than another of its task, and rewards teach nothing. "
+                "If that goes on: easier tasks (harder ones, where all are right), another reward, more samples a "
+                "group (group_size), or supervised fine-tuning first",
+                self.iteration + 1,
+            )
+        self._has_warned = True
 
     @property
     def learners_are_whole(self) -> bool:
@@ -116,6 +143,10 @@ class LLMAlgorithm(Algorithm):
         """Whether a row has any in the loss; it is left out of the forward passes otherwise."""
         # A sample that is no better or worse than its group teaches nothing by itself.
         return self.config.kl_coeff > 0 or self.config.entropy_coeff > 0 or bool(row.advantages.any())
+
+    def has_signal(self, episodes: Sequence[TextEpisode], advantages: np.ndarray) -> bool:
+        """Whether rewards tell any of the valid episodes from others that they are compared with."""
+        return bool(np.any(advantages))
 
     def row(self, episode: TextEpisode, advantage: float) -> TokenRow:
         """What the learners see of an episode."""
@@ -283,7 +314,7 @@ class LLMAlgorithm(Algorithm):
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self._updated_in = None
-        self.runners.sync_weights()
+        self._first_sync()
 
     def get_weights(self, policies: Any = None) -> dict[str, dict[str, Any]]:
         """The policy's weights as tensors on the CPU, by the model's own names, under RLlib's name for the policy."""

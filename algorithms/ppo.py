@@ -204,6 +204,9 @@ class PPO(LLMAlgorithm):
         """Nothing yet: the learners have the values."""
         return np.zeros(len(episodes))
 
+    def has_signal(self, episodes: Sequence[TextEpisode], advantages: np.ndarray) -> bool:
+        return len({episode.total_reward for episode in episodes}) > 1
+
     def row(self, episode: TextEpisode, advantage: float) -> TokenRow:
         config = self.config
         # An episode that ends in the very step in which its time is up has ended.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
 
 ALL_LINEAR = "all-linear"
 # Where peft keeps a layer `q_proj` that it adapts: the weight, and the two matrices [rank, in] and [out, rank].
@@ -36,8 +39,9 @@ def add_adapters(
         model: Changed in place.
         rank: Rows of A, columns of B.
         alpha: The product of B and A counts `alpha / rank`.
-        targets: "all-linear": every linear layer but the output layer, which may be tied to the embeddings. Or last
-            parts of layers' names, such as ["q_proj", "v_proj"].
+        targets: "all-linear": every linear layer but the output layer, which may be tied to the embeddings. Experts
+            that a model holds in one tensor are none, nor are some routers: what is left out is told. Or last parts of
+            layers' names, such as ["q_proj", "v_proj"].
         seed: A is drawn with it: the same on every learner.
 
     Raises:
@@ -69,6 +73,14 @@ def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list
             f"{type(model).__name__} has no linear layer that LoRA could adapt: leave lora_rank out"
         )
     if targets == ALL_LINEAR:
+        if left := _matrices_outside_layers(model):
+            logger.warning(
+                '"%s" leaves out %s of %s, which are no linear layers of their own, and stay as they are: train all '
+                "weights (without lora_rank) where they are to learn",
+                ALL_LINEAR,
+                ", ".join(left),
+                type(model).__name__,
+            )
         return linear
     chosen = {target: [name for name in linear if f".{name}".endswith(f".{target}")] for target in targets}
     if unknown := [target for target, names in chosen.items() if not names]:
@@ -77,6 +89,19 @@ def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list
             f'give "{ALL_LINEAR}", or some of {", ".join(known)}'
         )
     return sorted({name for names in chosen.values() for name in names})
+
+
+def _matrices_outside_layers(model: PreTrainedModel) -> list[str]:
+    """Last two parts of the names of parameters that multiply, and belong to no linear layer and no embedding."""
+    return sorted(
+        {
+            ".".join(f"{name}.{parameter}".split(".")[-2:])
+            for name, module in model.named_modules()
+            if not isinstance(module, nn.Linear | nn.Embedding)
+            for parameter, tensor in module.named_parameters(recurse=False)
+            if len(getattr(tensor, "ds_shape", tensor.shape)) >= 2 and "bias" not in parameter
+        }
+    )
 
 
 def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Tensor]:

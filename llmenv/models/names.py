@@ -71,15 +71,22 @@ def load_causal_lm(name: str, dtype: str = "float32") -> PreTrainedModel:
         dtype: of the weights: ``float32``, ``bfloat16`` or ``float16``.
 
     Raises:
-        ValueError: an unknown dtype, or see `resolve_model`.
+        ValueError: an unknown dtype, a quantised model, or see `resolve_model`.
     """
     if dtype not in DTYPES:
         raise ValueError(f"There is no dtype {dtype!r} for a model: give one of {', '.join(DTYPES)}.")
     folder = resolve_model(name)
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     with _load_errors_named(name):
+        quantised = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None)
+        if quantised is not None:
+            method = dict(quantised).get("quant_method", "some method")
+            raise ValueError(
+                f"Model {name!r} is quantised ({method}), and cannot be trained: a gradient step would not change its "
+                "rounded weights. Give the model that it was made from, or a copy of it in bfloat16."
+            )
         return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
 
 

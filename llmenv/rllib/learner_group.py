@@ -117,21 +117,21 @@ class LLMLearnerGroup(LearnerGroup):
         )
         raise LearnersLostError(f"the learner group lost {self._lost}") from first
 
-    def pack_weights(self) -> tuple[Any, int]:
-        """The policy's weights for `set_state` of env runners, and their version.
+    def pack_weights(self, *, own_names: bool = False) -> tuple[Any, int]:
+        """The policy's weights for `set_state` of env runners, and their version; see `Outbox.pack`.
 
         With remote learners this is a reference into the object store: the driver never holds the weights.
         """
         remote = self.is_remote
 
         def pack(learner: LLMLearner) -> tuple[Any, int]:
-            return learner.outbox.pack(to_object_store=remote), learner.weights_version
+            return learner.outbox.pack(to_object_store=remote, own_names=own_names), learner.weights_version
 
         return self.on_all(pack)[0]
 
     def get_weights(self) -> dict[str, torch.Tensor]:
         """The policy's weights on the CPU, under the model's own names: views to copy from."""
-        packed, _ = self.pack_weights()
+        packed, _ = self.pack_weights(own_names=True)
         return weights.unpack(ray.get(packed) if isinstance(packed, ray.ObjectRef) else packed)
 
     def send_weights(self, runners: Sequence[Any], *, renew: bool) -> int:

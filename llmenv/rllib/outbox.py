@@ -20,6 +20,7 @@ from llmenv.models.saved_policy import BASE
 from llmenv.policy.policy import CausalPolicy
 from llmenv.samplers.vllm import gpus_per_engine
 from llmenv.weights import format as weights
+from llmenv.weights import names
 from llmenv.weights.transfer import Meta, WeightSender, init_info_of
 
 
@@ -45,12 +46,19 @@ class Outbox:
         state, adapters = self._engine.gather(self._policy.model), self._config.lora
         return lora.merge(state, adapters["alpha"] / adapters["rank"]) if state and adapters else state
 
-    def pack(self, *, to_object_store: bool) -> Any:
-        """The weights in wire format, or a reference to them in Ray's object store."""
+    def pack(self, *, to_object_store: bool, own_names: bool = False) -> Any:
+        """The weights in wire format, or a reference to them in Ray's object store.
+
+        Args:
+            to_object_store: Whether a reference is wanted.
+            own_names: Under the model's own names, and not those that the config's sampler knows.
+        """
         state = self.weights()
         self._make_room()
         if state is None:
             return None
+        if self._config.sampler == "vllm" and not own_names:
+            state = names.in_files(self._policy.model, state)
         packed = weights.pack(state)
         return ray.put(packed) if to_object_store else packed
 
@@ -94,25 +102,38 @@ class Outbox:
 
     def metadata(self) -> list[Meta]:
         """What `stream` will give. No collective."""
-        return [
-            Meta(name, tensors[0].dtype, tuple(getattr(tensors[0], "ds_shape", tensors[0].shape)))
-            for name, tensors in self._parts().items()
-        ]
+        metadata = []
+        for group in self._groups():
+            shapes = {
+                name: torch.empty(
+                    getattr(tensors[0], "ds_shape", tensors[0].shape), dtype=tensors[0].dtype, device="meta"
+                )
+                for name, tensors in group.items()
+            }
+            for name, tensor in names.in_files(self._policy.model, shapes).items():
+                metadata.append(Meta(name, tensor.dtype, tuple(tensor.shape)))
+        return metadata
 
     def stream(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The policy's weights, as `weights` has them, on the learner's device, each whole when it is asked for.
+        """The policy's weights as its files would have them, on the learner's device, whole when they are asked for.
 
-        All learners have to ask for all of them. Whoever keeps none of them holds one at a time, and with adapters the
-        three parts of one.
+        All learners have to ask for all of them. Whoever keeps none of them holds one at a time, with adapters the
+        three parts of one, and where the files have it in other pieces, these.
         """
         adapters = self._config.lora
         scale = adapters["alpha"] / adapters["rank"] if adapters else 1.0
-        for name, tensors in self._parts().items():
-            with self._engine.whole(tensors):
-                yield name, lora.merged([t.detach().to(self._device) for t in tensors], scale)
+        for group in self._groups():
+            with self._engine.whole([tensor for tensors in group.values() for tensor in tensors]):
+                whole = {
+                    name: lora.merged([t.detach().to(self._device) for t in tensors], scale)
+                    for name, tensors in group.items()
+                }
+                yield from names.in_files(self._policy.model, whole).items()
 
-    def _parts(self) -> dict[str, list[torch.Tensor]]:
-        return lora.parts(untied_state(self._policy.model))
+    def _groups(self) -> list[dict[str, list[torch.Tensor]]]:
+        """What each of the policy's tensors comes from, in groups that are converted together, by its own names."""
+        parts = lora.parts(untied_state(self._policy.model))
+        return [{name: parts[name] for name in group} for group in names.together(self._policy.model, parts)]
 
     def export(self, folder: Path) -> None:
         """Writes the policy in Hugging Face format: weights, configurations and tokenizer."""

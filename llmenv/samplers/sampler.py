@@ -56,6 +56,35 @@ class Completion:
         self.token_ids, self.logps = as_token_ids(self.token_ids), as_logps(self.logps)
 
 
+class NotFiniteError(RuntimeError):
+    """A model gave logits that are not finite: what was drawn from them means nothing."""
+
+
+def refuse_not_finite(completions: Sequence[Completion]) -> None:
+    """Fails on tokens that were drawn from no distribution; a NaN among logits makes that of every token one.
+
+    Raises:
+        NotFiniteError: If there is such a token.
+    """
+    for completion in completions:
+        if np.isfinite(completion.logps).all():
+            continue
+        version = completion.weights_version
+        if version == 0:
+            remedy = (
+                "look for NaN in the model's files, or take a wider dtype (bfloat16 or float32 for float16)"
+            )
+        else:
+            remedy = (
+                "go back to a checkpoint from before, with a lower learning rate, a tighter grad_clip, or a wider "
+                "dtype"
+            )
+        raise NotFiniteError(
+            f"the weights after {version} updates give logits that are not finite, so that nothing can be drawn from "
+            f"them: {remedy}"
+        )
+
+
 class Sampler(Protocol):
     """What a rollout asks of a sampler.
 
@@ -74,11 +103,17 @@ class Sampler(Protocol):
         """One completion a prompt, in order; `seeds[i]` alone determines what is drawn for prompt i.
 
         (With vLLM up to rounding, which may depend on what else is in the batch.)
+
+        Raises:
+            NotFiniteError: If the model's logits are not finite.
         """
         ...
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
-        """Takes over new weights in place; nothing computed with the old ones may be used again."""
+        """Takes over new weights in place; nothing computed with the old ones may be used again.
+
+        vLLM knows them by the names of the model's files (see `llmenv.weights.names`), transformers by its own.
+        """
         ...
 
     def sleep(self) -> None:

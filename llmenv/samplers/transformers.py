@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 
 from llmenv.policy import head
 from llmenv.policy.policy import transforms_of_logits
-from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.samplers.sampler import Completion, SamplingParams, refuse_not_finite
 from llmenv.weights import format as weights
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class TransformersSampler:
         for start in range(0, len(prompts), self.max_rows):
             chunk = slice(start, start + self.max_rows)
             completions += self._generate(prompts[chunk], params, seeds[chunk])
+        refuse_not_finite(completions)
         return completions
 
     def _warn(self, num_rows: int, device: torch.device) -> None:

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
+from llmenv.samplers import vllm_loading as loading
 from llmenv.samplers.gpu_memory import share_beside, wait_for_memory
-from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.samplers.sampler import Completion, SamplingParams, refuse_not_finite
 from llmenv.weights import format as weights
 
 # On a GPU vLLM's own defaults hold. On a CPU they would take nearly all memory for the cache, share only whole
@@ -107,15 +108,23 @@ class VLLMSampler:
         # vLLM compiles one helper of its log-probabilities even where nothing else is compiled.
         self._eager = self._llm.model_config.enforce_eager
         self._asleep: set[str] = set()  # what of the engine's memory has been given back, by vLLM's tags
+        self._llm.collective_rpc(loading.watch)
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
+        """See `Sampler.load_weights`; under the names that the model's files have.
+
+        Raises:
+            loading.IncompleteError: If the engine did not take all that it has.
+        """
         self._wake("weights")
-        self._llm.collective_rpc(_reload, args=(packed,))
+        self._llm.collective_rpc(loading.reload, args=(packed,))
         self._finish_load(version)
 
     def transfer(self, method: str, kwargs: Mapping[str, Any]) -> None:
         """Passes a call of vLLM's protocol for weights on to its workers; see `llmenv.weights.transfer`."""
         self._wake("weights")
+        if method == "start_weight_update":
+            self._llm.collective_rpc(loading.begin)
         self._llm.collective_rpc(method, kwargs=dict(kwargs))
 
     def finish_transfer(self, version: int) -> None:
@@ -130,7 +139,7 @@ class VLLMSampler:
 
     def close(self) -> None:
         """Ends the engine, its threads and processes, and with them all process groups of `torch.distributed`."""
-        self._llm.collective_rpc(_forget_layers)
+        self._llm.collective_rpc(loading.forget)
         self._llm.llm_engine.engine_core.shutdown()
         del self._llm
         gc.collect()  # its parts refer to one another
@@ -141,7 +150,7 @@ class VLLMSampler:
             self._asleep.remove(tag)
 
     def _finish_load(self, version: int) -> None:
-        self._llm.collective_rpc(_renew_output_layer)
+        self._llm.collective_rpc(loading.finish)
         self._wake("kv_cache")  # only now: while weights arrive, they may be there twice
         self._reset_prefix_cache()
         self.weights_version = version
@@ -170,16 +179,17 @@ class VLLMSampler:
                 [_translate(params, seed) for seed in seeds],
                 use_tqdm=False,
             )
-        completions = [output.outputs[0] for output in outputs]
-        return [
+        completions = [
             Completion(
-                token_ids=completion.token_ids,
-                logps=completion.logprobs.logprobs,
-                finish_reason=completion.finish_reason,
+                token_ids=output.outputs[0].token_ids,
+                logps=output.outputs[0].logprobs.logprobs,
+                finish_reason=output.outputs[0].finish_reason,
                 weights_version=self.weights_version,
             )
-            for completion in completions
+            for output in outputs
         ]
+        refuse_not_finite(completions)
+        return completions
 
 
 def check_settings(sampler_kwargs: Mapping[str, Any]) -> None:
@@ -254,36 +264,6 @@ def _prepare_environment() -> None:
     logging.getLogger("vllm").setLevel(level)  # it speaks before it has configured its own logging
     if level == "ERROR":  # an exception says enough without all requests printed before it
         logging.getLogger("vllm.logging_utils.dump_input").setLevel("CRITICAL")
-
-
-def _reload(worker: Any, packed: weights.Packed) -> None:
-    """Writes weights, under their Hugging Face names, into one worker's model, layer by layer."""
-    worker.model_runner.reload_weights(weights_iterator=iter(weights.unpack(packed).items()))
-
-
-def _renew_output_layer(worker: Any) -> None:
-    """After new weights have been written into one worker's model.
-
-    On a CPU a layer computes with a repacked copy of its weights. Where the output layer's are tied to the embedding's,
-    vLLM renews the embedding's copy alone, and the output layer would go on with the old one.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
-
-    for layer in worker.model_runner.get_model().modules():
-        if isinstance(layer, ParallelLMHead) and isinstance(layer.quant_method, UnquantizedEmbeddingMethod):
-            layer.quant_method.process_weights_after_loading(layer)
-
-
-def _forget_layers(worker: Any) -> None:
-    """Before one worker's model is given up.
-
-    vLLM keeps a note on each layer in a dictionary with weak keys, and after a reload the notes themselves refer to the
-    layers.
-    """
-    from vllm.model_executor.model_loader.reload.layerwise import LAYERWISE_INFO
-
-    for layer in worker.model_runner.get_model().modules():
-        LAYERWISE_INFO.pop(layer, None)
 
 
 def _translate(params: SamplingParams, seed: int) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from llmenv.models import lora
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch, TokenRow
 from llmenv.policy.policy import CausalPolicy
+from moe import make_moe_folder
 from support import dropout_model, plain_logps, random_episodes, relative_gap
 
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -129,6 +131,21 @@ def test_targets_that_are_no_layers_are_named_with_those_there_are(model: Any, t
     message = rf"lora_targets \['{targets[-1]}'\] are no layers .*all-linear.*down_proj, gate_proj, k_proj"
     with pytest.raises(ValueError, match=message):
         lora.add_adapters(model, rank=3, alpha=6, targets=targets, seed=0)
+
+
+def test_what_is_no_linear_layer_is_left_out_and_told_of(
+    model: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """OLMoE's experts and its router are tensors of modules that are no linear layers."""
+    lora.add_adapters(model, rank=2, alpha=4, targets="all-linear", seed=0)
+    assert not caplog.records
+    mixture: Any = load_causal_lm(make_moe_folder("olmoe", tmp_path))
+    lora.add_adapters(mixture, rank=2, alpha=4, targets="all-linear", seed=0)
+    (record,) = caplog.records
+    left = "experts.down_proj, experts.gate_up_proj, gate.weight of OlmoeForCausalLM"
+    assert f'"all-linear" leaves out {left}' in record.getMessage()
+    trained = {name.split(".")[-4] for name, p in mixture.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:

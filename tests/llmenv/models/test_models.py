@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig
 
 from llmenv.models import names as models
 from llmenv.models import smollm2
@@ -59,6 +60,15 @@ def test_folder_without_config_and_file_are_refused(tmp_path: Path) -> None:
 def test_folder_without_weights_names_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(ValueError, match=r"must hold.*weights"):
+        load_causal_lm(str(tmp_path))
+
+
+def test_a_quantised_model_is_refused_before_its_weights_are_read(tmp_path: Path) -> None:
+    config = LlamaConfig(quantization_config={"quant_method": "mxfp4"}, architectures=["LlamaForCausalLM"])
+    config.save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"is quantised \(mxfp4\), and cannot be trained.*a copy of it in bfloat16"
+    ):
         load_causal_lm(str(tmp_path))
 
 

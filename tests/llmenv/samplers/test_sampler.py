@@ -15,7 +15,7 @@ from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch, TokenRow
 from llmenv.policy.policy import CausalPolicy
 from llmenv.samplers import transformers as transformers_module
-from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.samplers.sampler import Completion, NotFiniteError, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler, _Decoder, _draw, _RoomyLayer
 from support import plain_logps
 
@@ -61,6 +61,20 @@ def test_logps_are_those_of_the_policy_and_of_a_plain_forward(model: Any, temper
     with torch.no_grad():
         logps = CausalPolicy(model, temperature)(batch).logps
     torch.testing.assert_close(logps, batch.sampling_logps, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_weights_that_are_no_numbers_are_refused(model: Any, value: float, temperature: float) -> None:
+    """In one row of the embeddings, which are the output layer's too: the token itself is in no prompt."""
+    with torch.no_grad():
+        model.get_output_embeddings().weight[1200, 3] = value
+    with pytest.raises(NotFiniteError, match=r"after 0 updates .*look for NaN in the model's files"):
+        sample(model, temperature=temperature)
+    sampler = TransformersSampler(model)
+    sampler.weights_version = 7
+    with pytest.raises(NotFiniteError, match=r"after 7 updates .*lower learning rate"):
+        sampler.generate(PROMPTS, SamplingParams(3, NO_STOP, temperature), SEEDS)
 
 
 def test_a_completion_is_two_arrays_of_its_own(model: Any) -> None:

