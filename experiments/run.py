@@ -138,10 +138,6 @@ def main(
             algo = method_name(algo)
             name = f"{env.rpartition(':')[2]}-{algo}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-            if not plan and ((output / "progress.csv").exists() or (output / "checkpoints").exists()):
-                raise ValueError(
-                    f"{output} holds a run already: go on with it by --resume {output}, or name another"
-                )
         if plan:
             from experiments.common.plan_shown import plan_run
 

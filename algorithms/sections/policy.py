@@ -6,15 +6,10 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
-from algorithms import checks
 from algorithms.sections.paths import absolute
 from algorithms.sections.section import Section
 from llmenv.engines.deepspeed import build_config, read_config
 from llmenv.models.lora import ALL_LINEAR
-from llmenv.models.names import DTYPES
-from llmenv.models.renderer import TEMPLATES
-
-MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 class PolicySection(Section):
@@ -131,9 +126,6 @@ class PolicySection(Section):
 
     def validate(self) -> None:
         super().validate()
-        checks.choice("template", self.template, TEMPLATES)
-        checks.choice("dtype", self.dtype, DTYPES)
-        checks.choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         self._validate_lora()
         if self.zero_stage is None and (
             self.offload_optimizer or self.offload_parameters or self.deepspeed_extra
@@ -152,9 +144,6 @@ class PolicySection(Section):
             if alpha is not None or targets != ALL_LINEAR:
                 raise ValueError("lora_alpha and lora_targets need a lora_rank: set it, or leave them out")
             return
-        checks.whole("lora_rank", rank, otherwise=", or None to train all weights")
-        if alpha is not None:
-            checks.whole("lora_alpha", alpha, otherwise=", or None for twice the rank")
         if targets != ALL_LINEAR and (isinstance(targets, str) or not targets):
             raise ValueError(
                 f'lora_targets must be "{ALL_LINEAR}" or a list of names such as ["q_proj", "v_proj"], got {targets!r}'

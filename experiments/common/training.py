@@ -24,7 +24,8 @@ from rich.markup import escape
 from experiments.common import figures, settings
 from experiments.common.display import Display, quieten
 from experiments.common.plan import plan_here
-from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints
+from experiments.common.ownership import claim
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
 from experiments.export import export
 from llmenv.models.names import resolve_model
@@ -46,10 +47,27 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
     Returns:
         The exit status: 0, or 130 or 143 for a run that was stopped (see `StopSignals`).
     """
+    claimed = claim(output, resuming=resuming)
+    try:
+        return _start(algo, sections, output, resuming=resuming, wandb=wandb)
+    except BaseException:
+        # What has neither been evaluated nor trained has failed at its start, and nobody misses its folder.
+        if not resuming and is_bare(output):
+            claimed.discard()
+        raise
+    finally:
+        claimed.release()
+
+
+def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
     quieten()
     resolve_model(sections["policy"]["model"])
     config, run = settings.build(algo, sections)
     plan = plan_here(config)
+    folder = RunFolder(output)
+    recorded = settings.resolved(algo, sections, run, config)
+    if not resuming:
+        folder.write_config(recorded)
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
@@ -60,7 +78,7 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
     starting = "starting"
     if config.sampler == "vllm":
         starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
-    algorithm = folder = None
+    algorithm = None
     try:
         with display.waiting(starting):
             if resuming:
@@ -69,25 +87,40 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
                 algorithm = config.algo_class.from_checkpoint(str(newest), config=config)
             else:
                 algorithm = config.build_algo()
-        folder = RunFolder(output)
         if resuming:
+            folder.write_config(recorded, anew=True)
             folder.rewind(algorithm.iteration)
             display.say(f"resumed after iteration {algorithm.iteration}")
-        folder.write_config(settings.resolved(algo, sections, run))
-        logger = _start_wandb(sections, output) if wandb else None
+        logger = _start_wandb(recorded, output) if wandb else None
         return Training(algorithm, run, folder, display, logger).run()
     finally:
-        if folder is not None:
-            folder.close()
+        folder.close()
         if algorithm is not None:
             algorithm.stop()
         ray.shutdown()
 
 
-def _start_wandb(sections: settings.Sections, output: Path) -> Any:
+def _start_wandb(config: dict[str, Any], output: Path) -> Any:
+    """The run of wandb's that belongs to a folder, the same one however often it is resumed."""
     import wandb
 
-    return wandb.init(project="llmenv", name=output.name, config=sections, dir=str(output))
+    file = output / "wandb_id"
+    if not file.exists():
+        file.write_text(wandb.util.generate_id())
+    return wandb.init(
+        project="llmenv",
+        name=output.resolve().name,
+        id=file.read_text(),
+        resume="allow",
+        config=config,
+        allow_val_change=True,  # where things run may be another place
+        dir=str(output),
+    )
+
+
+def _due(iteration: int, every: int) -> bool:
+    """Whether an iteration is one of every so many; 0 is never."""
+    return every > 0 and iteration % every == 0
 
 
 class Training:
@@ -116,6 +149,7 @@ class Training:
         self.logger = logger
         self._stop = StopSignals()
         self._told: set[str] = set()
+        self._saved_at = time.monotonic()
 
     def run(self) -> int:
         """Trains, and puts it all together.
@@ -146,8 +180,13 @@ class Training:
 
     def _train(self) -> None:
         algorithm, run = self.algorithm, self.settings
-        if algorithm.iteration % run.evaluate_every == 0 and not self._is_evaluated():
+        self._save()  # before anything is spent: what can fail at saving fails here
+        if (not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)) and (
+            not self._is_evaluated()
+        ):
             self._show_evaluation(self._evaluate())
+        if algorithm.iteration >= run.iterations:
+            return
         self.display.header()
         first, started = algorithm.iteration, time.monotonic()
         with self.display:
@@ -159,11 +198,11 @@ class Training:
                 if run.time_limit is not None:
                     left = min(left, 60 * run.time_limit - elapsed)
                 self._show_iteration(figures.progress_row(result), max(0.0, left))
-                if algorithm.iteration % run.checkpoint_every == 0:
+                if self._checkpoint_is_due(first):
                     self._save()
                 if algorithm.iteration == run.iterations or left <= 0:
                     break  # the last evaluation comes after the last checkpoint
-                if algorithm.iteration % run.evaluate_every == 0 and self._stop.received is None:
+                if _due(algorithm.iteration, run.evaluate_every) and self._stop.received is None:
                     self._show_evaluation(self._evaluate())
 
     def _finish(self, checkpoint: Path, seconds: float) -> None:
@@ -180,7 +219,9 @@ class Training:
             self._show_evaluation(fresh, on_screen=False)
         rows = self.folder.table("evaluations")
         with self._harmless("display"):
-            self.display.evaluations({"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()})
+            ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
+            if self.algorithm.iteration:
+                self.display.evaluations(ends)
         self.display.say(f"{seconds / 60:.1f} minutes; policy, curve and summary are in {self.folder.path}")
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
@@ -191,15 +232,29 @@ class Training:
         tables = self.folder.table("progress"), self.folder.table("evaluations")
         self.folder.write_summary(figures.summary(self.algorithm, *tables, seconds))
 
+    def _checkpoint_is_due(self, first: int) -> bool:
+        """After the first iteration of a process too: a kill is to cost minutes, whenever it comes."""
+        iteration, run = self.algorithm.iteration, self.settings
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return (
+            iteration == first + 1
+            or _due(iteration, run.checkpoint_every)
+            or 0 < run.checkpoint_minutes <= minutes
+        )
+
     def _save(self) -> Path:
-        return self.folder.save_checkpoint(
+        saved = self.folder.save_checkpoint(
             self.algorithm.iteration, self.algorithm.save_to_path, self.settings.keep_checkpoints
         )
+        self._saved_at = time.monotonic()
+        return saved
 
     def _rescue(self, error: BaseException) -> None:
         """Saves the last whole iteration, if there is one, and says beside the error how to go on."""
         if isinstance(error, CheckpointError):
             return  # says it itself
+        if is_bare(self.folder.path):
+            return  # nothing is lost
         path, algorithm = self.folder.path, self.algorithm
         if algorithm.learners_are_whole and algorithm.iteration:
             try:
@@ -261,7 +316,7 @@ class Training:
                 self.logger.log(row, step=iteration)
         with self._harmless("display"):
             self.display.iteration(row, seconds_left)
-        if iteration % self.settings.show_every == 0:
+        if _due(iteration, self.settings.show_every):
             episodes = self.algorithm.last_episodes
             with self._harmless("samples"):
                 self.folder.write_samples("train", iteration, episodes)

@@ -60,7 +60,11 @@ def test_every_preset_builds_its_config(name):
     ("algo", "sections", "message"),
     [
         ("Nope", {}, "choose one of PPO, GRPO"),
-        ("GRPO", {"trainning": {"lr": 1}}, "unknown section 'trainning'"),
+        (
+            "GRPO",
+            {"trainning": {"lr": 1}},
+            r"no section 'trainning' \(did you mean training\?\): one of .*run",
+        ),
         ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
         ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
         ("GRPO", {"training": {"minibatch_size": 7}}, "minibatch_size=7 must divide"),

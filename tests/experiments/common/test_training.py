@@ -30,8 +30,9 @@ def algorithm(ray_cluster: None, model_folder: str) -> Iterator[LLMAlgorithm]:
 
 
 def training(algorithm: LLMAlgorithm, path: Path, wandb: Any = None, **settings: int) -> Training:
-    """Four iterations, unless it is said otherwise; checkpoints and evaluations at both ends alone."""
-    run = RunSettings(**{"iterations": 4, "evaluate_every": 100, "checkpoint_every": 100, **settings})
+    """Four iterations, unless it is said otherwise; evaluations at both ends alone, and of checkpoints one is kept."""
+    sparse = {"iterations": 4, "evaluate_every": 100, "checkpoint_every": 100, "keep_checkpoints": 1}
+    run = RunSettings(**{**sparse, **settings})
     return Training(algorithm, run, RunFolder(path), Display(run.iterations), wandb)
 
 
@@ -134,7 +135,7 @@ def test_nobody_reads_the_output_any_more(algorithm, tmp_path, monkeypatch):
     assert logged(tmp_path) == [1, 2]
 
 
-@pytest.mark.parametrize(("every", "kept"), [(1, ["iteration_000001", "iteration_000002"]), (100, [])])
+@pytest.mark.parametrize(("every", "kept"), [(1, 2), (100, 1)])
 def test_learners_that_are_in_an_update_are_not_saved(algorithm, tmp_path, monkeypatch, every, kept):
     learner = algorithm.learner_group._learner
 
@@ -149,17 +150,75 @@ def test_learners_that_are_in_an_update_are_not_saved(algorithm, tmp_path, monke
     )
     with pytest.raises(RuntimeError, match="out of memory") as caught:
         training(algorithm, tmp_path, checkpoint_every=every).run()
-    assert names(tmp_path) == kept
+    assert names(tmp_path) == [f"iteration_{kept:06d}"]
     assert not algorithm.learners_are_whole
-    remedy = [f"The checkpoint of iteration 2 is whole: go on with --resume {tmp_path}"] if kept else []
-    assert getattr(caught.value, "__notes__", []) == remedy
+    remedy = f"The checkpoint of iteration {kept} is whole: go on with --resume {tmp_path}"
+    assert caught.value.__notes__ == [remedy]
 
 
 def test_before_the_first_iteration_there_is_nothing_to_keep(algorithm, tmp_path, monkeypatch):
     at_iteration(algorithm, 0, "evaluate", raises(ValueError("there is no test split")), monkeypatch)
-    with pytest.raises(ValueError, match=r"^there is no test split$"):
+    with pytest.raises(ValueError, match=r"^there is no test split$") as caught:
         training(algorithm, tmp_path).run()
-    assert names(tmp_path) == []
+    assert not hasattr(caught.value, "__notes__")
+
+
+def test_what_cannot_be_saved_is_told_before_anything_is_spent(algorithm, tmp_path, monkeypatch):
+    spent: list[str] = []
+    for name in ("evaluate", "collect"):
+        at_iteration(algorithm, 0, name, lambda: spent.append("tokens"), monkeypatch)
+    refusal = ValueError("GenerationConfig is invalid: top_k without do_sample")
+    at_iteration(algorithm, 0, "save_to_path", raises(refusal), monkeypatch)
+    with pytest.raises(CheckpointError, match="top_k without do_sample") as caught:
+        training(algorithm, tmp_path).run()
+    assert "Make room" not in str(caught.value), "the disk is not to blame"
+    assert not spent
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds", "saved"),
+    [
+        ({}, 1, [0, 1, 5]),  # before, after the first iteration and at the end
+        ({"checkpoint_every": 2}, 1, [0, 1, 2, 4, 5]),
+        ({"checkpoint_every": 0}, 1, [0, 1, 5]),
+        # 40 s an iteration, so that a minute since the one before is over after every second.
+        ({"checkpoint_minutes": 1}, 40, [0, 1, 3, 5]),
+        ({"checkpoint_minutes": 0}, 40, [0, 1, 5]),
+    ],
+)
+def test_checkpoints_come_by_iterations_and_by_time(
+    algorithm, tmp_path, monkeypatch, settings, seconds, saved
+):
+    run = training(algorithm, tmp_path, iterations=5, keep_checkpoints=9, **settings)
+    monkeypatch.setattr("experiments.common.training.time.monotonic", lambda: seconds * algorithm.iteration)
+    assert run.run() == 0
+    assert names(tmp_path) == [f"iteration_{number:06d}" for number in saved]
+
+
+def test_a_resumed_process_saves_after_its_first_iteration(algorithm, tmp_path):
+    assert training(algorithm, tmp_path, iterations=2, keep_checkpoints=9).run() == 0
+    assert training(algorithm, tmp_path, iterations=4, keep_checkpoints=9).run() == 0
+    assert names(tmp_path) == [f"iteration_{number:06d}" for number in (0, 1, 2, 3, 4)]
+
+
+def test_no_iterations_are_an_evaluation(algorithm, tmp_path, capsys):
+    run = training(algorithm, tmp_path, iterations=0, evaluate_every=0, show_every=0)
+    before = learned(algorithm)
+    assert run.run() == 0
+    assert torch.equal(learned(algorithm), before)
+    assert logged(tmp_path, "evaluations") == [0]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["iterations"], summary["samples"], summary["tokens"]) == (0, 0, 0)
+    assert summary["accuracy_before"] == summary["accuracy_after"]
+    assert summary["seconds_an_iteration"] == {}
+    assert "after" not in capsys.readouterr().out, "there is one evaluation, and one is shown"
+
+
+def test_intervals_of_0_are_never(algorithm, tmp_path, capsys):
+    run = training(algorithm, tmp_path, evaluate_every=0, checkpoint_every=0, show_every=0)
+    assert run.run() == 0
+    assert logged(tmp_path, "evaluations") == [0, 4]
+    assert "a sample" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_of_beside_the_failure(algorithm, tmp_path, monkeypatch):
@@ -171,12 +230,12 @@ def test_a_checkpoint_that_cannot_be_written_is_told_of_beside_the_failure(algor
 
 
 def test_both_failures_are_told_of(algorithm, tmp_path, monkeypatch):
-    at_iteration(algorithm, 1, "collect", raises(RuntimeError("service is down")), monkeypatch)
-    at_iteration(algorithm, 1, "save_to_path", raises(OSError("No space left on device")), monkeypatch)
+    at_iteration(algorithm, 2, "collect", raises(RuntimeError("service is down")), monkeypatch)
+    at_iteration(algorithm, 2, "save_to_path", raises(OSError("No space left on device")), monkeypatch)
     with pytest.raises(RuntimeError, match="service is down") as caught:
         training(algorithm, tmp_path).run()
     (note,) = caught.value.__notes__
-    assert "the checkpoint of iteration 1 cannot be written (OSError: No space left on device)" in note
+    assert "the checkpoint of iteration 2 cannot be written (OSError: No space left on device)" in note
 
 
 SIGTERM = signal.SIGTERM
@@ -228,7 +287,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once(algorithm, tmp_path, monkeypatch):
     )
     with pytest.raises(KeyboardInterrupt):
         training(algorithm, tmp_path).run()
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["iteration_000001"]
 
 
 class BrokenWandb:
