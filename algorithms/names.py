@@ -1,4 +1,4 @@
-"""What the methods are called. `algorithms.methods`, which says what they are, loads all that they need; this nothing."""
+"""What the methods are called. `algorithms.methods`, which says what they are, loads torch and ray; this nothing."""
 
 from __future__ import annotations
 

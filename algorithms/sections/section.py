@@ -8,8 +8,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
 
 class Section(AlgorithmConfig):
-    """Some settings of RLlib's config, with their setter, their defaults, and in `validate` what must hold between
-    them; what each may be by itself is in `algorithms.bounds`."""
+    """Some settings of RLlib's config: their setter, their defaults, and in `validate` what must hold between them."""
 
     def _set(self, **values: Any) -> Self:
         """Sets what was provided."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -22,8 +21,8 @@ def import_ours() -> None:
         if found != [ROOT / name]:
             where = module.__file__ or found[0]
             raise ValueError(
-                f"the package {name!r} is another one's: {where}. It is found before llmenv's own, {ROOT / name}: rename "
-                "it, or start from another directory (and look at PYTHONPATH)"
+                f"the package {name!r} is another one's: {where}. It is found before llmenv's own, {ROOT / name}: "
+                "rename it, or start from another directory (and look at PYTHONPATH)"
             )
 
 

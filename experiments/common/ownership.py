@@ -105,7 +105,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:
-    """Whether a process was of this host, and is not there any more. (Another may have got its number.)"""
+    """Whether a process was of this host, and is not there any more; another may have its number now."""
     if owner.get("host") != socket.gethostname():
         return False
     try:

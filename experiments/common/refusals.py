@@ -1,7 +1,7 @@
 """What a command refuses before anything heavy is imported: names that are misspelt, values that mean nothing.
 
-The sections of a config are its methods, and their settings the arguments: they are read from the source, since importing
-RLlib takes seconds.
+The sections of a config are its methods, and their settings the arguments: they are read from the source, since
+importing RLlib takes seconds.
 """
 
 from __future__ import annotations

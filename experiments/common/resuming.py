@@ -7,7 +7,6 @@ setting is given anew on the command line or by an edit of config.yaml, which th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -33,13 +32,13 @@ PLACEMENT = {
 
 
 def resumed(
-    folder: Path, assignments: Sequence[str], options: settings.Sections
+    folder: Path, assigned: settings.Sections, options: settings.Sections
 ) -> tuple[str, settings.Sections]:
     """The recorded algorithm and settings, with what is given anew.
 
     Args:
         folder: The run's.
-        assignments: Of `--set`.
+        assigned: By `--set`.
         options: The command line's own; they win.
 
     Raises:
@@ -52,7 +51,7 @@ def resumed(
     if (kept[-1] / "config.yaml").is_file():
         _refuse_edits(folder, recorded, read_config(kept[-1]))
     algo = recorded.pop("algo")
-    anew = settings.merge(settings.from_assignments(assignments), options)
+    anew = settings.merge(assigned, options)
     refused = sorted(
         key for section, values in anew.items() for key in values if not _is_placement(section, key)
     )
@@ -86,8 +85,8 @@ def _refuse_edits(folder: Path, now: settings.Sections, saved: settings.Sections
             edited.append(f"{'.'.join(filter(None, path))} (was {before!r}, is {after!r})")
     if edited:
         raise ValueError(
-            f"{folder / 'config.yaml'} was edited after the checkpoint: {', '.join(edited)}. What is learned stays as it "
-            f"was: undo that. Where things run and for how long may be edited: {_takes()}"
+            f"{folder / 'config.yaml'} was edited after the checkpoint: {', '.join(edited)}. What is learned stays as "
+            f"it was: undo that. Where things run and for how long may be edited: {_takes()}"
         )
 
 

@@ -31,7 +31,6 @@ from tensorboardX.summary import scalar
 
 from llmenv.episode import TextEpisode
 
-
 TABLES = ("progress", "evaluations")
 
 

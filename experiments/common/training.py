@@ -19,12 +19,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from experiments.common import figures, settings
-from experiments.common.display import Display, quieten
-from experiments.common.plan import plan_here
+from experiments.common.display import Display, duration, quieten
 from experiments.common.ownership import claim
+from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
 from experiments.export import export
@@ -71,8 +69,14 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    display = Display(run.iterations)
-    display.say(f"[bold]{algo}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    steps = (
+        config.num_epochs
+        * config.samples_per_iteration
+        // (config.minibatch_size or config.samples_per_iteration)
+    )
+    display = Display(run.iterations, shows_kl=config.kl_coeff > 0 or steps > 1)
+    display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
+    display.say(f"run folder: {output}")
     if plan is not None:
         display.say(plan.line())
     starting = "starting"
@@ -222,7 +226,8 @@ class Training:
             ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
             if self.algorithm.iteration:
                 self.display.evaluations(ends)
-        self.display.say(f"{seconds / 60:.1f} minutes; policy, curve and summary are in {self.folder.path}")
+        self.display.say(f"{duration(seconds)} minutes; policy, curve and summary are in")
+        self.display.say(f"{self.folder.path}")
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
         """Policy and summary."""
@@ -282,7 +287,9 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates on the held-out tasks, and logs what came out."""
-        with self._cutting_short():
+        tasks = self.algorithm.config.evaluation_duration
+        about = f"evaluating on {tasks} held-out tasks, sampled and greedy"
+        with self._cutting_short(), self.display.waiting(about):
             results = self.algorithm.evaluate()
         row = figures.evaluation_row(self.algorithm.iteration, results)
         with self._harmless("evaluations.csv"):
@@ -333,4 +340,4 @@ class Training:
             if kind not in self._told:
                 self._told.add(kind)
                 reason = " ".join(str(error).split())
-                self.display.warn(f"{kind}: {type(error).__name__}: {escape(reason)}; the run goes on")
+                self.display.warn(f"{kind}: {type(error).__name__}: {reason}; the run goes on")
