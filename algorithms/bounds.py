@@ -71,6 +71,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "dtype": _one_of("float32", "bfloat16", "float16"),
         "matmul_precision": _one_of("highest", "high", "medium"),
         "template": _one_of("auto", "r1", "chat", "raw"),
+        "trust_remote_code": _SWITCH,
         "gradient_checkpointing": _SWITCH,
         "lora_rank": _optional(checks.whole, "to train all weights"),
         "lora_alpha": _optional(checks.whole, "for twice the rank"),

@@ -75,6 +75,7 @@ class LLMConfig(PolicySection, SamplingSection, TrainingSection):
             "dtype": self.dtype,
             "temperature": self.temperature,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "trust_remote_code": self.trust_remote_code,
             "lora": self.lora and {**self.lora, "seed": self.root_seed},
             "shared_prompts": self.shared_prompts,
             "critic": self.critic,

@@ -245,8 +245,9 @@ def _sections(env: str, preset: str | None, assigned: Sections, options: Section
     sections.setdefault("environment", {})["env"] = _env_id(env)
     if sections["policy"].setdefault("model", "tiny") not in names.EMBEDDED and find_spec("vllm"):
         sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
-    if sections["policy"]["model"] != names.smollm2.NAME:  # that may have to be made first
-        names.resolve_model(sections["policy"]["model"])
+    chosen = sections["policy"]["model"]
+    if chosen != names.smollm2.NAME and not names.is_adapter(Path(chosen).expanduser()):
+        names.resolve_model(chosen)  # those two may have to be made first
     places = [sections.get(section, {}).get(name, 0) for section, name in PROCESSES]
     if any(places):
         from experiments.common.own_packages import refuse_others

@@ -22,6 +22,7 @@ class PolicySection(Section):
         self.dtype = "float32"
         self.matmul_precision = "highest"
         self.template = "auto"
+        self.trust_remote_code = False
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
         self.lora_alpha: int | None = None
@@ -39,6 +40,7 @@ class PolicySection(Section):
         dtype: str = NotProvided,
         matmul_precision: str = NotProvided,
         template: str = NotProvided,
+        trust_remote_code: bool = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         lora_rank: int | None = NotProvided,
         lora_alpha: int | None = NotProvided,
@@ -57,6 +59,7 @@ class PolicySection(Section):
                 to TF32, with "medium" on a CPU that has instructions for it to bfloat16. `sampler_logp_gap_mean` shows
                 what that does.
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
+            trust_remote_code: Run the Python code that comes with some models. It may do anything: read it first.
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
                 train all weights.
@@ -69,6 +72,7 @@ class PolicySection(Section):
             dtype=dtype,
             matmul_precision=matmul_precision,
             template=template,
+            trust_remote_code=trust_remote_code,
             gradient_checkpointing=gradient_checkpointing,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,

@@ -100,7 +100,8 @@ class SamplingSection(Section):
     def engine_arguments(self) -> dict[str, Any]:
         """`sampler_kwargs`, and what is decided for vLLM beside a learner."""
         sleeps = {"enable_sleep_mode": True} if self.sampler == "vllm" and self.shares_gpu else {}
-        return {**sleeps, **self.sampler_kwargs}
+        code = {"trust_remote_code": True} if self.sampler == "vllm" and self.trust_remote_code else {}
+        return {**sleeps, **code, **self.sampler_kwargs}
 
     @property
     def sampler_sleeps(self) -> bool:

@@ -37,11 +37,6 @@ LOWEST_ENTROPY = 0.01
 LARGEST_STEP_KL = 0.1
 LARGEST_REFERENCE_KL = 1.0
 
-NO_SIGNAL = (
-    "no group differs in its rewards, so nothing is learned from them. Easier tasks help, a reward that pays parts of an "
-    "answer too, more samples a group (--group-size), or a model that knows the task a little (SFT first)"
-)
-
 COLUMNS = ("  iteration", "  reward", "accuracy", "length", "     KL", "entropy", "tokens/s", "   left")
 
 
@@ -78,7 +73,6 @@ class Display:
         self.console = Console(highlight=False)
         self._iterations = iterations
         self._shows_kl = shows_kl
-        self._warned: set[str] = set()
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -116,6 +110,21 @@ class Display:
         )
 
     @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Shows what our own packages warn of meanwhile as warnings of the run."""
+        handler = _Warnings(self)
+        loggers = [logging.getLogger(name) for name in ("llmenv", "algorithms", "envs")]
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.propagate = False
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+                logger.propagate = True
+
+    @contextmanager
     def waiting(self, message: str) -> Iterator[None]:
         """Says what is going on, and shows on a terminal for how long it has."""
         self.say(message)
@@ -143,9 +152,6 @@ class Display:
         self._progress.update(self._task, completed=row["iteration"], left=left)
         for warning in _warnings(row):
             self.warn(warning)
-        if row.get("groups_without_signal") == 1 and "signal" not in self._warned:
-            self._warned.add("signal")
-            self.warn(NO_SIGNAL)
 
     def sample(self, episode: TextEpisode) -> None:
         """Shows one episode with its verdict."""
@@ -162,7 +168,7 @@ class Display:
     def evaluations(self, rows: dict[str, dict[str, float]]) -> None:
         """Shows evaluations side by side, such as before and after."""
         title = f"{int(next(iter(rows.values()))['num_tasks'])} held-out tasks"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length"):
             table.add_column(column, justify="right")
         for name, row in rows.items():
@@ -174,6 +180,15 @@ class Display:
                 f"{row['sampled_response_length']:.1f}",
             )
         self.console.print(table)
+
+
+class _Warnings(logging.Handler):
+    def __init__(self, display: Display):
+        super().__init__(logging.WARNING)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.warn(record.getMessage())
 
 
 def duration(seconds: float) -> str:

@@ -5,7 +5,8 @@ progress.csv       a line an iteration
 evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard
 curve.png          accuracy, response length and entropy over iterations
-samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt
+samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt, `seed` and
+                   `index` make the task again; evaluations', and training's of the same iterations and of the last
 checkpoints/       the newest ones, to resume from
 policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place
@@ -262,12 +263,15 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
     return {
         "group": episode.group,
         "sample": episode.sample,
+        "seed": episode.seed,
+        "index": episode.index,
         "prompt": episode.observation,
         "completion": episode.transcript,
         "reward": episode.total_reward,
         "correct": info.get("correct"),
         "well_formed": info.get("well_formed"),
         "answer": info.get("answer"),
+        "right_answer": episode.right_answer,
         "failure": info.get("failure"),
         "finish_reason": last.finish_reason if last else "",
         "response_tokens": episode.response_length,

@@ -155,6 +155,18 @@ def share_cores(config: LLMConfig, sections: Sections) -> None:
             config.learners(num_cpus_per_learner=0 if config.num_gpus_per_learner else fraction)
 
 
+def crowding(config: LLMConfig) -> str | None:
+    """What to say where more processes were asked for than this machine has cores; None where not."""
+    actors, cores = config.num_env_runners + config.num_learners, os.cpu_count() or 1
+    if actors <= cores or "RAY_ADDRESS" in os.environ:
+        return None
+    return (
+        f"asked for {config.num_env_runners} sampling and {config.num_learners} learning processes, and this machine "
+        f"has {cores} CPUs: each process loads the model, and they wait for each other. Fewer of them start sooner "
+        "(--num-env-runners, --num-learners; 0: in this process)"
+    )
+
+
 # Arguments that have another name as an attribute of the config.
 ATTRIBUTES = {"model": "base_model", "config": "deepspeed_extra"}
 RECORDED = {

@@ -26,7 +26,7 @@ from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
 from experiments.export import export
-from llmenv.models.names import resolve_model
+from llmenv.models.names import resolve_model, trust_remote_code
 
 if TYPE_CHECKING:
     from algorithms.base import LLMAlgorithm
@@ -59,8 +59,9 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
 
 def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
     quieten()
-    resolve_model(sections["policy"]["model"])
     config, run = settings.build(algo, sections)
+    trust_remote_code(config.trust_remote_code)
+    resolve_model(config.base_model)
     plan = plan_here(config)
     folder = RunFolder(output)
     recorded = settings.resolved(algo, sections, run, config)
@@ -79,12 +80,14 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     display.say(f"run folder: {output}")
     if plan is not None:
         display.say(plan.line())
+    if crowded := settings.crowding(config):
+        display.warn(crowded)
     starting = "starting"
     if config.sampler == "vllm":
         starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
     algorithm = None
     try:
-        with display.waiting(starting):
+        with display.hearing(), display.waiting(starting):
             if resuming:
                 newest = checkpoints(output)[-1].absolute()
                 # With this config instead of the checkpoint's own: it may run on another machine.
@@ -96,7 +99,8 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
             folder.rewind(algorithm.iteration)
             display.say(f"resumed after iteration {algorithm.iteration}")
         logger = _start_wandb(recorded, output) if wandb else None
-        return Training(algorithm, run, folder, display, logger).run()
+        with display.hearing():
+            return Training(algorithm, run, folder, display, logger).run()
     finally:
         folder.close()
         if algorithm is not None:
@@ -201,7 +205,8 @@ class Training:
                 left = elapsed / (algorithm.iteration - first) * (run.iterations - algorithm.iteration)
                 if run.time_limit is not None:
                     left = min(left, 60 * run.time_limit - elapsed)
-                self._show_iteration(figures.progress_row(result), max(0.0, left))
+                last = algorithm.iteration == run.iterations or left <= 0 or self._stop.received is not None
+                self._show_iteration(figures.progress_row(result), max(0.0, left), last)
                 if self._checkpoint_is_due(first):
                     self._save()
                 if algorithm.iteration == run.iterations or left <= 0:
@@ -312,7 +317,7 @@ class Training:
             with self._harmless("display"):
                 self.display.evaluations({f"after {iteration}" if iteration else "before": row})
 
-    def _show_iteration(self, row: dict[str, float], seconds_left: float) -> None:
+    def _show_iteration(self, row: dict[str, float], seconds_left: float, last: bool) -> None:
         iteration = self.algorithm.iteration
         with self._harmless("progress.csv"):
             self.folder.log("progress", row)
@@ -323,10 +328,12 @@ class Training:
                 self.logger.log(row, step=iteration)
         with self._harmless("display"):
             self.display.iteration(row, seconds_left)
-        if _due(iteration, self.settings.show_every):
-            episodes = self.algorithm.last_episodes
+        episodes, run = self.algorithm.last_episodes, self.settings
+        shown = _due(iteration, run.show_every)
+        if shown or last or _due(iteration, run.evaluate_every):
             with self._harmless("samples"):
                 self.folder.write_samples("train", iteration, episodes)
+        if shown:
             valid = [episode for episode in episodes if episode.valid]
             with self._harmless("display"):
                 self.display.sample(valid[iteration % len(valid)])
