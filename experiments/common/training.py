@@ -25,6 +25,7 @@ from experiments.common.ownership import claim
 from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
+from experiments.common.wandb_run import start_wandb
 from experiments.export import export
 from llmenv.models.names import resolve_model, trust_remote_code
 
@@ -98,7 +99,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
             folder.write_config(recorded, anew=True)
             folder.rewind(algorithm.iteration)
             display.say(f"resumed after iteration {algorithm.iteration}")
-        logger = _start_wandb(recorded, output) if wandb else None
+        logger = start_wandb(recorded, output) if wandb else None
         with display.hearing():
             return Training(algorithm, run, folder, display, logger).run()
     finally:
@@ -106,24 +107,6 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
         if algorithm is not None:
             algorithm.stop()
         ray.shutdown()
-
-
-def _start_wandb(config: dict[str, Any], output: Path) -> Any:
-    """The run of wandb's that belongs to a folder, the same one however often it is resumed."""
-    import wandb
-
-    file = output / "wandb_id"
-    if not file.exists():
-        file.write_text(wandb.util.generate_id())
-    return wandb.init(
-        project="llmenv",
-        name=output.resolve().name,
-        id=file.read_text(),
-        resume="allow",
-        config=config,
-        allow_val_change=True,  # where things run may be another place
-        dir=str(output),
-    )
 
 
 def _due(iteration: int, every: int) -> bool:

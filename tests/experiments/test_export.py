@@ -142,3 +142,9 @@ def test_a_checkpoint_that_stands_alone_has_a_card_too(run, tmp_path):
         (tmp_path / "alone").rename(run[0] / "checkpoints" / "iteration_000002")
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert "llmenv" in card.data.tags and "## Versions" in card.text and "## Result" not in card.text
+
+
+def test_all_exported_files_may_be_read_by_the_same_people(run, tmp_path):
+    assert export(run[0], tmp_path / "policy").exit_code == 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "policy").iterdir()}
+    assert "model.safetensors" in modes and len(set(modes.values())) == 1

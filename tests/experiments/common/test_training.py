@@ -4,75 +4,18 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from runs import algorithm, at_iteration, learned, logged, names, raises, training
 
 from algorithms import GRPO
-from algorithms.base import LLMAlgorithm
-from experiments.common.display import Display
-from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
-from experiments.common.settings import RunSettings
-from experiments.common.training import Training
+from experiments.common.run_folder import CheckpointError, checkpoints
 from llmenv.rllib.runner_group import RunnersLostError
-from support import flat_weights, small_config
 
-
-@pytest.fixture
-def algorithm(ray_cluster: None, model_folder: str) -> Iterator[LLMAlgorithm]:
-    config = small_config(model_folder).environment("support:NoDigit-v0").sampling(max_new_tokens=2)
-    algorithm = config.evaluation(evaluation_config=None, evaluation_duration=4).build_algo()
-    yield algorithm
-    algorithm.stop()
-
-
-def training(algorithm: LLMAlgorithm, path: Path, wandb: Any = None, **settings: int) -> Training:
-    """Four iterations, unless it is said otherwise; evaluations at both ends alone, and of checkpoints one is kept."""
-    sparse = {"iterations": 4, "evaluate_every": 100, "checkpoint_every": 100, "keep_checkpoints": 1}
-    run = RunSettings(**{**sparse, **settings})
-    return Training(algorithm, run, RunFolder(path), Display(run.iterations), wandb)
-
-
-def names(path: Path) -> list[str]:
-    return [folder.name for folder in checkpoints(path)]
-
-
-def logged(path: Path, table: str = "progress") -> list[int]:
-    return read_table(path, table)["iteration"].tolist()
-
-
-def learned(algorithm: LLMAlgorithm) -> torch.Tensor:
-    return flat_weights(algorithm.learner_group._learner)
-
-
-def at_iteration(
-    algorithm: LLMAlgorithm,
-    number: int,
-    name: str,
-    happens: Callable[[], Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """From now on a method of the algorithm, or of its runners, does something else first, after so many iterations."""
-    owner = algorithm.runners if name.startswith("runners.") else algorithm
-    name = name.removeprefix("runners.")
-    method = getattr(owner, name)
-
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        if algorithm.iteration == number:
-            happens()
-        return method(*args, **kwargs)
-
-    monkeypatch.setattr(owner, name, wrapped)
-
-
-def raises(error: BaseException) -> Callable[[], None]:
-    def happens() -> None:
-        raise error
-
-    return happens
+__all__ = ["algorithm"]  # the fixture
 
 
 @pytest.mark.parametrize(
@@ -161,64 +104,6 @@ def test_before_the_first_iteration_there_is_nothing_to_keep(algorithm, tmp_path
     with pytest.raises(ValueError, match=r"^there is no test split$") as caught:
         training(algorithm, tmp_path).run()
     assert not hasattr(caught.value, "__notes__")
-
-
-def test_what_cannot_be_saved_is_told_before_anything_is_spent(algorithm, tmp_path, monkeypatch):
-    spent: list[str] = []
-    for name in ("evaluate", "collect"):
-        at_iteration(algorithm, 0, name, lambda: spent.append("tokens"), monkeypatch)
-    refusal = ValueError("GenerationConfig is invalid: top_k without do_sample")
-    at_iteration(algorithm, 0, "save_to_path", raises(refusal), monkeypatch)
-    with pytest.raises(CheckpointError, match="top_k without do_sample") as caught:
-        training(algorithm, tmp_path).run()
-    assert "Make room" not in str(caught.value), "the disk is not to blame"
-    assert not spent
-
-
-@pytest.mark.parametrize(
-    ("settings", "seconds", "saved"),
-    [
-        ({}, 1, [0, 1, 5]),  # before, after the first iteration and at the end
-        ({"checkpoint_every": 2}, 1, [0, 1, 2, 4, 5]),
-        ({"checkpoint_every": 0}, 1, [0, 1, 5]),
-        # 40 s an iteration, so that a minute since the one before is over after every second.
-        ({"checkpoint_minutes": 1}, 40, [0, 1, 3, 5]),
-        ({"checkpoint_minutes": 0}, 40, [0, 1, 5]),
-    ],
-)
-def test_checkpoints_come_by_iterations_and_by_time(
-    algorithm, tmp_path, monkeypatch, settings, seconds, saved
-):
-    run = training(algorithm, tmp_path, iterations=5, keep_checkpoints=9, **settings)
-    monkeypatch.setattr("experiments.common.training.time.monotonic", lambda: seconds * algorithm.iteration)
-    assert run.run() == 0
-    assert names(tmp_path) == [f"iteration_{number:06d}" for number in saved]
-
-
-def test_a_resumed_process_saves_after_its_first_iteration(algorithm, tmp_path):
-    assert training(algorithm, tmp_path, iterations=2, keep_checkpoints=9).run() == 0
-    assert training(algorithm, tmp_path, iterations=4, keep_checkpoints=9).run() == 0
-    assert names(tmp_path) == [f"iteration_{number:06d}" for number in (0, 1, 2, 3, 4)]
-
-
-def test_no_iterations_are_an_evaluation(algorithm, tmp_path, capsys):
-    run = training(algorithm, tmp_path, iterations=0, evaluate_every=0, show_every=0)
-    before = learned(algorithm)
-    assert run.run() == 0
-    assert torch.equal(learned(algorithm), before)
-    assert logged(tmp_path, "evaluations") == [0]
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert (summary["iterations"], summary["samples"], summary["tokens"]) == (0, 0, 0)
-    assert summary["accuracy_before"] == summary["accuracy_after"]
-    assert summary["seconds_an_iteration"] == {}
-    assert "after" not in capsys.readouterr().out, "there is one evaluation, and one is shown"
-
-
-def test_intervals_of_0_are_never(algorithm, tmp_path, capsys):
-    run = training(algorithm, tmp_path, evaluate_every=0, checkpoint_every=0, show_every=0)
-    assert run.run() == 0
-    assert logged(tmp_path, "evaluations") == [0, 4]
-    assert "a sample" not in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_of_beside_the_failure(algorithm, tmp_path, monkeypatch):
