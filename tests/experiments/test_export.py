@@ -129,9 +129,9 @@ def test_the_card_reports_the_run_up_to_the_checkpoint(run):
 
 def test_a_folder_is_no_base_model_for_the_hub(run):
     config = {**CONFIG, "policy": {"model": str(run[0])}}
-    RunFolder(run[0]).write_config(config)
+    RunFolder(run[0]).write_config(config, anew=True)
     assert "base_model:" not in model_card(checkpoints(run[0])[-1])
-    RunFolder(run[0]).write_config(CONFIG)
+    RunFolder(run[0]).write_config(CONFIG, anew=True)
 
 
 def test_a_checkpoint_that_stands_alone_has_a_card_too(run, tmp_path):
