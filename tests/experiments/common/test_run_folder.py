@@ -208,7 +208,9 @@ def test_tensorboard_has_no_step_twice(tmp_path: Path) -> None:
     for iteration in (1, 2, 3):
         folder.plot("progress", {"iteration": iteration, "accuracy": 0.25})
     folder.close()
-    (first,) = tmp_path.glob("events.out.*")  # its name has the second of its beginning, and this one is not over
+    (first,) = tmp_path.glob(
+        "events.out.*"
+    )  # its name has the second of its beginning, and this one is not over
     first.rename(tmp_path / "events.out.before")
     resumed = RunFolder(tmp_path)
     resumed.rewind(2)
