@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """One of a few."""
-    if value not in allowed:
+    if not any(value is one or (type(value) is type(one) and value == one) for one in allowed):
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
@@ -18,22 +20,23 @@ def whole(name: str, value: Any, at_least: int = 1, otherwise: str = "") -> None
         raise ValueError(f"{name} must be a whole number of at least {at_least}{otherwise}, got {value!r}")
 
 
-def positive(**values: float | None) -> None:
-    """Above 0, or None."""
-    for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be above 0, got {value!r}")
+def positive(name: str, value: Any, otherwise: str = "") -> None:
+    """A finite number above 0."""
+    if not (_is_number(value) and value > 0):
+        raise ValueError(f"{name} must be above 0 and finite{otherwise}, got {value!r}")
 
 
-def not_negative(**values: float) -> None:
-    """0 or above."""
-    for name, value in values.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value!r}")
+def not_negative(name: str, value: Any, otherwise: str = "") -> None:
+    """A finite number, 0 or above."""
+    if not (_is_number(value) and value >= 0):
+        raise ValueError(f"{name} must not be negative, and a finite number{otherwise}, got {value!r}")
 
 
-def share(**values: float) -> None:
-    """From 0 to 1."""
-    for name, value in values.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+def share(name: str, value: Any) -> None:
+    """A number from 0 to 1."""
+    if not (_is_number(value) and 0 <= value <= 1):
+        raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -7,7 +7,7 @@ from typing import Any, Self
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 
-from algorithms import checks
+from algorithms import bounds
 from algorithms.footprint import held_beside_a_sampler
 from algorithms.sections.paths import absolute_paths
 from algorithms.sections.policy import PolicySection
@@ -75,6 +75,7 @@ class LLMConfig(PolicySection, SamplingSection, TrainingSection):
             "dtype": self.dtype,
             "temperature": self.temperature,
             "gradient_checkpointing": self.gradient_checkpointing,
+            "trust_remote_code": self.trust_remote_code,
             "lora": self.lora and {**self.lora, "seed": self.root_seed},
             "shared_prompts": self.shared_prompts,
             "critic": self.critic,
@@ -92,8 +93,8 @@ class LLMConfig(PolicySection, SamplingSection, TrainingSection):
         if unknown:  # "__stdout_file__" and the like are Tune's
             raise ValueError(f"unknown settings {unknown}: check their spelling")
         refuse_unsupported(self, default)
+        bounds.check_config(self)
         super().validate()
-        checks.whole("evaluation_duration", self.evaluation_duration)
 
     def _value_error(self, errmsg: str) -> None:
         """What RLlib's own checks call; RLlib's would advise to switch them off."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
-from algorithms import checks, tasks
-from algorithms.advantages import BASELINES, SCALES, group_relative_advantages, overlong_penalties
+from algorithms import tasks
+from algorithms.advantages import group_relative_advantages, overlong_penalties
 from algorithms.base import LLMAlgorithm
 from algorithms.config import LLMConfig
 from algorithms.learner import PolicyLearner
@@ -75,10 +75,6 @@ class GRPOConfig(LLMConfig):
                 f"{self.method} compares rewards before the learners know a KL: leave kl_in at 'loss'; "
                 "PPO and REINFORCE++ take it in the reward"
             )
-        checks.choice("baseline", self.baseline, BASELINES)
-        checks.choice("advantage_scale", self.advantage_scale, SCALES)
-        checks.share(overlong_buffer=self.overlong_buffer)
-        checks.whole("max_sampling_rounds", self.max_sampling_rounds)
 
     def get_default_learner_class(self) -> type[PolicyLearner]:
         return PolicyLearner

@@ -7,6 +7,7 @@ from typing import Any
 
 from algorithms.config import LLMConfig
 from algorithms.grpo import GRPOConfig
+from algorithms.names import method_name
 from algorithms.ppo import PPOConfig
 
 
@@ -84,18 +85,6 @@ METHODS = {
         {"surrogate": "cispo", "clip_param": 1.0, "clip_param_high": 4.0, "loss_normaliser": "token"},
     ),
 }
-
-
-def method_name(name: str) -> str:
-    """The key of METHODS that is this name in another case.
-
-    Raises:
-        ValueError: If there is no such method.
-    """
-    by_name = {known.lower(): known for known in METHODS}
-    if name.lower() not in by_name:
-        raise ValueError(f"there is no algorithm {name!r}: choose one of {', '.join(METHODS)}")
-    return by_name[name.lower()]
 
 
 def make_config(name: str) -> LLMConfig:

@@ -10,7 +10,6 @@ import torch
 from ray.rllib.algorithms.algorithm_config import NotProvided
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from algorithms import checks
 from algorithms.advantages import generalized_advantages
 from algorithms.base import LLMAlgorithm
 from algorithms.config import LLMConfig
@@ -19,8 +18,6 @@ from algorithms.losses import KL_ESTIMATORS, aggregate, clipped_value_loss
 from llmenv.engines.engine import sum_over_learners
 from llmenv.episode import TextEpisode
 from llmenv.policy.batch import Minibatch, PreparedBatch, TokenRow
-
-CRITICS = ("separate", "shared", None)
 
 
 class PPOConfig(LLMConfig):
@@ -82,12 +79,6 @@ class PPOConfig(LLMConfig):
 
     def validate(self) -> None:
         super().validate()
-        checks.choice("critic", self.critic, CRITICS)
-        checks.share(gamma=self.gamma, lambda_=self.lambda_)
-        checks.positive(
-            vf_loss_coeff=self.vf_loss_coeff, value_clip=self.value_clip, critic_lr=self.critic_lr
-        )
-        checks.not_negative(value_warmup_iterations=self.value_warmup_iterations)
         if self.critic != "separate" and self.critic_lr is not None:
             raise ValueError("critic_lr is of a separate critic: set critic='separate', or leave it out")
         if self.critic is None and (self.value_warmup_iterations or self.bootstrap_length_cap):

@@ -12,7 +12,7 @@ from algorithms.config import LLMConfig
 from algorithms.placement import check_placement
 from algorithms.tasks import count_tasks
 from llmenv.engines import deepspeed as deepspeed_engine
-from llmenv.models.names import resolve_model
+from llmenv.models.names import resolve_model, trust_remote_code
 from llmenv.samplers.vllm import check_settings
 
 
@@ -26,6 +26,7 @@ def preflight(config: LLMConfig) -> int | None:
         ValueError: If the environment cannot be made, the model cannot be found, vLLM or DeepSpeed is missing, vLLM
             does not know a setting, or actors cannot be placed.
     """
+    trust_remote_code(config.trust_remote_code)
     resolve_model(config.base_model)
     if config.reference_model is not None:
         resolve_model(config.reference_model)

@@ -247,6 +247,9 @@ class CountdownEnv(TaskEnv[CountdownTask]):
             raise ValueError(f"options has no numbers: {remedy}")
         return CountdownTask(numbers, target)
 
+    def solution(self, task: CountdownTask) -> str | None:
+        return task.solution or None
+
     def question(self, task: CountdownTask) -> str:
         # str.replace, not str.format: the wording may have braces of its own, such as \frac{}{}
         return self.wording.replace("{numbers}", str(list(task.numbers))).replace(

@@ -188,6 +188,9 @@ class DatasetEnv(RowEnv[DatasetTask]):
             question = f"{question}\n{ANSWER_IN_TAGS}"
         return DatasetTask(question, verifier, truth, prompt.system, prompt.assistant_prefix, number, score)
 
+    def solution(self, task: DatasetTask) -> str | None:
+        return None if task.truth is None else str(task.truth)
+
     def question(self, task: DatasetTask) -> str:
         return task.question
 

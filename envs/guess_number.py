@@ -124,6 +124,9 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
             raise ValueError(f"{task.number} is not from {task.low} to {task.high}: {remedy}")
         return task
 
+    def solution(self, task: GuessNumberTask) -> str:
+        return str(task.number)
+
     def question(self, task: GuessNumberTask) -> str:
         fields = {"low": task.low, "high": task.high, "max_guesses": self.max_guesses}
         text = self.wording

@@ -111,6 +111,9 @@ class MathWordEnv(RowEnv[MathTask]):
             )
         return MathTask(**options)
 
+    def solution(self, task: MathTask) -> str:
+        return task.answer
+
     def question(self, task: MathTask) -> str:
         # str.replace, not str.format: the wording may have braces of its own, such as \frac{}{}
         return self.wording.replace("{question}", task.question)

@@ -161,6 +161,9 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
         except TypeError as error:
             raise ValueError(f"{error}: {remedy}") from None
 
+    def solution(self, task: MultiplicationTask) -> str:
+        return str(task.a * task.b)
+
     def question(self, task: MultiplicationTask) -> str:
         # str.replace, not str.format: the wording may have braces of its own, such as \frac{}{}
         return self.wording.replace("{a}", decimal_text(task.a)).replace("{b}", decimal_text(task.b))

@@ -117,6 +117,9 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
         entry = _TASKS.call(self.dataset, self.config, str(number))
         return ReasoningGymTask(number, entry["question"], entry["answer"] or "")
 
+    def solution(self, task: ReasoningGymTask) -> str:
+        return task.answer
+
     def question(self, task: ReasoningGymTask) -> str:
         return f"{task.question}\n{ANSWER_IN_TAGS}"
 

@@ -63,7 +63,10 @@ def export(checkpoint: Path, out: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # a kill may have left it
     try:
         write_policy(checkpoint, partial)
-        (partial / "README.md").write_text(model_card(checkpoint))
+        card = partial / "README.md"
+        card.write_text(model_card(checkpoint))
+        for file in partial.iterdir():  # safetensors' own are for their owner alone
+            shutil.copymode(card, file)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -16,79 +16,146 @@ import sys
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from experiments.common.settings import Sections
 
-Option = typer.Option
+HERE = Path(__file__).resolve().parent
+if sys.path and Path(sys.path[0]).resolve() == HERE:
+    sys.path[0] = str(
+        HERE.parent
+    )  # a script's own folder comes first, where `experiments.run` would be `run`
+
+PRESETS = ", ".join(sorted(file.stem for file in (HERE / "presets").glob("*.yaml")))
+# The panels of --help.
+TASK, LENGTH, LEARNING = "What is trained", "For how long", "Learning"
+SAMPLING, MODEL, PLACES, FOLDER, PLAN = "Sampling", "The model", "Where it runs", "What it leaves", "Plan"
+
+
+def option(panel: str, text: str, *names: str, default: str = "") -> Any:
+    """An option, with its default where that is not in the signature: a preset's, or the config's own."""
+    return typer.Option(
+        *names, help=f"{text} (default: {default})" if default else text, rich_help_panel=panel
+    )
+
+
+# How many processes of Ray's there are.
+PROCESSES = (("env_runners", "num_env_runners"), ("learners", "num_learners"))
 
 
 def main(
-    env: Annotated[str, Option(help="Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
+    env: Annotated[str, option(TASK, "Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
     algo: Annotated[
-        str, Option(help="PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO.")
+        str, option(TASK, "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO.")
     ] = "GRPO",
     model: Annotated[
         str | None,
-        Option(
-            help="tiny, tiny-zero, tiny-guess, smollm2-135m, a Hugging Face folder, or a hub id. [default: tiny]"
+        option(
+            TASK,
+            "tiny, tiny-zero, tiny-guess, smollm2-135m, a Hugging Face folder, or a hub id.",
+            default="tiny",
         ),
     ] = None,
     preset: Annotated[
         str | None,
-        Option(help="Name in experiments/presets or a YAML file. [default: tiny or pretrained, by model]"),
+        option(TASK, f"A YAML file, or one of {PRESETS}.", default="tiny or, for other models, pretrained"),
     ] = None,
     set_: Annotated[
-        list[str] | None, Option("--set", help="section.key=value, such as training.lr=1e-6; repeatable.")
+        list[str] | None, option(TASK, "section.key=value, such as training.lr=1e-6; repeatable.", "--set")
     ] = None,
-    seed: Annotated[int | None, Option(help="All tasks and samples are a function of it.")] = None,
-    iterations: Annotated[int | None, Option(help="How many to train for.")] = None,
-    time_limit: Annotated[float | None, Option(help="Minutes of training after which to end early.")] = None,
-    prompts_per_iteration: Annotated[int | None, Option(help="Groups an iteration.")] = None,
-    group_size: Annotated[int | None, Option(help="Samples a group.")] = None,
-    minibatch_size: Annotated[int | None, Option(help="Sequences an optimizer step.")] = None,
-    num_epochs: Annotated[int | None, Option(help="Passes over each batch.")] = None,
-    shared_prompts: Annotated[
-        bool | None, Option(help="Learn a group's prompt once. [default: --shared-prompts]")
+    seed: Annotated[int | None, option(TASK, "All is a function of it.", default="0")] = None,
+    iterations: Annotated[
+        int | None, option(LENGTH, "0: evaluate alone.", default="tiny: 80, pretrained: 200")
     ] = None,
-    lr: Annotated[float | None, Option(help="Learning rate.")] = None,
+    time_limit: Annotated[float | None, option(LENGTH, "Minutes of training.", default="none")] = None,
+    eval_tasks: Annotated[
+        int | None,
+        option(LENGTH, "Held-out tasks of an evaluation.", default="tiny: 1024, pretrained: 128"),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None, option(LENGTH, "Iterations; 0: never.", default="tiny: 40, pretrained: 50")
+    ] = None,
+    prompts_per_iteration: Annotated[
+        int | None, option(LEARNING, "Groups.", default="tiny: 32, pretrained: 16")
+    ] = None,
+    group_size: Annotated[int | None, option(LEARNING, "Samples a group.", default="8")] = None,
+    minibatch_size: Annotated[
+        int | None, option(LEARNING, "Sequences an optimizer step.", default="all of an iteration")
+    ] = None,
+    num_epochs: Annotated[int | None, option(LEARNING, "Passes over each batch.", default="1")] = None,
+    lr: Annotated[
+        float | None, option(LEARNING, "Learning rate.", default="tiny: 1e-4, pretrained: 1e-6")
+    ] = None,
     kl_coeff: Annotated[
-        float | None, Option(help="Weight of the KL to the initial policy; 0: no reference.")
+        float | None,
+        option(LEARNING, "Weight of the KL to the initial policy; 0: no reference.", default="0"),
     ] = None,
-    critic: Annotated[str | None, Option(help="PPO's: separate or shared. [default: separate]")] = None,
-    temperature: Annotated[float | None, Option(help="Of sampling and of the log-probabilities.")] = None,
-    max_new_tokens: Annotated[int | None, Option(help="Cap on a response.")] = None,
-    max_prompt_tokens: Annotated[int | None, Option(help="Longer prompts are dropped, and counted.")] = None,
-    template: Annotated[str | None, Option(help="Prompt template: auto, r1, chat or raw.")] = None,
-    dtype: Annotated[str | None, Option(help="float32, bfloat16 or float16.")] = None,
-    lora_rank: Annotated[int | None, Option(help="Train LoRA adapters of this rank alone.")] = None,
+    critic: Annotated[str | None, option(LEARNING, "PPO's: separate or shared.", default="separate")] = None,
+    temperature: Annotated[
+        float | None, option(SAMPLING, "Of sampling and of the log-probabilities.", default="1")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, option(SAMPLING, "Cap on a response.", default="tiny: 160, pretrained: 512")
+    ] = None,
+    max_prompt_tokens: Annotated[
+        int | None,
+        option(SAMPLING, "Longer prompts are dropped.", default="tiny: none, pretrained: 1024"),
+    ] = None,
+    template: Annotated[
+        str | None, option(SAMPLING, "Of prompts: auto, r1, chat or raw.", default="auto")
+    ] = None,
     sampler: Annotated[
         str | None,
-        Option(help="transformers or vllm. [default: vllm where it is installed, but for tiny models]"),
+        option(SAMPLING, "transformers or vllm.", default="vllm if installed, but for tiny models"),
     ] = None,
-    num_env_runners: Annotated[int | None, Option(help="Sampling processes; 0: in this one.")] = None,
-    num_learners: Annotated[int | None, Option(help="Learning processes; 0: in this one.")] = None,
-    num_gpus_per_env_runner: Annotated[float | None, Option(help="GPUs of each sampling process.")] = None,
-    num_gpus_per_learner: Annotated[float | None, Option(help="GPUs of each learning process.")] = None,
+    dtype: Annotated[str | None, option(MODEL, "float32, bfloat16 or float16.", default="float32")] = None,
+    lora_rank: Annotated[
+        int | None, option(MODEL, "Train LoRA adapters of this rank alone.", default="all weights")
+    ] = None,
+    shared_prompts: Annotated[
+        bool | None, option(MODEL, "Learn a group's prompt once.", default="--shared-prompts")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool | None,
+        option(MODEL, "Run the Python code that comes with the model.", "--trust-remote-code"),
+    ] = None,
+    num_env_runners: Annotated[
+        int | None, option(PLACES, "Sampling processes; 0: in this one.", default="0")
+    ] = None,
+    num_learners: Annotated[
+        int | None, option(PLACES, "Learning processes; 0: in this one.", default="0")
+    ] = None,
+    num_gpus_per_env_runner: Annotated[
+        float | None, option(PLACES, "GPUs of each sampling process.", default="0")
+    ] = None,
+    num_gpus_per_learner: Annotated[
+        float | None, option(PLACES, "GPUs of each learning process.", default="0")
+    ] = None,
     zero_stage: Annotated[
-        int | None, Option(help="DeepSpeed's ZeRO, 0 to 3, over the learners. [default: without DeepSpeed]")
+        int | None, option(PLACES, "DeepSpeed's ZeRO, 0 to 3.", default="without DeepSpeed")
     ] = None,
-    deepspeed: Annotated[Path | None, Option(help="JSON file of more of DeepSpeed's settings.")] = None,
-    eval_tasks: Annotated[int | None, Option(help="Held-out tasks of an evaluation.")] = None,
-    evaluate_every: Annotated[int | None, Option(help="Iterations between evaluations.")] = None,
-    output: Annotated[Path | None, Option(help="Run folder. [default: a new one under runs/]")] = None,
-    resume: Annotated[Path | None, Option(help="Go on with the run of this folder.")] = None,
-    wandb: Annotated[bool, Option(help="Log to Weights & Biases too.")] = False,
-    plan: Annotated[bool, Option("--plan", help="Say what runs where and whether it fits, and end.")] = False,
-    gpus: Annotated[int | None, Option(help="With --plan: of so many GPUs. [default: those here]")] = None,
-    gpu_memory: Annotated[float | None, Option(help="With --plan: GB (10^9 bytes) of each GPU.")] = None,
+    deepspeed: Annotated[Path | None, option(PLACES, "JSON file of more of DeepSpeed's settings.")] = None,
+    output: Annotated[Path | None, option(FOLDER, "Run folder.", default="a new one under runs/")] = None,
+    resume: Annotated[Path | None, option(FOLDER, "Go on with the run of this folder.")] = None,
+    wandb: Annotated[bool, option(FOLDER, "Log to Weights & Biases too.", "--wandb")] = False,
+    plan: Annotated[
+        bool, option(PLAN, "Say what runs where and whether it fits, and end.", "--plan")
+    ] = False,
+    gpus: Annotated[int | None, option(PLAN, "Of so many GPUs.", default="those here")] = None,
+    gpu_memory: Annotated[float | None, option(PLAN, "GB (10^9 bytes) of each GPU.")] = None,
 ) -> None:
     """Trains a language model in a Gymnasium environment by reinforcement learning."""
     options: Sections = {
-        "policy": {"model": model, "dtype": dtype, "template": template, "lora_rank": lora_rank},
+        "policy": {
+            "model": model,
+            "dtype": dtype,
+            "template": template,
+            "lora_rank": lora_rank,
+            "trust_remote_code": trust_remote_code,
+        },
         "sampling": {
             "run_seed": seed,
             "temperature": temperature,
@@ -118,30 +185,35 @@ def main(
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
     if (gpus, gpu_memory) != (None, None) and not plan:
         raise typer.BadParameter("--gpus and --gpu-memory are of --plan: a run takes the GPUs that it finds")
-    sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
     try:
+        from experiments.common.own_packages import import_ours
+
+        import_ours()
+        sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
+        from experiments.common import refusals, settings
+
+        assigned = settings.from_assignments(set_ or [])
+        refusals.refuse(assigned, options)
         if deepspeed is not None:
             from llmenv.engines.deepspeed import read_config
 
             options["deepspeed"]["config"] = read_config(deepspeed)
         if resume is not None:
+            if preset or output:
+                raise ValueError(
+                    "--resume goes on with the run's own settings, in its folder: leave out --preset and --output"
+                )
             from experiments.common.resuming import resumed
 
-            if preset:
-                raise ValueError("--resume goes on with the run's own settings: leave out --preset")
             output = resume
-            algo, sections = resumed(resume, set_ or [], options)
+            algo, sections = resumed(resume, assigned, options)
         else:
-            sections = _sections(env, preset, set_ or [], options)
-            from algorithms.methods import method_name
+            from algorithms.names import method_name
 
             algo = method_name(algo)
+            sections = _sections(env, preset, assigned, options)
             name = f"{env.rpartition(':')[2]}-{algo}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-            if not plan and ((output / "progress.csv").exists() or (output / "checkpoints").exists()):
-                raise ValueError(
-                    f"{output} holds a run already: go on with it by --resume {output}, or name another"
-                )
         if plan:
             from experiments.common.plan_shown import plan_run
 
@@ -160,18 +232,27 @@ def main(
     raise typer.Exit(status)
 
 
-def _sections(env: str, preset: str | None, assignments: list[str], options: Sections) -> Sections:
-    from experiments.common import settings
-    from llmenv.models.names import EMBEDDED
+def _sections(env: str, preset: str | None, assigned: Sections, options: Sections) -> Sections:
+    from experiments.common import refusals, settings
+    from llmenv.models import names
 
-    assigned = settings.from_assignments(assignments)
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
     if preset is None:
-        preset = "tiny" if model in (None, *EMBEDDED) else "pretrained"
-    sections = settings.merge(settings.load_preset(preset), assigned, options)
+        preset = "tiny" if model in (None, *names.EMBEDDED) else "pretrained"
+    given = settings.load_preset(preset)
+    refusals.refuse(given, {})
+    sections = settings.merge(given, assigned, options)
     sections.setdefault("environment", {})["env"] = _env_id(env)
-    if sections["policy"].setdefault("model", "tiny") not in EMBEDDED and find_spec("vllm"):
+    if sections["policy"].setdefault("model", "tiny") not in names.EMBEDDED and find_spec("vllm"):
         sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
+    chosen = sections["policy"]["model"]
+    if chosen != names.smollm2.NAME and not names.is_adapter(Path(chosen).expanduser()):
+        names.resolve_model(chosen)  # those two may have to be made first
+    places = [sections.get(section, {}).get(name, 0) for section, name in PROCESSES]
+    if any(places):
+        from experiments.common.own_packages import refuse_others
+
+        refuse_others(Path.cwd())
     return sections
 
 

@@ -77,9 +77,11 @@ class TextEnv(gym.Env[str, str]):
             has them, and may have a few characters more: those that came with the last token.
         num_tasks: where the tasks are the rows of a data set, how many there are: `reset(options={"index": i})`
             sets row i, so that a trainer can go through all of them. None where tasks are drawn without end.
+        right_answer: that of the task at hand, for whoever reads the records; None where there is none to tell.
     """
 
     num_tasks: int | None = None
+    right_answer: str | None = None
     stop_strings: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -177,6 +179,10 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
     def verify(self, task: Task, answer: str) -> str | None:
         """Judge the text of an answer block: None if correct, else the kind of failure in a few fixed words."""
 
+    def solution(self, task: Task) -> str | None:
+        """A right answer, for the records; None, as it is here, where none is known."""
+        return None
+
     def prompt_info(self, task: Task) -> dict[str, str]:
         """What the info of `reset` gives a prompt template: `system` and `assistant_prefix`, the same for all tasks."""
         return {"system": self.system, "assistant_prefix": self.assistant_prefix}
@@ -191,6 +197,7 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
         super().reset(seed=seed)
         self.task = None  # bad options leave no half-reset task behind
         self.task = self.from_options(options) if options else self.draw()
+        self.right_answer = self.solution(self.task)
         return self.question(self.task), self.prompt_info(self.task)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

@@ -70,6 +70,9 @@ class TextEpisode:
         error: Why the sample is invalid (the environment raised, the prompt was too long), else None. An
             invalid sample takes no part in its group's statistics nor in the update.
         observation: The first user message, for the records.
+        seed: What the environment was reset with; it and `index` make the task again.
+        index: The row of the data set; None where tasks are drawn.
+        right_answer: The environment's own, for the records; None where it tells none.
     """
 
     group: int
@@ -80,6 +83,9 @@ class TextEpisode:
     weights_version: int = 0
     error: str | None = None
     observation: str = ""
+    seed: int | None = None
+    index: int | None = None
+    right_answer: str | None = None
 
     @property
     def valid(self) -> bool:

@@ -170,7 +170,8 @@ class _Slot:
 
     @classmethod
     def of(cls, request: GroupRequest, sample: int, version: int) -> _Slot:
-        episode = TextEpisode(request.group, sample, weights_version=version)
+        index = (request.options or {}).get("index")
+        episode = TextEpisode(request.group, sample, weights_version=version, seed=request.seed, index=index)
         return cls(episode, derive_seed(request.sampling_seed, sample))
 
 
@@ -197,6 +198,7 @@ def _reset(
         observation, info.get("system"), info.get("assistant_prefix", "")
     )
     slot.episode.observation = observation
+    slot.episode.right_answer = getattr(env.unwrapped, "right_answer", None)
     _ask(slot, prompt_ids, limit)
 
 

@@ -1,1 +1,1 @@
-"""The sections of a config, a file each: a setter, its defaults and its checks stand together."""
+"""The sections of a config, a file each: a setter, its defaults and what must hold between them."""

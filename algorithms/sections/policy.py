@@ -6,15 +6,10 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
-from algorithms import checks
 from algorithms.sections.paths import absolute
 from algorithms.sections.section import Section
 from llmenv.engines.deepspeed import build_config, read_config
 from llmenv.models.lora import ALL_LINEAR
-from llmenv.models.names import DTYPES
-from llmenv.models.renderer import TEMPLATES
-
-MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 
 class PolicySection(Section):
@@ -27,6 +22,7 @@ class PolicySection(Section):
         self.dtype = "float32"
         self.matmul_precision = "highest"
         self.template = "auto"
+        self.trust_remote_code = False
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
         self.lora_alpha: int | None = None
@@ -44,6 +40,7 @@ class PolicySection(Section):
         dtype: str = NotProvided,
         matmul_precision: str = NotProvided,
         template: str = NotProvided,
+        trust_remote_code: bool = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         lora_rank: int | None = NotProvided,
         lora_alpha: int | None = NotProvided,
@@ -62,6 +59,7 @@ class PolicySection(Section):
                 to TF32, with "medium" on a CPU that has instructions for it to bfloat16. `sampler_logp_gap_mean` shows
                 what that does.
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
+            trust_remote_code: Run the Python code that comes with some models. It may do anything: read it first.
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
                 train all weights.
@@ -74,6 +72,7 @@ class PolicySection(Section):
             dtype=dtype,
             matmul_precision=matmul_precision,
             template=template,
+            trust_remote_code=trust_remote_code,
             gradient_checkpointing=gradient_checkpointing,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -131,9 +130,6 @@ class PolicySection(Section):
 
     def validate(self) -> None:
         super().validate()
-        checks.choice("template", self.template, TEMPLATES)
-        checks.choice("dtype", self.dtype, DTYPES)
-        checks.choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         self._validate_lora()
         if self.zero_stage is None and (
             self.offload_optimizer or self.offload_parameters or self.deepspeed_extra
@@ -152,9 +148,6 @@ class PolicySection(Section):
             if alpha is not None or targets != ALL_LINEAR:
                 raise ValueError("lora_alpha and lora_targets need a lora_rank: set it, or leave them out")
             return
-        checks.whole("lora_rank", rank, otherwise=", or None to train all weights")
-        if alpha is not None:
-            checks.whole("lora_alpha", alpha, otherwise=", or None for twice the rank")
         if targets != ALL_LINEAR and (isinstance(targets, str) or not targets):
             raise ValueError(
                 f'lora_targets must be "{ALL_LINEAR}" or a list of names such as ["q_proj", "v_proj"], got {targets!r}'

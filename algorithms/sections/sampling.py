@@ -6,9 +6,7 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
-from algorithms import checks
 from algorithms.sections.section import Section
-from llmenv.weights.transfer import BACKENDS
 
 
 class SamplingSection(Section):
@@ -102,7 +100,8 @@ class SamplingSection(Section):
     def engine_arguments(self) -> dict[str, Any]:
         """`sampler_kwargs`, and what is decided for vLLM beside a learner."""
         sleeps = {"enable_sleep_mode": True} if self.sampler == "vllm" and self.shares_gpu else {}
-        return {**sleeps, **self.sampler_kwargs}
+        code = {"trust_remote_code": True} if self.sampler == "vllm" and self.trust_remote_code else {}
+        return {**sleeps, **code, **self.sampler_kwargs}
 
     @property
     def sampler_sleeps(self) -> bool:
@@ -111,13 +110,6 @@ class SamplingSection(Section):
 
     def validate(self) -> None:
         super().validate()
-        checks.whole("max_new_tokens", self.max_new_tokens)
-        checks.whole("max_rows_per_sampler", self.max_rows_per_sampler)
-        checks.choice("overlong_prompts", self.overlong_prompts, ("drop", "error"))
-        checks.choice("sampler", self.sampler, ("transformers", "vllm"))
-        checks.choice("weight_transfer", self.weight_transfer, (None, *BACKENDS))
-        if self.run_seed is not None:
-            checks.whole("run_seed", self.run_seed, at_least=0)
         self._validate_temperature()
         if self.sampler_kwargs and self.sampler != "vllm":
             raise ValueError("sampler_kwargs are vLLM's: set sampler='vllm', or leave them out")
@@ -125,7 +117,5 @@ class SamplingSection(Section):
     def _validate_temperature(self) -> None:
         if self.in_evaluation and self.temperature == 0:  # the most likely completions
             return
-        if not self.temperature > 0:
-            raise ValueError(f"temperature must be above 0 in training, got {self.temperature}")
         if self.sampler == "vllm" and not 0.01 <= self.temperature <= 2:
             raise ValueError(f"vLLM samples at temperatures from 0.01 to 2, got {self.temperature}")

@@ -8,7 +8,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig, NotProvided
 
 
 class Section(AlgorithmConfig):
-    """Some settings of RLlib's config, with their setter, their defaults, and their checks in `validate`."""
+    """Some settings of RLlib's config: their setter, their defaults, and in `validate` what must hold between them."""
 
     def _set(self, **values: Any) -> Self:
         """Sets what was provided."""

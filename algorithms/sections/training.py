@@ -6,8 +6,6 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
-from algorithms import checks
-from algorithms.losses import KL_ESTIMATORS, NORMALISERS, SURROGATES
 from algorithms.sections.section import Section
 
 
@@ -178,45 +176,21 @@ class TrainingSection(Section):
 
     def validate(self) -> None:
         super().validate()
-        for name, value in (
-            ("prompts_per_iteration", self.prompts_per_iteration),
-            ("group_size", self.group_size),
-            ("num_epochs", self.num_epochs),
-            ("micro_batch_tokens", self.micro_batch_tokens),
-            ("max_skipped_steps", self.max_skipped_steps),
-        ):
-            checks.whole(name, value)
-        if (size := self.minibatch_size) is not None and (size <= 0 or self.samples_per_iteration % size):
+        if (size := self.minibatch_size) is not None and self.samples_per_iteration % size:
             raise ValueError(
                 f"minibatch_size={size} must divide the batch of prompts_per_iteration x group_size = "
                 f"{self.prompts_per_iteration} x {self.group_size} = {self.samples_per_iteration} samples"
             )
         if self.lr_warmup_iterations and not isinstance(self.lr, int | float):
             raise ValueError("lr_warmup_iterations needs a plain number as lr; a schedule says it itself")
-        checks.positive(adam_epsilon=self.adam_epsilon)
         self._validate_loss()
         self._validate_kl()
 
     def _validate_loss(self) -> None:
-        checks.choice("surrogate", self.surrogate, tuple(SURROGATES))
-        checks.choice("ratio_level", self.ratio_level, ("token", "sequence"))
-        checks.choice("loss_normaliser", self.loss_normaliser, NORMALISERS)
-        checks.positive(clip_param=self.clip_param, clip_param_high=self.clip_param_high)
-        checks.not_negative(entropy_coeff=self.entropy_coeff)
-        if isinstance(self.tis_cap, str) and self.tis_cap != "auto":
-            raise ValueError(f'tis_cap must be a number above 0, None or "auto", got {self.tis_cap!r}')
-        if self.importance_cap is not None and not self.importance_cap > 0:
-            raise ValueError(
-                f"tis_cap must be above 0, or None for no importance weights, got {self.tis_cap}"
-            )
-        if self.dual_clip is not None and not (self.dual_clip > 1 and self.surrogate == "clip"):
-            raise ValueError(f"dual_clip must be above 1, and is of surrogate='clip', got {self.dual_clip!r}")
+        if self.dual_clip is not None and self.surrogate != "clip":
+            raise ValueError("dual_clip is of surrogate='clip': set that, or leave it out")
 
     def _validate_kl(self) -> None:
-        checks.choice("kl_estimator", self.kl_estimator, (*KL_ESTIMATORS, None))
-        checks.choice("kl_in", self.kl_in, ("loss", "reward"))
-        checks.not_negative(kl_coeff=self.kl_coeff)
-        checks.positive(kl_target=self.kl_target, kl_horizon=self.kl_horizon, kl_stop=self.kl_stop)
         if self.reference_model is not None and not self.kl_coeff:
             raise ValueError(
                 "reference_model is what a KL is measured to: set a kl_coeff above 0, or leave it out"

@@ -6,13 +6,13 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
+from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.panel import Panel
 from rich.progress import (
     BarColumn,
@@ -23,6 +23,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from llmenv.episode import TextEpisode
 
@@ -36,7 +37,7 @@ LOWEST_ENTROPY = 0.01
 LARGEST_STEP_KL = 0.1
 LARGEST_REFERENCE_KL = 1.0
 
-HEADER = "  iteration   reward  accuracy  length      KL  entropy  tokens/s    left"
+COLUMNS = ("  iteration", "  reward", "accuracy", "length", "     KL", "entropy", "tokens/s", "   left")
 
 
 def quieten() -> None:
@@ -45,6 +46,10 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+    # DeepSpeed says so wherever it is imported, in use or not; a level would be set anew when it is.
+    logging.getLogger("DeepSpeed").addFilter(
+        lambda record: "Setting accelerator to" not in record.getMessage()
+    )
     import ray.rllib  # noqa: F401 (sets up its logger when imported)
 
     for name in ("ray", "ray.rllib", "ray.tune"):
@@ -57,13 +62,17 @@ def quieten() -> None:
 class Display:
     """A line an iteration above a progress bar.
 
+    What it is given to say may hold anything, also what looks like rich's markup: it is shown as it is.
+
     Args:
         iterations: Of the whole run.
+        shows_kl: Whether a KL is measured: to a reference policy, or over several steps on a batch.
     """
 
-    def __init__(self, iterations: int):
+    def __init__(self, iterations: int, shows_kl: bool = True):
         self.console = Console(highlight=False)
         self._iterations = iterations
+        self._shows_kl = shows_kl
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -86,19 +95,40 @@ class Display:
         self._progress.stop()
 
     def header(self) -> None:
-        self.console.print(f"[bold]{HEADER}[/bold]")
+        self.say(self._line(COLUMNS), style="bold")
 
-    def say(self, message: str) -> None:
-        self.console.print(message)
+    def say(self, message: str | Text, style: str = "") -> None:
+        """Shows a message; a terminal breaks long lines, and not this, so that a path can be copied."""
+        self.console.print(Text(message, style) if isinstance(message, str) else message, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self.say(f"[bold red]warning[/bold red]: {message}")
+        self.say(Text.assemble(("warning", "bold red"), f": {message}"))
+
+    def _line(self, cells: Sequence[str]) -> str:
+        return "  ".join(
+            cell for name, cell in zip(COLUMNS, cells, strict=True) if self._shows_kl or "KL" not in name
+        )
+
+    @contextmanager
+    def hearing(self) -> Iterator[None]:
+        """Shows what our own packages warn of meanwhile as warnings of the run."""
+        handler = _Warnings(self)
+        loggers = [logging.getLogger(name) for name in ("llmenv", "algorithms", "envs")]
+        for logger in loggers:
+            logger.addHandler(handler)
+            logger.propagate = False
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.removeHandler(handler)
+                logger.propagate = True
 
     @contextmanager
     def waiting(self, message: str) -> Iterator[None]:
         """Says what is going on, and shows on a terminal for how long it has."""
         self.say(message)
-        columns = (SpinnerColumn(), TimeElapsedColumn())
+        columns = (SpinnerColumn(), BarColumn(), TimeElapsedColumn())
         with Progress(
             *columns, console=self.console, transient=True, disable=not self.console.is_terminal
         ) as clock:
@@ -107,13 +137,18 @@ class Display:
 
     def iteration(self, row: dict[str, float], seconds_left: float) -> None:
         """Shows one line of `progress.csv`; the KL is the one to the reference policy where there is one."""
-        kl = row.get("kl_reference", row.get("kl_behaviour", math.nan))
-        left = f"{int(seconds_left // 60)}:{int(seconds_left % 60):02d}"
-        self.console.print(
-            f"{int(row['iteration']):>5}/{self._iterations:<5} {row['episode_return_mean']:5.3f}  "
-            f"{row['accuracy']:8.3f}  {row['response_length']:6.1f}  {kl:6.4f}  "
-            f"{row.get('entropy', math.nan):7.3f}  {row['tokens_per_second']:8.0f}  {left:>6}"
+        left = duration(seconds_left)
+        cells = (
+            f"{int(row['iteration']):>5}/{self._iterations:<5}",
+            f"{row['episode_return_mean']:8.3f}",
+            f"{row['accuracy']:8.3f}",
+            f"{row['response_length']:6.1f}",
+            _measured(row.get("kl_reference", row.get("kl_behaviour")), "7.4f"),
+            _measured(row.get("entropy"), "7.3f"),
+            f"{row['tokens_per_second']:8.0f}",
+            f"{left:>7}",
         )
+        self.say(self._line(cells))
         self._progress.update(self._task, completed=row["iteration"], left=left)
         for warning in _warnings(row):
             self.warn(warning)
@@ -124,31 +159,54 @@ class Display:
         verdict = "correct" if info.get("correct") else (info.get("failure") or "wrong")
         self.console.print(
             Panel(
-                f"[dim]{escape(episode.observation)}[/dim]\n{escape(episode.transcript)}",
-                title=f"a sample: reward {episode.total_reward:.2f}, {escape(str(verdict))}",
+                Text.assemble((episode.observation, "dim"), f"\n{episode.transcript}"),
+                title=Text(f"a sample: reward {episode.total_reward:.2f}, {verdict}"),
                 title_align="left",
             )
         )
 
     def evaluations(self, rows: dict[str, dict[str, float]]) -> None:
         """Shows evaluations side by side, such as before and after."""
-        table = Table(title=f"{int(next(iter(rows.values()))['num_tasks'])} held-out tasks")
-        for column in ("", "sampled", "95 %", "greedy", "95 %", "format rate", "length"):
+        title = f"{int(next(iter(rows.values()))['num_tasks'])} held-out tasks"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length"):
             table.add_column(column, justify="right")
         for name, row in rows.items():
             table.add_row(
                 name,
                 *_accuracy(row, "sampled"),
                 *_accuracy(row, "greedy"),
-                f"{row['sampled_format_rate']:.1%}",
+                f"{row['sampled_format_rate']:.0%}",
                 f"{row['sampled_response_length']:.1f}",
             )
         self.console.print(table)
 
 
+class _Warnings(logging.Handler):
+    def __init__(self, display: Display):
+        super().__init__(logging.WARNING)
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.warn(record.getMessage())
+
+
+def duration(seconds: float) -> str:
+    """Such as 0:07, 12:30 or 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _measured(value: float | None, form: str) -> str:
+    """A number, or a dash as wide where nothing was measured, as where nothing was learned."""
+    width = int(form.split(".")[0])
+    return f"{'-':>{width}}" if value is None or math.isnan(value) else f"{value:{form}}"
+
+
 def _accuracy(row: dict[str, Any], name: str) -> tuple[str, str]:
     value, low, high = (row[f"{name}_accuracy{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1%}", f"{low:.1%} to {high:.1%}"
+    return f"{value:.1%}", f"{100 * low:.1f} to {high:.1%}"
 
 
 def _warnings(row: dict[str, float]) -> Iterator[str]:

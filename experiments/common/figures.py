@@ -44,7 +44,7 @@ def summary(
 
     Args:
         algorithm: As it is at the end.
-        progress: A row an iteration.
+        progress: A row an iteration; empty where there was none.
         evaluations: The first is "before", the last "after".
         seconds: How long it all took, of a resumed run its last part.
     """
@@ -62,11 +62,12 @@ def summary(
         "before": before,
         "after": after,
         "seconds": seconds,
-        "samples": int(progress["num_episodes"].sum()),
-        "tokens": int(progress["num_tokens"].sum()),
+        "samples": int(progress["num_episodes"].sum()) if len(progress) else 0,
+        "tokens": int(progress["num_tokens"].sum()) if len(progress) else 0,
         "seconds_an_iteration": {
             name: round(float(progress[column].median()), 4)
             for name, column in [("all", "seconds")] + [(p, f"seconds_{p}") for p in (*PHASES, "overhead")]
+            if len(progress)
         },
         "versions": versions(),
     }

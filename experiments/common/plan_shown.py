@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from algorithms import footprint
 from algorithms.footprint import GB
@@ -56,20 +57,19 @@ def show_plan(config: LLMConfig, gpus: Sequence[int] | None, run: Path | None) -
     devices, memory = (found_gpus(), host_memory()) if gpus is None else (gpus, None)
     plan = make_plan(config, devices, memory)
     console = Console(highlight=False, width=None if Console().is_terminal else 110)
-    console.print(_placement(config))
+    console.print(Text(_placement(config)))
     console.print(_table(plan))
     for note in [*plan.notes, overlap(run)]:
-        console.print(note)
+        console.print(Text(note))
     for problem in plan.problems:
-        console.print(f"[bold red]does not fit[/bold red]: {problem}", soft_wrap=True)
+        console.print(Text.assemble(("does not fit", "bold red"), f": {problem}"), soft_wrap=True)
     if plan.fits:
         console.print("[bold green]fits[/bold green], by arithmetic (docs/memory.md); not measured on a GPU")
         return 0
     found = remedies(config, lambda changed: make_plan(changed, devices, memory))
     for changes in found:
-        console.print(
-            f"it would fit with {' '.join(f'--set {change}' for change in changes)}", soft_wrap=True
-        )
+        options = " ".join(f"--set {change}" for change in changes)
+        console.print(Text(f"it would fit with {options}"), soft_wrap=True)
     if not found:
         console.print("no setting alone mends it: more or larger GPUs, or a smaller model")
     return 1

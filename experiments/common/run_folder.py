@@ -1,11 +1,12 @@
 """The files that a run leaves behind: figures to read, curves to look at, completions, checkpoints, the policy.
 
-config.yaml        the resolved settings
+config.yaml        all settings, resolved; each checkpoint holds them too, as they were when it was written
 progress.csv       a line an iteration
 evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard
 curve.png          accuracy, response length and entropy over iterations
-samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt
+samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt, `seed` and
+                   `index` make the task again; evaluations', and training's of the same iterations and of the last
 checkpoints/       the newest ones, to resume from
 policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place
@@ -14,6 +15,7 @@ summary.json       before and after, in one place
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -25,10 +27,12 @@ from typing import Any
 import pandas as pd
 import yaml
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from llmenv.episode import TextEpisode
+
+TABLES = ("progress", "evaluations")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -39,13 +43,18 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{path} is no run folder (it has no config.yaml): start a new run")
-    return yaml.safe_load((path / "config.yaml").read_text())
+    return yaml.safe_load((path / "config.yaml").read_text()) or {}
 
 
 def read_table(path: Path, name: str) -> pd.DataFrame:
     """A run folder's `progress` or `evaluations`; empty where there is none yet."""
     file = path / f"{name}.csv"
     return pd.read_csv(file) if file.exists() else pd.DataFrame()
+
+
+def is_bare(path: Path) -> bool:
+    """Whether a run has got no further than its start: nothing has been evaluated or trained."""
+    return all(read_table(path, name).empty for name in TABLES)
 
 
 def checkpoints(path: Path) -> list[Path]:
@@ -69,13 +78,25 @@ class RunFolder:
     def __init__(self, path: Path):
         self.path = path
         path.mkdir(parents=True, exist_ok=True)
-        self._tables = {name: read_table(path, name) for name in ("progress", "evaluations")}
+        self._config: str | None = None
+        self._tables = {name: read_table(path, name) for name in TABLES}
         # Not tensorboardX's SummaryWriter: on a full disk its thread dies, and whoever hands it more waits for ever.
         self._board = EventsWriter(str(path / "events"))
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        with _replaced(self.path / "config.yaml") as file:
-            file.write_text(yaml.safe_dump(config, sort_keys=False))
+    def write_config(self, config: dict[str, Any], *, anew: bool = False) -> None:
+        """Records the settings, here and from now on in each checkpoint.
+
+        Args:
+            config: All of them.
+            anew: Whether the folder has them already, from the run that is gone on with.
+        """
+        self._config = yaml.safe_dump(config, sort_keys=False)
+        if anew:
+            with _replaced(self.path / "config.yaml") as file:
+                file.write_text(self._config)
+        else:
+            with (self.path / "config.yaml").open("x") as new:
+                new.write(self._config)
 
     def log(self, table: str, row: dict[str, float]) -> None:
         """Appends a row (with its "iteration") to `progress` or `evaluations`."""
@@ -95,8 +116,13 @@ class RunFolder:
         return self._tables[table]
 
     def rewind(self, iteration: int) -> None:
-        """Drops what was logged after a checkpoint's iteration: a resumed run logs it again."""
-        for name in ("progress", "evaluations"):
+        """Drops what was logged after a checkpoint's iteration: a resumed run logs it again.
+
+        TensorBoard, which reads all files of a folder, drops what it has read of these steps where a session starts.
+        """
+        start = SessionLog(status=SessionLog.START)
+        self._board.write_event(Event(step=iteration + 1, session_log=start, wall_time=time.time()))
+        for name in TABLES:
             table = self.table(name)
             if len(table):
                 self._write_table(name, table[table["iteration"] <= iteration])
@@ -130,6 +156,8 @@ class RunFolder:
             shutil.rmtree(left_behind)
         try:
             save(str(partial.absolute()))
+            if self._config is not None:
+                (partial / "config.yaml").write_text(self._config)
             _flush(partial)
         except Exception as error:
             free = shutil.disk_usage(self.path).free
@@ -140,9 +168,10 @@ class RunFolder:
                 if before
                 else "there is none before"
             )
+            room = f"{free / 1e6:.0f} MB were free on its disk. Make room; " if _is_about_room(error) else ""
             raise CheckpointError(
                 f"the checkpoint of iteration {iteration} cannot be written ({type(error).__name__}: {error}); "
-                f"{free / 1e6:.0f} MB were free on its disk. Make room; {remedy}"
+                f"{room}{remedy}"
             ) from error
         os.replace(partial, final)
         _sync(folder)
@@ -218,6 +247,15 @@ def _sync(path: Path) -> None:
     os.close(descriptor)
 
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# What PyTorch says instead of the reason where a file cannot grow.
+NO_ROOM_WORDS = (*map(os.strerror, NO_ROOM), "PytorchStreamWriter failed writing", "unexpected pos")
+
+
+def _is_about_room(error: Exception) -> bool:
+    return getattr(error, "errno", None) in NO_ROOM or any(words in str(error) for words in NO_ROOM_WORDS)
+
+
 def _record(episode: TextEpisode) -> dict[str, Any]:
     """One episode as a flat row."""
     last = episode.turns[-1] if episode.turns else None
@@ -225,12 +263,15 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
     return {
         "group": episode.group,
         "sample": episode.sample,
+        "seed": episode.seed,
+        "index": episode.index,
         "prompt": episode.observation,
         "completion": episode.transcript,
         "reward": episode.total_reward,
         "correct": info.get("correct"),
         "well_formed": info.get("well_formed"),
         "answer": info.get("answer"),
+        "right_answer": episode.right_answer,
         "failure": info.get("failure"),
         "finish_reason": last.finish_reason if last else "",
         "response_tokens": episode.response_length,

@@ -6,13 +6,18 @@ its own. One section more, `run`, holds the arguments of `RunSettings`.
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from algorithms import bounds
+from experiments.common.refusals import refuse_names
 
 if TYPE_CHECKING:
     from algorithms.config import LLMConfig
@@ -28,16 +33,19 @@ class RunSettings:
     Attributes:
         iterations: How many to train for.
         time_limit: Minutes of training after which the run ends early; None for no limit.
-        evaluate_every: Iterations between two evaluations (there is always one before and one after).
-        checkpoint_every: Iterations between two checkpoints.
+        evaluate_every: Iterations between two evaluations; 0: none but the one before and the one after.
+        checkpoint_every: Iterations between two checkpoints, beside those before the first iteration, after it and at
+            the end; 0: never.
+        checkpoint_minutes: After so many minutes without one there is a checkpoint too; 0: never.
         keep_checkpoints: How many of the newest are kept.
-        show_every: Iterations between two sampled completions on the screen.
+        show_every: Iterations between two sampled completions on the screen; 0: none.
     """
 
     iterations: int = 100
     time_limit: float | None = None
     evaluate_every: int = 50
     checkpoint_every: int = 25
+    checkpoint_minutes: float = 15
     keep_checkpoints: int = 2
     show_every: int = 10
 
@@ -116,23 +124,17 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
 
     config = make_config(algo)
     for section, values in sections.items():
+        refuse_names(section, values)
         if section == "run":
             continue
-        method = getattr(config, section, None)
-        if not callable(method):
-            raise ValueError(
-                f"unknown section {section!r}; sections are methods of the config, such as training"
-            )
         try:
-            method(**values)
+            getattr(config, section)(**values)
         except TypeError as error:
-            raise ValueError(f"section {section!r}: {error}") from error
-    known = [field.name for field in fields(RunSettings)]
-    if unknown := sorted(set(sections.get("run", {})) - set(known)):
-        raise ValueError(f"section 'run': unknown {unknown}; it has {', '.join(known)}")
+            name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            what = f"has no setting {section}.{name[1]}" if name else f"refuses {section}: {error}"
+            raise ValueError(f"{algo} {what}") from error
     settings = RunSettings(**sections.get("run", {}))
-    if settings.keep_checkpoints < 1:
-        raise ValueError(f"run.keep_checkpoints must be at least 1, got {settings.keep_checkpoints}")
+    bounds.check("run", asdict(settings), shown=lambda name: f"run.{name}")
     share_cores(config, sections)
     config.validate()
     return config, settings
@@ -153,6 +155,63 @@ def share_cores(config: LLMConfig, sections: Sections) -> None:
             config.learners(num_cpus_per_learner=0 if config.num_gpus_per_learner else fraction)
 
 
-def resolved(algo: str, sections: Sections, settings: RunSettings) -> dict[str, Any]:
-    """What `config.yaml` of a run folder holds, and what `--resume` starts from."""
-    return {"algo": algo, **merge(sections, {"run": asdict(settings)})}
+def crowding(config: LLMConfig) -> str | None:
+    """What to say where more processes were asked for than this machine has cores; None where not."""
+    actors, cores = config.num_env_runners + config.num_learners, os.cpu_count() or 1
+    if actors <= cores or "RAY_ADDRESS" in os.environ:
+        return None
+    return (
+        f"asked for {config.num_env_runners} sampling and {config.num_learners} learning processes, and this machine "
+        f"has {cores} CPUs: each process loads the model, and they wait for each other. Fewer of them start sooner "
+        "(--num-env-runners, --num-learners; 0: in this process)"
+    )
+
+
+# Arguments that have another name as an attribute of the config.
+ATTRIBUTES = {"model": "base_model", "config": "deepspeed_extra"}
+RECORDED = {
+    "environment": ("env",),
+    "training": ("lr", "grad_clip", "num_epochs"),
+    "env_runners": ("num_env_runners", "num_gpus_per_env_runner", "sample_timeout_s"),
+    "learners": ("num_learners", "num_gpus_per_learner"),
+    "evaluation": ("evaluation_duration",),
+}  # of RLlib's own arguments, those that a run may depend on
+
+
+def resolved(algo: str, sections: Sections, run: RunSettings, config: LLMConfig) -> dict[str, Any]:
+    """What `config.yaml` of a run folder holds, and what `--resume` starts from: all settings, the defaults too.
+
+    What is left to the machine (cores of each process) is not among them, unless it was given.
+    """
+    found: Sections = {}
+    for section in dict.fromkeys((*RECORDED, "policy", "sampling", "deepspeed")):
+        names = (*RECORDED.get(section, ()), *_own_arguments(config, section))
+        values = {name: getattr(config, ATTRIBUTES.get(name, name), None) for name in names}
+        found[section] = {name: _plain(value) for name, value in values.items()}
+    found["sampling"]["run_seed"] = config.root_seed
+    given = {section: {k: _plain(v) for k, v in values.items()} for section, values in sections.items()}
+    given.get("deepspeed", {}).pop("config", None)  # a file's name, perhaps: its contents are in the config
+    given.get("policy", {}).pop("model", None)  # a relative path, perhaps: the config's is absolute
+    return {"algo": algo, **merge(given, found, {"run": asdict(run)})}
+
+
+def _own_arguments(config: LLMConfig, section: str) -> list[str]:
+    """The arguments that our own configs have for a section, without those that are only there to be refused."""
+    from ray.rllib.algorithms.algorithm_config import NotProvided
+
+    found: dict[str, None] = {}
+    for owner in type(config).__mro__:
+        method = vars(owner).get(section)
+        if method is not None and owner.__module__.startswith("algorithms."):
+            parameters = inspect.signature(method).parameters.values()
+            found |= dict.fromkeys(p.name for p in parameters if p.default is NotProvided)
+    if "lambda_" in found:
+        found["gamma"] = None  # RLlib's own argument, which goes with it
+    return list(found)
+
+
+def _plain(value: Any) -> Any:
+    """As YAML has it, which knows lists but no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -19,15 +19,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from experiments.common import figures, settings
-from experiments.common.display import Display, quieten
+from experiments.common.display import Display, duration, quieten
+from experiments.common.ownership import claim
 from experiments.common.plan import plan_here
-from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
+from experiments.common.wandb_run import start_wandb
 from experiments.export import export
-from llmenv.models.names import resolve_model
+from llmenv.models.names import resolve_model, trust_remote_code
 
 if TYPE_CHECKING:
     from algorithms.base import LLMAlgorithm
@@ -46,48 +46,72 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
     Returns:
         The exit status: 0, or 130 or 143 for a run that was stopped (see `StopSignals`).
     """
+    claimed = claim(output, resuming=resuming)
+    try:
+        return _start(algo, sections, output, resuming=resuming, wandb=wandb)
+    except BaseException:
+        # What has neither been evaluated nor trained has failed at its start, and nobody misses its folder.
+        if not resuming and is_bare(output):
+            claimed.discard()
+        raise
+    finally:
+        claimed.release()
+
+
+def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
     quieten()
-    resolve_model(sections["policy"]["model"])
     config, run = settings.build(algo, sections)
+    trust_remote_code(config.trust_remote_code)
+    resolve_model(config.base_model)
     plan = plan_here(config)
+    folder = RunFolder(output)
+    recorded = settings.resolved(algo, sections, run, config)
+    if not resuming:
+        folder.write_config(recorded)
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    display = Display(run.iterations)
-    display.say(f"[bold]{algo}[/bold] on {config.env} with {config.base_model}: run folder {output}")
+    steps = (
+        config.num_epochs
+        * config.samples_per_iteration
+        // (config.minibatch_size or config.samples_per_iteration)
+    )
+    display = Display(run.iterations, shows_kl=config.kl_coeff > 0 or steps > 1)
+    display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
+    display.say(f"run folder: {output}")
     if plan is not None:
         display.say(plan.line())
+    if crowded := settings.crowding(config):
+        display.warn(crowded)
     starting = "starting"
     if config.sampler == "vllm":
         starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
-    algorithm = folder = None
+    algorithm = None
     try:
-        with display.waiting(starting):
+        with display.hearing(), display.waiting(starting):
             if resuming:
                 newest = checkpoints(output)[-1].absolute()
                 # With this config instead of the checkpoint's own: it may run on another machine.
                 algorithm = config.algo_class.from_checkpoint(str(newest), config=config)
             else:
                 algorithm = config.build_algo()
-        folder = RunFolder(output)
         if resuming:
+            folder.write_config(recorded, anew=True)
             folder.rewind(algorithm.iteration)
             display.say(f"resumed after iteration {algorithm.iteration}")
-        folder.write_config(settings.resolved(algo, sections, run))
-        logger = _start_wandb(sections, output) if wandb else None
-        return Training(algorithm, run, folder, display, logger).run()
+        logger = start_wandb(recorded, output) if wandb else None
+        with display.hearing():
+            return Training(algorithm, run, folder, display, logger).run()
     finally:
-        if folder is not None:
-            folder.close()
+        folder.close()
         if algorithm is not None:
             algorithm.stop()
         ray.shutdown()
 
 
-def _start_wandb(sections: settings.Sections, output: Path) -> Any:
-    import wandb
-
-    return wandb.init(project="llmenv", name=output.name, config=sections, dir=str(output))
+def _due(iteration: int, every: int) -> bool:
+    """Whether an iteration is one of every so many; 0 is never."""
+    return every > 0 and iteration % every == 0
 
 
 class Training:
@@ -116,6 +140,7 @@ class Training:
         self.logger = logger
         self._stop = StopSignals()
         self._told: set[str] = set()
+        self._saved_at = time.monotonic()
 
     def run(self) -> int:
         """Trains, and puts it all together.
@@ -146,8 +171,13 @@ class Training:
 
     def _train(self) -> None:
         algorithm, run = self.algorithm, self.settings
-        if algorithm.iteration % run.evaluate_every == 0 and not self._is_evaluated():
+        self._save()  # before anything is spent: what can fail at saving fails here
+        if (not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)) and (
+            not self._is_evaluated()
+        ):
             self._show_evaluation(self._evaluate())
+        if algorithm.iteration >= run.iterations:
+            return
         self.display.header()
         first, started = algorithm.iteration, time.monotonic()
         with self.display:
@@ -158,12 +188,13 @@ class Training:
                 left = elapsed / (algorithm.iteration - first) * (run.iterations - algorithm.iteration)
                 if run.time_limit is not None:
                     left = min(left, 60 * run.time_limit - elapsed)
-                self._show_iteration(figures.progress_row(result), max(0.0, left))
-                if algorithm.iteration % run.checkpoint_every == 0:
+                last = algorithm.iteration == run.iterations or left <= 0 or self._stop.received is not None
+                self._show_iteration(figures.progress_row(result), max(0.0, left), last)
+                if self._checkpoint_is_due(first):
                     self._save()
                 if algorithm.iteration == run.iterations or left <= 0:
                     break  # the last evaluation comes after the last checkpoint
-                if algorithm.iteration % run.evaluate_every == 0 and self._stop.received is None:
+                if _due(algorithm.iteration, run.evaluate_every) and self._stop.received is None:
                     self._show_evaluation(self._evaluate())
 
     def _finish(self, checkpoint: Path, seconds: float) -> None:
@@ -180,8 +211,11 @@ class Training:
             self._show_evaluation(fresh, on_screen=False)
         rows = self.folder.table("evaluations")
         with self._harmless("display"):
-            self.display.evaluations({"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()})
-        self.display.say(f"{seconds / 60:.1f} minutes; policy, curve and summary are in {self.folder.path}")
+            ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
+            if self.algorithm.iteration:
+                self.display.evaluations(ends)
+        self.display.say(f"{duration(seconds)} minutes; policy, curve and summary are in")
+        self.display.say(f"{self.folder.path}")
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
         """Policy and summary."""
@@ -191,15 +225,29 @@ class Training:
         tables = self.folder.table("progress"), self.folder.table("evaluations")
         self.folder.write_summary(figures.summary(self.algorithm, *tables, seconds))
 
+    def _checkpoint_is_due(self, first: int) -> bool:
+        """After the first iteration of a process too: a kill is to cost minutes, whenever it comes."""
+        iteration, run = self.algorithm.iteration, self.settings
+        minutes = (time.monotonic() - self._saved_at) / 60
+        return (
+            iteration == first + 1
+            or _due(iteration, run.checkpoint_every)
+            or 0 < run.checkpoint_minutes <= minutes
+        )
+
     def _save(self) -> Path:
-        return self.folder.save_checkpoint(
+        saved = self.folder.save_checkpoint(
             self.algorithm.iteration, self.algorithm.save_to_path, self.settings.keep_checkpoints
         )
+        self._saved_at = time.monotonic()
+        return saved
 
     def _rescue(self, error: BaseException) -> None:
         """Saves the last whole iteration, if there is one, and says beside the error how to go on."""
         if isinstance(error, CheckpointError):
             return  # says it itself
+        if is_bare(self.folder.path):
+            return  # nothing is lost
         path, algorithm = self.folder.path, self.algorithm
         if algorithm.learners_are_whole and algorithm.iteration:
             try:
@@ -227,7 +275,9 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates on the held-out tasks, and logs what came out."""
-        with self._cutting_short():
+        tasks = self.algorithm.config.evaluation_duration
+        about = f"evaluating on {tasks} held-out tasks, sampled and greedy"
+        with self._cutting_short(), self.display.waiting(about):
             results = self.algorithm.evaluate()
         row = figures.evaluation_row(self.algorithm.iteration, results)
         with self._harmless("evaluations.csv"):
@@ -250,7 +300,7 @@ class Training:
             with self._harmless("display"):
                 self.display.evaluations({f"after {iteration}" if iteration else "before": row})
 
-    def _show_iteration(self, row: dict[str, float], seconds_left: float) -> None:
+    def _show_iteration(self, row: dict[str, float], seconds_left: float, last: bool) -> None:
         iteration = self.algorithm.iteration
         with self._harmless("progress.csv"):
             self.folder.log("progress", row)
@@ -261,10 +311,12 @@ class Training:
                 self.logger.log(row, step=iteration)
         with self._harmless("display"):
             self.display.iteration(row, seconds_left)
-        if iteration % self.settings.show_every == 0:
-            episodes = self.algorithm.last_episodes
+        episodes, run = self.algorithm.last_episodes, self.settings
+        shown = _due(iteration, run.show_every)
+        if shown or last or _due(iteration, run.evaluate_every):
             with self._harmless("samples"):
                 self.folder.write_samples("train", iteration, episodes)
+        if shown:
             valid = [episode for episode in episodes if episode.valid]
             with self._harmless("display"):
                 self.display.sample(valid[iteration % len(valid)])
@@ -278,4 +330,4 @@ class Training:
             if kind not in self._told:
                 self._told.add(kind)
                 reason = " ".join(str(error).split())
-                self.display.warn(f"{kind}: {type(error).__name__}: {escape(reason)}; the run goes on")
+                self.display.warn(f"{kind}: {type(error).__name__}: {reason}; the run goes on")

@@ -4,7 +4,7 @@ A name is one of three things:
 
 * a short name: ``tiny``, ``tiny-zero`` and ``tiny-guess`` are folders shipped inside this package; ``smollm2-135m`` is
   SmolLM2-135M-Instruct, converted once into the user's cache (`llmenv.models.smollm2`);
-* a Hugging Face folder on disk;
+* a Hugging Face folder on disk, or one of peft's adapters, which are merged into their base (`llmenv.models.adapted`);
 * an id on the Hugging Face hub, ``organisation/name``.
 
 Knows nothing about prompts, sampling or training. `resolve_model` needs neither torch nor transformers for a
@@ -30,7 +30,20 @@ POLICY_IN_CHECKPOINT = Path("learner_group", "learner", "policy")
 ADAPTERS_IN_CHECKPOINT = POLICY_IN_CHECKPOINT.with_name("adapters")
 DTYPES = ("float32", "bfloat16", "float16")
 
+_trusted = False
+
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+def trust_remote_code(trusted: bool) -> None:
+    """Says whether Python code that comes with a model may be run, for all that this process loads from now on."""
+    global _trusted
+    _trusted = trusted
+
+
+def is_trusted() -> bool:
+    """What `trust_remote_code` said last; False if nothing."""
+    return _trusted
 
 
 def resolve_model(name: str) -> str:
@@ -52,6 +65,10 @@ def resolve_model(name: str) -> str:
     if name == smollm2.NAME:
         return _checked_folder(smollm2.folder(), "delete it, and the next use makes it again")
     path = Path(name).expanduser()
+    if is_adapter(path):
+        from llmenv.models import adapted
+
+        return _checked_folder(adapted.folder(path), "delete it, and the next use makes it again")
     if path.exists():
         return _checked_folder(path.resolve(), "give the folder that save_pretrained wrote")
     if _HUB_ID.fullmatch(name):
@@ -61,6 +78,11 @@ def resolve_model(name: str) -> str:
         f"There is no model {name!r}: no such folder exists here. Give one of {known}, the path of a Hugging "
         f"Face folder, or a hub id such as Qwen/Qwen2.5-0.5B."
     )
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether a folder holds adapters, as peft writes them, and no model."""
+    return (path / "adapter_config.json").is_file() and not (path / "config.json").is_file()
 
 
 def load_causal_lm(name: str, dtype: str = "float32") -> PreTrainedModel:
@@ -80,14 +102,16 @@ def load_causal_lm(name: str, dtype: str = "float32") -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with _load_errors_named(name):
-        quantised = getattr(AutoConfig.from_pretrained(folder), "quantization_config", None)
-        if quantised is not None:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=_trusted)
+        if (quantised := getattr(config, "quantization_config", None)) is not None:
             method = dict(quantised).get("quant_method", "some method")
             raise ValueError(
                 f"Model {name!r} is quantised ({method}), and cannot be trained: a gradient step would not change its "
                 "rounded weights. Give the model that it was made from, or a copy of it in bfloat16."
             )
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+        return AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), trust_remote_code=_trusted
+        )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -96,7 +120,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with _load_errors_named(name):
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted)
 
 
 @contextlib.contextmanager
@@ -107,6 +131,13 @@ def _load_errors_named(name: str) -> Iterator[None]:
         raise ValueError(
             f"Cannot load model {name!r}; its folder must hold a causal language model's config, weights and "
             f"tokenizer, as save_pretrained writes them. {error}"
+        ) from error
+    except ValueError as error:
+        if _trusted or "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"Model {name!r} comes with Python code of its own, which is not run unless you say so: read it, then "
+            "give --trust-remote-code, or policy(trust_remote_code=True)."
         ) from error
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from llmenv.models.names import resolve_model
+from llmenv.models.names import is_trusted, resolve_model
 
 # Bytes of an element.
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -89,7 +89,8 @@ def _without_memory(folder: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted())
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=is_trusted())
 
 
 @cache

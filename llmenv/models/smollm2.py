@@ -52,24 +52,34 @@ def folder() -> Path:
     The folder appears whole or not at all, so that several processes may ask at once: each converts into a
     temporary folder beside it, the first to finish moves its own into place, and the others drop theirs.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmenv"
-    target = cache / NAME
+    target = cache() / NAME
     if target.exists():
         return target
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=cache) as temporary:
+    with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=target.parent) as temporary:
         converted = Path(temporary) / "model"
         converted.mkdir()
         with _gguf_file(Path(temporary)) as gguf_file:
             _say(f"Converting SmolLM2-135M-Instruct (4-bit GGUF) to float32 in {target} (540 MB, once) ...")
             _convert_llama_gguf(gguf_file, converted)
-        try:
-            os.replace(converted, target)
-        except OSError:
-            if not target.exists():
-                raise
+        put_in_place(converted, target)
     _say(f"{NAME} is ready in {target}")
     return target
+
+
+def cache() -> Path:
+    """Where models are kept that were made from something else; made if needed."""
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmenv"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Moves a whole folder to its name, unless another process was first."""
+    try:
+        os.replace(made, target)
+    except OSError:
+        if not target.exists():
+            raise
 
 
 @contextlib.contextmanager

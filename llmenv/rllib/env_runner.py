@@ -25,7 +25,7 @@ from ray.rllib.utils.metrics import (
 
 from llmenv.env import make_env
 from llmenv.episode import TextEpisode, derive_seed
-from llmenv.models.names import load_causal_lm, resolve_model
+from llmenv.models.names import load_causal_lm, resolve_model, trust_remote_code
 from llmenv.models.renderer import Renderer
 from llmenv.prompt_env import PromptEnv
 from llmenv.rollout import EnvPool, GroupRequest, rollout
@@ -59,6 +59,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         config = self.config
         torch.set_float32_matmul_precision(config.matmul_precision)
+        trust_remote_code(config.trust_remote_code)
         self.renderer = Renderer.from_model(config.base_model, config.template)
         if config.sampler == "vllm":
             self.sampler = VLLMSampler(

@@ -8,7 +8,7 @@ from ray.rllib.core.rl_module.torch.torch_rl_module import TorchRLModule
 
 from llmenv.engines.deepspeed import restore_buffers
 from llmenv.models import lora
-from llmenv.models.names import load_causal_lm
+from llmenv.models.names import load_causal_lm, trust_remote_code
 from llmenv.policy.batch import TokenBatch
 from llmenv.policy.policy import CausalPolicy, Critic, PolicyOutput
 
@@ -45,6 +45,7 @@ class LLMModule(TorchRLModule):
             self.critic = Critic(self._load(), **how)
 
     def _load(self) -> PreTrainedModel:
+        trust_remote_code(self.model_config["trust_remote_code"])
         model = load_causal_lm(self.model_config["model"], dtype=self.model_config["dtype"])
         restore_buffers(model)
         return model

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray o
             r"cannot be made .*no file /no.jsonl",
         ),
         ({"minibatch_size": 5}, r"minibatch_size=5 must divide .* = 4 x 4 = 16 samples"),
-        ({"minibatch_size": 0}, r"minibatch_size=0 must divide"),
+        ({"minibatch_size": 0}, r"minibatch_size must be a whole number of at least 1, or None"),
         ({"group_sise": 4}, r"unknown settings \['group_sise'\]"),
         ({"group_size": 0}, r"group_size must be a whole number of at least 1"),
         ({"prompts_per_iteration": 2.5}, r"prompts_per_iteration must be a whole number"),

@@ -193,6 +193,15 @@ def test_a_known_solution_scores_1(env: TaskEnv) -> None:
         assert info == {"correct": True, "well_formed": True, "answer": answer, "failure": None}
 
 
+def test_the_right_answer_of_the_records_is_right(env: TaskEnv) -> None:
+    assert env.right_answer is None
+    for seed in range(10):
+        env.reset(seed=seed)
+        assert env.right_answer is not None
+        info = env.step(respond(env, env.right_answer))[-1]
+        assert info["correct"]
+
+
 @pytest.mark.parametrize("scale", ["default", "tinyzero"])
 def test_other_responses_score_what_the_docstring_says(env_id: str, scale: str) -> None:
     env = make(env_id, reward=scale).unwrapped

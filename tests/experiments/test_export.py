@@ -129,9 +129,9 @@ def test_the_card_reports_the_run_up_to_the_checkpoint(run):
 
 def test_a_folder_is_no_base_model_for_the_hub(run):
     config = {**CONFIG, "policy": {"model": str(run[0])}}
-    RunFolder(run[0]).write_config(config)
+    RunFolder(run[0]).write_config(config, anew=True)
     assert "base_model:" not in model_card(checkpoints(run[0])[-1])
-    RunFolder(run[0]).write_config(CONFIG)
+    RunFolder(run[0]).write_config(CONFIG, anew=True)
 
 
 def test_a_checkpoint_that_stands_alone_has_a_card_too(run, tmp_path):
@@ -142,3 +142,9 @@ def test_a_checkpoint_that_stands_alone_has_a_card_too(run, tmp_path):
         (tmp_path / "alone").rename(run[0] / "checkpoints" / "iteration_000002")
     card = ModelCard.load(tmp_path / "out" / "README.md")
     assert "llmenv" in card.data.tags and "## Versions" in card.text and "## Result" not in card.text
+
+
+def test_all_exported_files_may_be_read_by_the_same_people(run, tmp_path):
+    assert export(run[0], tmp_path / "policy").exit_code == 0
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "policy").iterdir()}
+    assert "model.safetensors" in modes and len(set(modes.values())) == 1

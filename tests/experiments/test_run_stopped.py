@@ -73,7 +73,7 @@ def test_a_service_that_is_down_costs_no_whole_iteration(invoke, tiny_run, tmp_p
     assert first.startswith("error: every sample of the iteration is invalid; the first: ")
     assert first.endswith(f"the reward service is down. Go on with --resume {folder}")
     assert hint == "(LLMENV_TRACEBACK=1 shows where it came from)"
-    assert [path.name for path in checkpoints(folder)] == ["iteration_000001"]
+    assert [path.name for path in checkpoints(folder)] == ["iteration_000000", "iteration_000001"]
 
 
 def test_a_terminated_run_goes_on_on_another_machine(invoke, tiny_run, tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from experiments.common.display import (
@@ -55,6 +57,54 @@ def test_a_policy_that_collapses_is_told_of(
     out = " ".join(capsys.readouterr().out.split())
     assert ("warning" in out) == (warning is not None)
     assert warning is None or warning in out
+
+
+def test_what_is_said_is_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    """A path may hold brackets, which rich would take for its own, and so may an error."""
+    display = Display(10)
+    display.say("run folder: runs/[red]a[/b]")
+    display.warn("curve.png: OSError: [/bold]; the run goes on")
+    assert capsys.readouterr().out == (
+        "run folder: runs/[red]a[/b]\nwarning: curve.png: OSError: [/bold]; the run goes on\n"
+    )
+
+
+def test_warnings_of_our_own_packages_are_the_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    logger = logging.getLogger("algorithms.base")
+    with Display(10).hearing():
+        logger.warning("iteration %d has no signal", 3)
+        logger.info("not this")
+    logger.warning("nor this")
+    assert capsys.readouterr().out == "warning: iteration 3 has no signal\n"
+
+
+ENDS = {
+    "accuracy": 1.0,
+    "accuracy_low": 0.9,
+    "accuracy_high": 1.0,
+    "format_rate": 1.0,
+    "response_length": 1000.0,
+}
+
+
+@pytest.mark.parametrize("shows_kl", [True, False])
+def test_all_fits_into_80_columns(
+    shows_kl: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    display = Display(19200, shows_kl=shows_kl)
+    display.header()
+    display.iteration(
+        {**ROW, "iteration": 10000, "response_length": 9999.5, "tokens_per_second": 123456}, 99 * 3600
+    )
+    row = {f"{name}_{key}": value for name in ("sampled", "greedy") for key, value in ENDS.items()}
+    display.evaluations({"before": {**row, "num_tasks": 1024}, "after 19200": row})
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert ("KL" in lines[0]) == shows_kl
+    # Nothing was learned, and so nothing measured: no number is made up, and none is "nan".
+    assert lines[1].split()[4:-2] == ["-"] * (1 + shows_kl)
+    assert sum("90.0 to 100.0%" in line for line in lines) == 2, "each row is one line"
 
 
 def test_a_sample_shows_what_both_sides_said(capsys: pytest.CaptureFixture[str]) -> None:

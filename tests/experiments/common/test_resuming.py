@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_nothing_given_anew_is_the_run_as_it_was(folder):
-    algo, sections = resumed(folder, [], {"policy": {}, "run": {}})
+    algo, sections = resumed(folder, {}, {"policy": {}, "run": {}})
     assert {"algo": algo, **sections} == RECORDED
 
 
@@ -66,7 +66,7 @@ def test_nothing_given_anew_is_the_run_as_it_was(folder):
 @pytest.mark.parametrize("as_option", [False, True])
 def test_placement_is_taken(folder, setting, as_option):
     given = settings.parse_assignment(setting)
-    _, sections = resumed(folder, [] if as_option else [setting], given if as_option else {})
+    _, sections = resumed(folder, {} if as_option else given, given if as_option else {})
     assert sections == settings.merge({k: v for k, v in RECORDED.items() if k != "algo"}, given)
 
 
@@ -93,37 +93,37 @@ def test_what_is_learned_is_refused_by_name(folder, setting, as_option):
     with pytest.raises(
         ValueError, match=rf"cannot take {name}\. It takes where .* micro_batch_tokens.*export\.py"
     ):
-        resumed(folder, [] if as_option else [setting], given if as_option else {})
+        resumed(folder, {} if as_option else given, given if as_option else {})
 
 
 def test_all_that_is_refused_is_named(folder):
     with pytest.raises(ValueError, match="cannot take group_size, lr, model"):
         resumed(
             folder,
-            ["training.lr=1", "learners.num_learners=1"],
+            settings.from_assignments(["training.lr=1", "learners.num_learners=1"]),
             {"policy": {"model": "tiny"}, "training": {"group_size": 4}},
         )
 
 
 def test_options_win_over_assignments(folder):
-    _, sections = resumed(folder, ["learners.num_learners=1"], {"learners": {"num_learners": 2}})
+    _, sections = resumed(folder, {"learners": {"num_learners": 1}}, {"learners": {"num_learners": 2}})
     assert sections["learners"] == {"num_learners": 2, "num_gpus_per_learner": 1, "num_cpus_per_learner": 4}
 
 
 def test_another_sampler_comes_without_what_was_the_first_ones(folder):
-    _, sections = resumed(folder, ["sampling.sampler_kwargs.gpu_memory_utilization=0.9"], {})
+    _, sections = resumed(folder, {"sampling": {"sampler_kwargs": {"gpu_memory_utilization": 0.9}}}, {})
     assert sections["sampling"] == {
         "sampler": "vllm",
         "sampler_kwargs": {"gpu_memory_utilization": 0.9, "enforce_eager": True},
         "weight_transfer": "nccl",
     }
-    _, sections = resumed(folder, [], {"sampling": {"sampler": "transformers"}})
+    _, sections = resumed(folder, {}, {"sampling": {"sampler": "transformers"}})
     assert sections["sampling"] == {"sampler": "transformers"}
     runners = {"num_env_runners": 0, "num_gpus_per_env_runner": 0}
     learners = {"num_learners": 1, "num_gpus_per_learner": 0}
     algo, sections = resumed(
         folder,
-        [],
+        {},
         {"sampling": {"sampler": "transformers"}, "env_runners": runners, "learners": learners},
     )
     config, _ = settings.build(algo, sections)
@@ -133,4 +133,41 @@ def test_another_sampler_comes_without_what_was_the_first_ones(folder):
 def test_a_folder_without_a_checkpoint_has_nothing_to_go_on_from(folder):
     (folder / "checkpoints" / "iteration_000025").rmdir()
     with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
-        resumed(folder, [], {})
+        resumed(folder, {}, {})
+
+
+def with_changed(change: dict[str, Any]) -> dict[str, Any]:
+    sections = {name: values for name, values in RECORDED.items() if name != "algo"}
+    return {"algo": RECORDED["algo"], **settings.merge(sections, change)}
+
+
+def checkpoint_with(folder: Path, settings_then: dict[str, Any]) -> None:
+    (folder / "checkpoints" / "iteration_000025" / "config.yaml").write_text(yaml.safe_dump(settings_then))
+
+
+@pytest.mark.parametrize(
+    ("setting", "was", "now"),
+    [("training.lr", 1e-4, 3e-4), ("policy.dtype", "float32", "bfloat16"), ("policy.lora_rank", None, 8)],
+)
+def test_an_edit_of_what_is_learned_is_refused(folder, setting, was, now):
+    section, name = setting.split(".")
+    checkpoint_with(folder, with_changed({section: {name: was}}))
+    (folder / "config.yaml").write_text(yaml.safe_dump(with_changed({section: {name: now}})))
+    with pytest.raises(ValueError, match=rf"was edited.*{setting} \(was {was!r}, is {now!r}\)\. .*undo that"):
+        resumed(folder, {}, {})
+
+
+def test_another_method_is_refused_and_a_setting_that_is_left_out(folder):
+    checkpoint_with(folder, RECORDED)
+    edited = {**RECORDED, "algo": "PPO", "policy": {"model": "tiny"}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(edited))
+    with pytest.raises(ValueError, match=r"algo \(was 'GRPO', is 'PPO'\), policy.dtype \(.*is 'left out'\)"):
+        resumed(folder, {}, {})
+
+
+def test_an_edit_of_where_things_run_is_applied(folder):
+    checkpoint_with(folder, RECORDED)
+    edited = with_changed({"learners": {"num_learners": 2}, "run": {"iterations": 300}})
+    (folder / "config.yaml").write_text(yaml.safe_dump(edited))
+    algo, sections = resumed(folder, {}, {})
+    assert {"algo": algo, **sections} == edited

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from algorithms import GRPO
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
+from experiments.common.wandb_run import start_wandb
+from llmenv.episode import TextEpisode, Turn
 from llmenv.evaluation import wilson_interval
 from support import flat_weights, small_config
 
@@ -194,3 +200,55 @@ def test_a_resumed_run_forgets_what_came_after_its_checkpoint(tmp_path: Path) ->
         folder.log("progress", {"iteration": iteration, "accuracy": iteration / 10})
     folder.rewind(2)
     assert folder.table("progress")["iteration"].tolist() == [1, 2]
+
+
+def test_tensorboard_has_no_step_twice(tmp_path: Path) -> None:
+    """What a reader of all files does: at the start of a session it drops the steps from there on."""
+    folder = RunFolder(tmp_path)
+    for iteration in (1, 2, 3):
+        folder.plot("progress", {"iteration": iteration, "accuracy": 0.25})
+    folder.close()
+    (first,) = tmp_path.glob(
+        "events.out.*"
+    )  # its name has the second of its beginning, and this one is not over
+    first.rename(tmp_path / "events.out.before")
+    resumed = RunFolder(tmp_path)
+    resumed.rewind(2)
+    resumed.plot("progress", {"iteration": 3, "accuracy": 0.75})
+    resumed.close()
+    kept: list[tuple[int, float]] = []
+    for event in events(tmp_path):
+        if event.HasField("session_log"):
+            assert event.session_log.status == SessionLog.START
+            kept = [(step, value) for step, value in kept if step < event.step]
+        kept += [(event.step, value.simple_value) for value in event.summary.value]
+    assert kept == [(1, 0.25), (2, 0.25), (3, 0.75)]
+
+
+def events(folder: Path) -> Iterator[Event]:
+    """TFRecords: the length (8 bytes), its checksum (4), the event, its checksum (4)."""
+    for file in sorted(folder.glob("events.out.*"), key=lambda path: path.stat().st_mtime_ns):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            yield Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+
+
+def test_samples_say_which_task_they_are_of(tmp_path: Path) -> None:
+    turn = Turn([1], [2], text="12", info={"answer": "12", "correct": False})
+    episode = TextEpisode(0, 1, [turn], observation="3 x 5?", seed=77, index=4, right_answer="15")
+    RunFolder(tmp_path).write_samples("train", 3, [episode])
+    (row,) = pd.read_parquet(tmp_path / "samples" / "train_000003.parquet").to_dict("records")
+    assert (row["seed"], row["index"], row["answer"], row["right_answer"]) == (77, 4, "12", "15")
+
+
+def test_a_resumed_run_is_the_same_one_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr("wandb.init", lambda **kwargs: calls.append(kwargs))
+    for folder in (tmp_path / "a", tmp_path / "b", tmp_path / "a"):
+        folder.mkdir(exist_ok=True)
+        start_wandb({"algo": "GRPO", "sampling": {"run_seed": 3}}, folder)
+    first, other, again = (call["id"] for call in calls)
+    assert first == again != other
+    assert calls[2]["resume"] == "allow" and calls[2]["config"]["sampling"]["run_seed"] == 3

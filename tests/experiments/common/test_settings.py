@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 
 from experiments.common import settings
 
@@ -60,7 +61,11 @@ def test_every_preset_builds_its_config(name):
     ("algo", "sections", "message"),
     [
         ("Nope", {}, "choose one of PPO, GRPO"),
-        ("GRPO", {"trainning": {"lr": 1}}, "unknown section 'trainning'"),
+        (
+            "GRPO",
+            {"trainning": {"lr": 1}},
+            r"no section 'trainning' \(did you mean training\?\): one of .*run",
+        ),
         ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
         ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
         ("GRPO", {"training": {"minibatch_size": 7}}, "minibatch_size=7 must divide"),
@@ -126,3 +131,68 @@ def test_actors_share_the_cores(monkeypatch):
 def test_importance_weights_are_on_where_the_engines_differ(sections, cap):
     config, _ = settings.build("GRPO", {"environment": {"env": "envs:Countdown-v0"}, **sections})
     assert config.importance_cap == cap
+
+
+@pytest.mark.parametrize(
+    ("runners", "learners", "told"), [(40, 1, True), (3, 0, True), (1, 1, False), (0, 0, False)]
+)
+def test_more_processes_than_cores_are_told_of(monkeypatch, runners, learners, told):
+    monkeypatch.setattr(settings.os, "cpu_count", lambda: 2)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    sections = {
+        "environment": {"env": "envs:Countdown-v0"},
+        "env_runners": {"num_env_runners": runners},
+        "learners": {"num_learners": learners},
+    }
+    config, _ = settings.build("grpo", sections)
+    note = settings.crowding(config)
+    assert (note is not None) == told
+    if note:
+        assert f"asked for {runners} sampling and {learners} learning" in note and "has 2 CPUs" in note
+
+
+@pytest.mark.parametrize("algo", ["GRPO", "PPO", "DAPO", "REINFORCE++"])
+def test_recorded_settings_build_the_same_config(algo):
+    sections = {
+        "environment": {"env": "envs:Countdown-v0", "env_config": {"num_numbers": 3}},
+        "training": {"lr": 1e-3, "group_size": 4},
+        "deepspeed": {"zero_stage": 1, "config": {"wall_clock_breakdown": True}},
+        "learners": {"num_learners": 1, "num_cpus_per_learner": 0.25},
+    }
+    config, run = settings.build(algo, sections)
+    recorded = yaml.safe_load(yaml.safe_dump(settings.resolved(algo, sections, run, config)))
+    assert recorded.pop("algo") == algo
+    assert recorded["sampling"]["run_seed"] == 0 and recorded["run"]["checkpoint_minutes"] == 15
+    again, run_again = settings.build(algo, recorded)
+    assert run_again == run
+    ours, theirs = ({k: v for k, v in vars(one).items() if k != "adam_betas"} for one in (config, again))
+    ours["run_seed"] = 0
+    assert {k: v for k, v in ours.items() if theirs[k] != v and not k.startswith("_")} == {}
+    assert list(config.adam_betas) == again.adam_betas
+
+
+def test_methods_have_their_names_and_bounds_their_choices():
+    """What is said before anything is imported is what is there."""
+    from algorithms import bounds, names
+    from algorithms.advantages import BASELINES, SCALES
+    from algorithms.losses import KL_ESTIMATORS, NORMALISERS, SURROGATES
+    from algorithms.methods import METHODS
+    from llmenv.models.names import DTYPES
+    from llmenv.models.renderer import TEMPLATES
+    from llmenv.weights.transfer import BACKENDS
+
+    assert tuple(METHODS) == names.METHODS
+    for section, name, allowed in (
+        ("policy", "dtype", DTYPES),
+        ("policy", "template", TEMPLATES),
+        ("training", "surrogate", tuple(SURROGATES)),
+        ("training", "loss_normaliser", NORMALISERS),
+        ("training", "kl_estimator", (*KL_ESTIMATORS, None)),
+        ("training", "baseline", BASELINES),
+        ("training", "advantage_scale", SCALES),
+        ("sampling", "weight_transfer", (None, *BACKENDS)),
+    ):
+        assert bounds.BOUNDS[section][name].keywords["allowed"] == allowed
+    for section, known in bounds.BOUNDS.items():
+        if section == "run":
+            assert set(known) == set(settings.RunSettings.__annotations__)
