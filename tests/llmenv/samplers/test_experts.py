@@ -121,7 +121,7 @@ def test_what_vllm_cannot_take_is_refused(engine: tuple[Any, VLLMSampler]) -> No
 def vllm_config(kind: str, folder: Path) -> LLMConfig:
     config = small_config(make_moe_folder(kind, folder), lr=1e-2)
     settings = {"kv_cache_memory_bytes": 2**27}
-    return config.sampling(sampler="vllm", max_prompt_tokens=150, sampler_kwargs=settings)
+    return config.sampling(sampler="vllm", max_new_tokens=2, max_prompt_tokens=150, sampler_kwargs=settings)
 
 
 @needs_vllm
