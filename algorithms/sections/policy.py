@@ -27,6 +27,7 @@ class PolicySection(Section):
         self.dtype = "float32"
         self.matmul_precision = "highest"
         self.template = "auto"
+        self.template_kwargs: dict[str, Any] = {}
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
         self.lora_alpha: int | None = None
@@ -44,6 +45,7 @@ class PolicySection(Section):
         dtype: str = NotProvided,
         matmul_precision: str = NotProvided,
         template: str = NotProvided,
+        template_kwargs: dict[str, Any] = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         lora_rank: int | None = NotProvided,
         lora_alpha: int | None = NotProvided,
@@ -62,6 +64,8 @@ class PolicySection(Section):
                 to TF32, with "medium" on a CPU that has instructions for it to bfloat16. `sampler_logp_gap_mean` shows
                 what that does.
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
+            template_kwargs: Arguments of the model's chat template, such as {"enable_thinking": False}. One that the
+                template does not know is refused.
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
                 train all weights.
@@ -74,6 +78,7 @@ class PolicySection(Section):
             dtype=dtype,
             matmul_precision=matmul_precision,
             template=template,
+            template_kwargs=template_kwargs,
             gradient_checkpointing=gradient_checkpointing,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -132,6 +137,10 @@ class PolicySection(Section):
     def validate(self) -> None:
         super().validate()
         checks.choice("template", self.template, TEMPLATES)
+        if not isinstance(self.template_kwargs, dict):
+            raise ValueError(
+                f'template_kwargs must be a dict such as {{"enable_thinking": False}}, got {self.template_kwargs!r}'
+            )
         checks.choice("dtype", self.dtype, DTYPES)
         checks.choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         self._validate_lora()

@@ -59,7 +59,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
     def make_module(self) -> None:
         config = self.config
         torch.set_float32_matmul_precision(config.matmul_precision)
-        self.renderer = Renderer.from_model(config.base_model, config.template)
+        self.renderer = Renderer.from_model(config.base_model, config.template, config.template_kwargs)
         if config.sampler == "vllm":
             self.sampler = VLLMSampler(
                 resolve_model(config.base_model),
