@@ -26,7 +26,7 @@ from algorithms.config import LLMConfig
 from algorithms.groups import comparable, refuse_unusable, rollout_metrics
 from algorithms.preflight import preflight
 from llmenv.episode import TextEpisode, derive_seed
-from llmenv.evaluation import summarize
+from llmenv.evaluation import summarize, warn_if_cut
 from llmenv.policy.batch import TokenRow
 from llmenv.policy.plan import plan_update
 from llmenv.rllib.runner_group import RunnerGroup
@@ -57,6 +57,9 @@ class LLMAlgorithm(Algorithm):
             folder = None if self._storage is None else self._storage.trial_dir_name
             self.config.sampling(run_seed=tasks.seed_of_trial(folder)).freeze()
         self._num_tasks = preflight(self.config)
+        self.config = self.config.copy(copy_frozen=False)
+        self.config.env_prompt = tasks.prompt_parts(self.config.env, self.config.env_config)
+        self.config.freeze()
         super().setup(config)
         self.runners = RunnerGroup(self.env_runner_group, self.learner_group, self.config)
         # All learners have the same model; where it is loaded they find out what it can do.
@@ -195,6 +198,8 @@ class LLMAlgorithm(Algorithm):
             ENV_RUNNER_RESULTS: summarize(self.last_evaluation["sampled"]),
             "greedy": summarize(self.last_evaluation["greedy"]),
         }
+        if not self.num_updates:
+            warn_if_cut(results[ENV_RUNNER_RESULTS], self.config.max_new_tokens)
         self._call_back("on_evaluate_end", evaluation_metrics=results)
         return results
 

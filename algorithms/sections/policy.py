@@ -13,6 +13,7 @@ from llmenv.engines.deepspeed import build_config, read_config
 from llmenv.models.lora import ALL_LINEAR
 from llmenv.models.names import DTYPES
 from llmenv.models.renderer import TEMPLATES
+from llmenv.models.trained_prompt import TrainedPrompt
 
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
@@ -28,6 +29,7 @@ class PolicySection(Section):
         self.matmul_precision = "highest"
         self.template = "auto"
         self.template_kwargs: dict[str, Any] = {}
+        self.env_prompt: dict[str, Any] = {}  # what the environment puts into prompts: found out at build
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
         self.lora_alpha: int | None = None
@@ -108,6 +110,11 @@ class PolicySection(Section):
             offload_parameters=offload_parameters,
             deepspeed_extra=read_config(config) if isinstance(config, str) else config,
         )
+
+    @property
+    def trained_prompt(self) -> TrainedPrompt:
+        """How prompts are made, for whoever asks an exported policy."""
+        return TrainedPrompt(self.base_model, self.template, self.template_kwargs, **self.env_prompt)
 
     @property
     def lora(self) -> dict[str, Any] | None:

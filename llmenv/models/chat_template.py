@@ -7,9 +7,9 @@ the date. None of that is declared anywhere, so that each is tried with marks in
 from __future__ import annotations
 
 import logging
-import os
 import re
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -93,7 +93,11 @@ class ChatTemplate:
         if later:
             messages = [_user(""), _message("assistant", _ASSISTANT), _user(_USER)]
         behind = self._render(messages).rpartition(_USER)[2]
-        start = len(behind) if self._head is None else len(os.path.commonprefix([behind, self._head]))
+        start = len(behind)
+        if self._head is not None:
+            start = sum(
+                1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(behind, self._head, strict=False))
+            )
         # Templates that write a closed block before every answer have it in both.
         thinking = behind.find(THINK)
         opened = behind[start if thinking < 0 else min(start, thinking) :]
