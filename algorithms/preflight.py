@@ -24,12 +24,14 @@ def preflight(config: LLMConfig) -> int | None:
         The training environment's number of tasks (see `count_tasks`).
 
     Raises:
-        ValueError: If the environment cannot be made, the model cannot be found or does not fit, vLLM or DeepSpeed is missing, vLLM
-            does not know a setting, or actors cannot be placed.
+        ValueError: If the environment cannot be made, the model cannot be found or does not fit, vLLM or DeepSpeed is
+            missing, vLLM does not know a setting, or actors cannot be placed.
     """
     resolve_model(config.base_model)
     longest = config.max_new_tokens + (config.max_prompt_tokens or 1)
-    check_fit(config.base_model, longest, strict=config.sampler == "vllm" and config.max_prompt_tokens is not None)
+    check_fit(
+        config.base_model, longest, strict=config.sampler == "vllm" and config.max_prompt_tokens is not None
+    )
     if config.reference_model is not None:
         resolve_model(config.reference_model)
     if config.zero_stage is not None:

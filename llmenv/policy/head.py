@@ -38,7 +38,7 @@ class Shaping(NamedTuple):
         return x if self.cap is None else x.div_(self.cap).tanh_().mul_(self.cap)
 
     def slope(self, z: torch.Tensor) -> torch.Tensor | float:
-        """dz / dx, of logits z: scale * (1 - (z / cap)^2)."""
+        """The derivative of logits z by x: scale * (1 - (z / cap)^2)."""
         return self.scale if self.cap is None else (z / self.cap).square_().neg_().add_(1).mul_(self.scale)
 
 

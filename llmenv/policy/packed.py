@@ -161,16 +161,16 @@ def _packed_attention(
 
 
 def trunk(model: PreTrainedModel) -> nn.Module:
-    """A model without its output layer. (Llama 4 gives itself for it.)"""
+    """A model without its output layer; Llama 4 gives itself for it."""
     decoder = model.get_decoder()
     return model.model if decoder is model else decoder
 
 
 @torch.no_grad()
 def why_not_in_fact(model: PreTrainedModel) -> str | None:
-    """What keeps a model, made ready for packed rows, from computing on them what it does without; tried on a few tokens.
+    """What is found to keep a model that is ready for packed rows from computing on them what it does without.
 
-    On a CPU, where its weights are whole: elsewhere a first batch has to tell.
+    A few tokens are tried, on a CPU, where its weights are whole: elsewhere a first batch has to tell.
     """
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or hasattr(weight, "ds_id"):
@@ -181,7 +181,10 @@ def why_not_in_fact(model: PreTrainedModel) -> str | None:
     row = PackedRow.from_columns(
         ids, torch.tensor([5, 5]), predicted, torch.tensor([0, 0]), torch.tensor([3, 3])
     )
-    plain = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicted - 1]
+    try:
+        plain = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicted - 1]
+    except Exception:  # packed rows are not its trouble: `llmenv.policy.trial` tells of it
+        return None
     try:
         gap = (run_packed(trunk(model), row) - plain).abs().max() / plain.abs().max()
     except Exception as error:  # whatever a model raises that knows nothing of this

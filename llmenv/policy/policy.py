@@ -182,6 +182,7 @@ def token_head(model: PreTrainedModel) -> TokenHead | None:
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear:
         return None
+
     def settings(*names: str) -> list[float]:
         found = (getattr(model.config, name, None) for name in names)
         return [value for value in found if isinstance(value, int | float) and value]

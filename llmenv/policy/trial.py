@@ -39,16 +39,16 @@ def try_policy(policy: CausalPolicy) -> None:
             own = model(input_ids=sequences, use_cache=False).logits[:, 2:-1].float() / policy.temperature
     except Exception as error:  # whatever a model raises that is used in another way than it knows
         raise ValueError(
-            f"{name} cannot be trained here: on a few tokens it fails with {type(error).__name__}: {error}. Take another "
-            "model"
+            f"{name} cannot be trained here: on a few tokens it fails with {type(error).__name__}: {error}. Take "
+            "another model"
         ) from error
     expected = own.log_softmax(-1).gather(-1, sequences[:, 3:, None]).squeeze(-1)
     found = logps[:, 3:].detach()
     if not (expected.isfinite().all() and found.isfinite().all()):
         raise ValueError(
-            f"{name} gives log-probabilities that are not finite, of the first tokens that it is asked for: its weights "
-            f"are broken, or too large for {str(model.dtype).removeprefix('torch.')}. Look at the checkpoint, or set "
-            "dtype='float32'"
+            f"{name} gives log-probabilities that are not finite, of the first tokens that it is asked for: its "
+            f"weights are broken, or too large for {str(model.dtype).removeprefix('torch.')}. Look at the checkpoint, "
+            "or set dtype='float32'"
         )
     gap = (found - expected).abs().mean().item()
     if gap > TOLERANCE[model.dtype.itemsize == 2]:

@@ -220,11 +220,13 @@ class _Decoder:
             self.mask, self.positions, fed = (x[self.alive] for x in (self.mask, self.positions, fed))
             self.alive = torch.arange(len(fed), device=fed.device)
         self.width += 1
-        logits = self._forward(fed[:, None], self.mask[:, : self.width], self.positions[:, None])
+        # Mamba takes a mask for one of the tokens that it is given, and these are none of padding.
+        mask = None if self.cache_name == "cache_params" else self.mask[:, : self.width]
+        logits = self._forward(fed[:, None], mask, self.positions[:, None])
         self.positions = self.positions + 1
         return logits[self.alive]
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask,
@@ -236,7 +238,6 @@ class _Decoder:
             return self.model(**inputs, logits_to_keep=1).logits[:, -1]
         hidden = trunk(self.model)(**inputs).last_hidden_state[:, -1]
         return self.head.logits(hidden)
-
 
     def _select(self, rows: torch.Tensor) -> None:
         """Takes these rows of the cache: keys and values, and the states of layers that are recurrent or convolve."""

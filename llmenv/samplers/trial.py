@@ -43,6 +43,6 @@ def try_sampler(sampler: TransformersSampler) -> None:
     gap = torch.cat(gaps).mean().item()
     if not gap <= TOLERANCE[model.dtype.itemsize == 2]:
         raise ValueError(
-            f"{what}: with its cache, log-probabilities are off by {gap:.2g} nats. What it keeps from token to token is "
-            f"not kept apart by rows, or not there. {remedy}"
+            f"{what}: with its cache, log-probabilities are off by {gap:.2g} nats. What it keeps from token to token "
+            f"is not kept apart by rows, or not there. {remedy}"
         )
