@@ -23,10 +23,10 @@ from ray.rllib.utils.metrics import (
 
 from algorithms import tasks
 from algorithms.config import LLMConfig
-from algorithms.groups import comparable, refuse_unusable, rollout_metrics
+from algorithms.groups import comparable, refuse_unusable, rollout_metrics, warn_without_signal
 from algorithms.preflight import preflight
 from llmenv.episode import TextEpisode, derive_seed
-from llmenv.evaluation import summarize
+from llmenv.evaluation import summarize, warn_if_cut
 from llmenv.policy.batch import TokenRow
 from llmenv.policy.plan import plan_update
 from llmenv.rllib.probe import check_sync
@@ -58,6 +58,9 @@ class LLMAlgorithm(Algorithm):
             folder = None if self._storage is None else self._storage.trial_dir_name
             self.config.sampling(run_seed=tasks.seed_of_trial(folder)).freeze()
         self._num_tasks = preflight(self.config)
+        self.config = self.config.copy(copy_frozen=False)
+        self.config.env_prompt = tasks.prompt_parts(self.config.env, self.config.env_config)
+        self.config.freeze()
         super().setup(config)
         self.runners = RunnerGroup(self.env_runner_group, self.learner_group, self.config)
         # All learners have the same model; where it is loaded they find out what it can do.
@@ -97,8 +100,9 @@ class LLMAlgorithm(Algorithm):
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             usable = self.usable(episodes)
             advantages = self.assign_credit(usable)
-            if not self.has_signal(usable, advantages):
-                self._warn_without_signal()
+            if not (self._has_warned or self.has_signal(usable, advantages)):
+                warn_without_signal(self.iteration + 1)
+                self._has_warned = True
             rows = self.make_rows(usable, advantages)
             self._updated_in = self.iteration
             if self.config.sampler_sleeps:  # until the weight sync wakes it
@@ -106,17 +110,6 @@ class LLMAlgorithm(Algorithm):
             self.update_rows(rows)
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.runners.sync_weights()
-
-    def _warn_without_signal(self) -> None:
-        """Once a run, with what can be done about it."""
-        if not self._has_warned:
-            logger.warning(
-                "iteration %d has no signal: no sample is better than another of its task, and rewards teach nothing. "
-                "If that goes on: easier tasks (harder ones, where all are right), another reward, more samples a "
-                "group (group_size), or supervised fine-tuning first",
-                self.iteration + 1,
-            )
-        self._has_warned = True
 
     @property
     def learners_are_whole(self) -> bool:
@@ -226,6 +219,8 @@ class LLMAlgorithm(Algorithm):
             ENV_RUNNER_RESULTS: summarize(self.last_evaluation["sampled"]),
             "greedy": summarize(self.last_evaluation["greedy"]),
         }
+        if not self.num_updates:
+            warn_if_cut(results[ENV_RUNNER_RESULTS], self.config.max_new_tokens)
         self._call_back("on_evaluate_end", evaluation_metrics=results)
         return results
 

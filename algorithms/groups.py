@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,6 +12,8 @@ from algorithms.config import LLMConfig
 from llmenv.episode import TextEpisode
 from llmenv.evaluation import summarize
 from llmenv.rollout import PROMPT_TOO_LONG
+
+logger = logging.getLogger(__name__)
 
 
 def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpisode]:
@@ -69,3 +72,13 @@ def rollout_metrics(
 
 def _is_overlong(episode: TextEpisode) -> bool:
     return (episode.error or "").startswith(PROMPT_TOO_LONG)
+
+
+def warn_without_signal(iteration: int) -> None:
+    """Tells that an iteration teaches nothing, and what can be done about it."""
+    logger.warning(
+        "iteration %d has no signal: no sample is better than another of its task, and rewards teach nothing. If that "
+        "goes on: easier tasks (harder ones, where all are right), another reward, more samples a group (group_size), "
+        "or supervised fine-tuning first",
+        iteration,
+    )

@@ -12,6 +12,7 @@ from algorithms.config import LLMConfig
 from algorithms.placement import check_placement
 from algorithms.tasks import count_tasks
 from llmenv.engines import deepspeed as deepspeed_engine
+from llmenv.models.fit import check_fit
 from llmenv.models.names import resolve_model, trust_remote_code
 from llmenv.samplers.vllm import check_settings
 
@@ -23,11 +24,15 @@ def preflight(config: LLMConfig) -> int | None:
         The training environment's number of tasks (see `count_tasks`).
 
     Raises:
-        ValueError: If the environment cannot be made, the model cannot be found, vLLM or DeepSpeed is missing, vLLM
-            does not know a setting, or actors cannot be placed.
+        ValueError: If the environment cannot be made, the model cannot be found or does not fit, vLLM or DeepSpeed is
+            missing, vLLM does not know a setting, or actors cannot be placed.
     """
     trust_remote_code(config.trust_remote_code)
     resolve_model(config.base_model)
+    longest = config.max_new_tokens + (config.max_prompt_tokens or 1)
+    check_fit(
+        config.base_model, longest, strict=config.sampler == "vllm" and config.max_prompt_tokens is not None
+    )
     if config.reference_model is not None:
         resolve_model(config.reference_model)
     if config.zero_stage is not None:

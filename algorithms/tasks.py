@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from contextlib import suppress
 from typing import Any
 
 from algorithms.config import LLMConfig
@@ -90,6 +91,16 @@ def count_tasks(env_id: str, env_config: dict[str, Any]) -> int | None:
     num_tasks = getattr(env.unwrapped, "num_tasks", None)
     env.close()
     return num_tasks
+
+
+def prompt_parts(env_id: str, env_config: dict[str, Any]) -> dict[str, str]:
+    """The texts that the environment puts into every prompt, as its first task has them; none where it fails."""
+    env = make_env(env_id, env_config)
+    info: dict[str, Any] = {}
+    with suppress(Exception):  # what fails here fails in sampling too, where it is counted and told
+        _, info = env.reset(seed=0)
+    env.close()
+    return {name: info[name] for name in ("system", "assistant_prefix") if info.get(name)}
 
 
 def _rows(num_tasks: int | None, positions: range, *keys: int) -> list[dict[str, int] | None]:

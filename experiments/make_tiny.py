@@ -113,7 +113,10 @@ class Mixture:
                 observation, _, terminated, truncated, info = env.step(prefix + completion)
                 prefix, continues = info.get("assistant_prefix", ""), bool(info.get("continues"))
                 over = terminated or truncated
-                question = [] if over else self.renderer.next_turn(response, observation, prefix, continues)
+                question = []
+                if not over:
+                    turn = self.renderer.next_turn(response, observation, prefix, continues)
+                    prefix, question = turn.response_prefix, turn.token_ids
                 token_ids += response + question
                 in_response += [True] * len(response) + [False] * len(question)
                 if over:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from llmenv.episode import TextEpisode
+
+logger = logging.getLogger(__name__)
+
+NEARLY_ALL = 0.95  # of responses
 
 
 def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
@@ -54,3 +59,20 @@ def summarize(episodes: Sequence[TextEpisode]) -> dict[str, float]:
         "num_episodes": len(valid),
         "num_invalid": len(episodes) - len(valid),
     }
+
+
+def warn_if_cut(summary: Mapping[str, float], max_new_tokens: int) -> None:
+    """Of a model that has not learned yet: says so where it hardly ever comes to an end.
+
+    Args:
+        summary: See `summarize`.
+        max_new_tokens: Where responses are cut.
+    """
+    if summary["length_cap_rate"] >= NEARLY_ALL:
+        logger.warning(
+            "%.0f %% of the first evaluation's responses were cut at max_new_tokens=%d. If that is not too few, the "
+            "model does not write the token that ends a response: choose a template that it knows (template='chat', "
+            "'r1' or 'raw'), or train it on demonstrations first",
+            100 * summary["length_cap_rate"],
+            max_new_tokens,
+        )

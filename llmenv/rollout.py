@@ -229,12 +229,11 @@ def _take_step(
     slot.active = False
     # A response cut at the length cap ends the episode: the model never got to say what it would have said.
     if not (terminated or truncated or turn.finish_reason == "length"):
-        turn.observation, slot.response_prefix = observation, turn.info.get("assistant_prefix", "")
-        continues = bool(turn.info.get("continues"))
-        prompt_ids = renderer.next_turn(
-            turn.response_ids.tolist(), observation, slot.response_prefix, continues
-        )
-        _ask(slot, as_token_ids(prompt_ids), limit)
+        turn.observation = observation
+        prefix, continues = turn.info.get("assistant_prefix", ""), bool(turn.info.get("continues"))
+        prompt = renderer.next_turn(turn.response_ids.tolist(), observation, prefix, continues)
+        slot.response_prefix = prompt.response_prefix
+        _ask(slot, as_token_ids(prompt.token_ids), limit)
 
 
 def _limit(max_prompt_tokens: int | None, max_sequence_tokens: int | None) -> _Limit | None:

@@ -10,6 +10,7 @@ from algorithms.sections.paths import absolute
 from algorithms.sections.section import Section
 from llmenv.engines.deepspeed import build_config, read_config
 from llmenv.models.lora import ALL_LINEAR
+from llmenv.models.trained_prompt import TrainedPrompt
 
 
 class PolicySection(Section):
@@ -23,6 +24,8 @@ class PolicySection(Section):
         self.matmul_precision = "highest"
         self.template = "auto"
         self.trust_remote_code = False
+        self.template_kwargs: dict[str, Any] = {}
+        self.env_prompt: dict[str, Any] = {}  # what the environment puts into prompts: found out at build
         self.gradient_checkpointing = False
         self.lora_rank: int | None = None
         self.lora_alpha: int | None = None
@@ -41,6 +44,7 @@ class PolicySection(Section):
         matmul_precision: str = NotProvided,
         template: str = NotProvided,
         trust_remote_code: bool = NotProvided,
+        template_kwargs: dict[str, Any] = NotProvided,
         gradient_checkpointing: bool = NotProvided,
         lora_rank: int | None = NotProvided,
         lora_alpha: int | None = NotProvided,
@@ -60,6 +64,8 @@ class PolicySection(Section):
                 what that does.
             template: How prompts are rendered: "auto", "r1", "chat", "raw" (see `llmenv.models.renderer`).
             trust_remote_code: Run the Python code that comes with some models. It may do anything: read it first.
+            template_kwargs: Arguments of the model's chat template, such as {"enable_thinking": False}. One that the
+                template does not know is refused.
             gradient_checkpointing: Less memory for a second forward pass through each layer while learning.
             lora_rank: Train adapters of this rank (see `llmenv.models.lora`) and nothing else of the policy. None:
                 train all weights.
@@ -73,6 +79,7 @@ class PolicySection(Section):
             matmul_precision=matmul_precision,
             template=template,
             trust_remote_code=trust_remote_code,
+            template_kwargs=template_kwargs,
             gradient_checkpointing=gradient_checkpointing,
             lora_rank=lora_rank,
             lora_alpha=lora_alpha,
@@ -104,6 +111,11 @@ class PolicySection(Section):
         )
 
     @property
+    def trained_prompt(self) -> TrainedPrompt:
+        """How prompts are made, for whoever asks an exported policy."""
+        return TrainedPrompt(self.base_model, self.template, self.template_kwargs, **self.env_prompt)
+
+    @property
     def lora(self) -> dict[str, Any] | None:
         """What the adapters are, for `llmenv.models.lora`; None where all weights are trained."""
         if self.lora_rank is None:
@@ -130,6 +142,10 @@ class PolicySection(Section):
 
     def validate(self) -> None:
         super().validate()
+        if not isinstance(self.template_kwargs, dict):
+            raise ValueError(
+                f'template_kwargs must be a dict such as {{"enable_thinking": False}}, got {self.template_kwargs!r}'
+            )
         self._validate_lora()
         if self.zero_stage is None and (
             self.offload_optimizer or self.offload_parameters or self.deepspeed_extra

@@ -14,6 +14,7 @@ model that is already there, so that a wrong name fails at once.
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING
 from llmenv.models import smollm2
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED = ("tiny", "tiny-zero", "tiny-guess")
 # Where an algorithm's checkpoint holds its policy: a Hugging Face folder or, with LoRA, adapters of its base model.
@@ -109,9 +112,11 @@ def load_causal_lm(name: str, dtype: str = "float32") -> PreTrainedModel:
                 f"Model {name!r} is quantised ({method}), and cannot be trained: a gradient step would not change its "
                 "rounded weights. Give the model that it was made from, or a copy of it in bfloat16."
             )
-        return AutoModelForCausalLM.from_pretrained(
+        model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), trust_remote_code=_trusted
         )
+    _repair_generation_settings(model, name)
+    return model
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
@@ -121,6 +126,35 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
     with _load_errors_named(name):
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=_trusted)
+
+
+def _repair_generation_settings(model: PreTrainedModel, name: str) -> None:
+    """Makes of settings that transformers loads, and refuses to save, such as it saves. Nothing here uses them."""
+    from transformers import GenerationConfig
+
+    settings = model.generation_config
+    if settings is None or (refused := _why_not_saved(settings)) is None:
+        return
+    settings.do_sample = True  # a temperature without it is what most of them have
+    change = "do_sample=True"
+    if _why_not_saved(settings) is not None:
+        tokens = {key: getattr(settings, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        model.generation_config = GenerationConfig(**tokens)
+        change = "its special tokens alone"
+    logger.warning(
+        "transformers does not save the generation settings of %s (%s): exports have %s",
+        name,
+        refused,
+        change,
+    )
+
+
+def _why_not_saved(settings: GenerationConfig) -> str | None:
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        return " ".join(str(error).split())
+    return None
 
 
 @contextlib.contextmanager

@@ -2,19 +2,26 @@
 
 A template turns an environment's observation (and the `system` and `assistant_prefix` of its info) into prompt
 tokens. It also knows what it has already put into the assistant's mouth: `response_prefix` is given back to
-the environment in front of the completion, which is scored as one message.
+the environment in front of the completion, which is scored as one message. What a chat template opens by itself, such
+as `<think>`, belongs to it.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from llmenv.data import R1_PREAMBLE
-from llmenv.models.names import load_tokenizer, resolve_model
+from llmenv.models.chat_template import ChatTemplate, still_to_open
+from llmenv.models.names import is_trusted, load_tokenizer, resolve_model
 
 TEMPLATES = ("auto", "r1", "chat", "raw")
+_MARKER = re.compile(r"<.+>|\[.+\]")
 
 
 @dataclass(frozen=True)
@@ -30,17 +37,24 @@ class Renderer:
 
     Args:
         tokenizer: The model's own.
-        stop_token_ids: Tokens that end a response; at least one.
+        stop_token_ids: Tokens that end a response. The one that a chat template writes after an assistant's message is
+            added.
         template: "r1" for base models (the prompt of DeepSeek-R1-Zero and TinyZero), "chat" for the tokenizer's
             own chat template, "raw" for the observation alone, "auto" for "chat" where the tokenizer has a chat
             template and "r1" where not.
+        template_kwargs: Arguments of the chat template, such as {"enable_thinking": False}.
 
     Raises:
-        ValueError: For an unknown template, "chat" without a chat template, or no stop token.
+        ValueError: For an unknown template, "chat" without a chat template, arguments without one, no stop token, or
+            see `ChatTemplate`.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, stop_token_ids: frozenset[int], template: str = "auto"
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        stop_token_ids: frozenset[int],
+        template: str = "auto",
+        template_kwargs: dict[str, Any] | None = None,
     ):
         if template not in TEMPLATES:
             raise ValueError(f"unknown template {template!r}: choose one of {', '.join(TEMPLATES)}")
@@ -48,43 +62,47 @@ class Renderer:
             template = "chat" if tokenizer.chat_template else "r1"
         if template == "chat" and not tokenizer.chat_template:
             raise ValueError("template 'chat' needs a tokenizer with a chat template: use 'r1' or 'raw'")
-        if not stop_token_ids:
-            raise ValueError("the model names no end-of-sequence token, so no response could ever end")
+        if template_kwargs and template != "chat":
+            raise ValueError(
+                f"template_kwargs are for a chat template, and the template is {template!r}: leave them out"
+            )
         self.tokenizer = tokenizer
         self.template = template
-        self.stop_token_ids = stop_token_ids
+        self.chat = ChatTemplate(tokenizer, template_kwargs or {}) if template == "chat" else None
+        # A chat template writes the begin-of-sequence token itself.
+        self.lead = [] if self.chat else _lead(tokenizer)
+        self.stop_token_ids = stop_token_ids | frozenset(self._end_of_message())
+        if not self.stop_token_ids:
+            raise ValueError("the model names no end-of-sequence token, so no response could ever end")
 
     @classmethod
-    def from_model(cls, model: str, template: str = "auto") -> Renderer:
-        """The renderer of a model name, folder or hub id; the stop ids are its generation config's."""
+    def from_model(
+        cls, model: str, template: str = "auto", template_kwargs: dict[str, Any] | None = None
+    ) -> Renderer:
+        """The renderer of a model name, folder or hub id; the stop ids are all that its files name."""
         tokenizer = load_tokenizer(model)
-        try:
-            eos = GenerationConfig.from_pretrained(resolve_model(model)).eos_token_id
-        except OSError:  # a model without generation_config.json
-            eos = None
-        ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+        ids = set(_end_tokens(resolve_model(model)))
         if tokenizer.eos_token_id is not None:
-            ids.append(tokenizer.eos_token_id)
-        return cls(tokenizer, frozenset(ids), template)
+            ids.add(tokenizer.eos_token_id)
+        return cls(tokenizer, frozenset(ids), template, template_kwargs)
 
     def encode(
         self, observation: str, system: str | None = None, assistant_prefix: str = ""
     ) -> RenderedPrompt:
         """The first turn's prompt."""
-        if self.template == "raw":
-            text = observation + assistant_prefix
+        opened = ""
+        if self.chat:
+            text, opened = self.chat.first(system, observation)
         elif self.template == "r1":
-            text = f"{R1_PREAMBLE}{system or ''}\nUser: {observation}\nAssistant: {assistant_prefix}"
+            text = f"{R1_PREAMBLE}{system or ''}\nUser: {observation}\nAssistant: "
         else:
-            messages = [{"role": "system", "content": system}] if system else []
-            text = self._chat([*messages, {"role": "user", "content": observation}]) + assistant_prefix
-        # A chat template writes the begin-of-sequence token itself.
-        ids = self.tokenizer.encode(text, add_special_tokens=self.template != "chat")
-        return RenderedPrompt(list(ids), assistant_prefix)
+            text = observation
+        prefix = still_to_open(opened, assistant_prefix)
+        return RenderedPrompt([*self.lead, *self._tokens(text + prefix)], opened + prefix)
 
     def next_turn(
         self, response_ids: list[int], observation: str, assistant_prefix: str = "", continues: bool = False
-    ) -> list[int]:
+    ) -> RenderedPrompt:
         """The tokens to append after a response so that the model answers `observation`.
 
         Sequences only grow: what the model sampled is never tokenised again.
@@ -95,20 +113,19 @@ class Renderer:
             assistant_prefix: The beginning of the assistant's next turn.
             continues: Whether the observation goes on with the assistant's message, instead of answering it.
         """
+        opened = ""
         if continues or self.template == "raw":
             text = observation
-        elif self.template == "r1":
-            text = f"\nUser: {observation}\nAssistant: "
-        else:
-            # What the template puts between one assistant message and the next: a sentinel marks where the
-            # message ends, and the stop token is cut off again where the model itself sampled it.
-            sentinel = "\x00"
-            dialogue = [{"role": "user", "content": ""}, {"role": "assistant", "content": sentinel}]
-            text = self._chat([*dialogue, {"role": "user", "content": observation}]).split(sentinel, 1)[1]
+        elif self.chat:
+            text, opened = self.chat.later(observation)
+            # The stop token is cut off again where the model itself sampled it.
             if response_ids and response_ids[-1] in self.stop_token_ids:
                 stop = next((s for s in self._stop_texts() if text.startswith(s)), "")
                 text = text[len(stop) :]
-        return list(self.tokenizer.encode(text + assistant_prefix, add_special_tokens=False))
+        else:
+            text = f"\nUser: {observation}\nAssistant: "
+        prefix = still_to_open(opened, assistant_prefix)
+        return RenderedPrompt(self._tokens(text + prefix), opened + prefix)
 
     def decode(self, token_ids: list[int]) -> str:
         """A response's text without the stop token that ended it. Other special tokens stay visible."""
@@ -116,8 +133,35 @@ class Renderer:
             token_ids = token_ids[:-1]
         return self.tokenizer.decode(token_ids, skip_special_tokens=False)
 
-    def _chat(self, messages: list[dict[str, str]]) -> str:
-        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    def _tokens(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _end_of_message(self) -> list[int]:
+        """The token that the chat template writes after an assistant's message, if that is what a message ends with.
+
+        A template may write a mere line break there, which many a message has within.
+        """
+        first = self._tokens(self.chat.end.lstrip())[:1] if self.chat else []
+        known = self.tokenizer.get_added_vocab().values()
+        return [i for i in first if i in known or _MARKER.fullmatch(self.tokenizer.decode([i]).strip())]
 
     def _stop_texts(self) -> list[str]:
         return self.tokenizer.convert_ids_to_tokens(sorted(self.stop_token_ids))
+
+
+def _lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What a tokenizer puts before a text. What some put behind it would be the end of the response."""
+    text, whole = (tokenizer.encode("a", add_special_tokens=special) for special in (False, True))
+    starts = [i for i in range(len(whole)) if whole[i : i + len(text)] == text]
+    return list(whole[: starts[0]]) if starts else []
+
+
+def _end_tokens(folder: str) -> Iterator[int]:
+    """The end-of-sequence tokens that a model's own files name, which need not agree."""
+    sources: list[Any] = []
+    with suppress(OSError):  # a model without generation_config.json
+        sources.append(GenerationConfig.from_pretrained(folder))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=is_trusted())
+    for source in (*sources, config, config.get_text_config()):
+        eos = getattr(source, "eos_token_id", None)
+        yield from () if eos is None else (eos,) if isinstance(eos, int) else eos

@@ -10,7 +10,6 @@ from llmenv.models.names import (
     ADAPTERS_IN_CHECKPOINT,
     POLICY_IN_CHECKPOINT,
     load_causal_lm,
-    load_tokenizer,
 )
 
 # Beside the adapters: what makes a policy of them.
@@ -39,9 +38,10 @@ def write_policy(checkpoint: Path, out: Path) -> None:
         shutil.copytree(checkpoint / POLICY_IN_CHECKPOINT, out)
         return
     from llmenv.models import lora  # and with it torch, which the other kind does not need
+    from llmenv.models.trained_prompt import TrainedPrompt
 
     base = json.loads((adapters / BASE).read_text())
     model = load_causal_lm(base["model"], dtype=base["dtype"])
     lora.merge_adapters(model, adapters)
     model.save_pretrained(out)
-    load_tokenizer(base["model"]).save_pretrained(out)
+    TrainedPrompt(**base["prompt"]).save(out)

@@ -82,9 +82,13 @@ class ModelShape:
         return norms + attention + feed_forward + inputs + (4 * 7 * self.rank if adapted else 0)
 
 
+def without_memory(name: str) -> Any:
+    """A model by its name, made without memory for its weights. Not to be changed: it is kept."""
+    return _without_memory(resolve_model(name))
+
+
 @cache
 def _without_memory(folder: str) -> Any:
-    """The model, made without memory for its weights."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,8 +113,7 @@ def shape_of(name: str, lora: dict[str, Any] | None = None) -> ModelShape:
         name: See `llmenv.models.names.resolve_model`, with its errors. Of a hub id the configuration alone is fetched.
         lora: Arguments of `llmenv.models.lora.add_adapters`.
     """
-    folder = resolve_model(name)
-    model = _without_memory(folder)
+    folder, model = resolve_model(name), without_memory(name)
     config = model.config.get_text_config()
     adapters = rank = 0
     if lora is not None:

@@ -8,7 +8,7 @@ logit of 20 is off by up to 0.06, and as much then the log-probability, the samp
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -20,16 +20,48 @@ from llmenv.policy.compiling import fused
 CHUNK_POSITIONS = 512
 
 
+class Shaping(NamedTuple):
+    """What a model makes of its output layer's results x: z = cap * tanh(scale * x / cap), or scale * x without a cap.
+
+    Attributes:
+        scale: Cohere's `logit_scale`, or one over Granite's `logits_scaling`.
+        cap: The soft-capping of Gemma 2 (2408.00118, section 2).
+    """
+
+    scale: float = 1.0
+    cap: float | None = None
+
+    def apply(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits from an output layer's results, which are overwritten."""
+        if self.scale != 1:
+            x.mul_(self.scale)
+        return x if self.cap is None else x.div_(self.cap).tanh_().mul_(self.cap)
+
+    def slope(self, z: torch.Tensor) -> torch.Tensor | float:
+        """The derivative of logits z by x: scale * (1 - (z / cap)^2)."""
+        return self.scale if self.cap is None else (z / self.cap).square_().neg_().add_(1).mul_(self.scale)
+
+
+PLAIN = Shaping()
+
+
 class TokenHead(nn.Module):
     """A model's output layer, giving log-probabilities and entropies [M] instead of logits.
 
     It holds the layer's own weight, which stays tied where it is. As a module that is called once a forward pass it is
     what DeepSpeed's ZeRO-3 gathers parameters around; every call is a collective there.
+
+    Args:
+        weight: [V, D].
+        bias: [V]; None where the layer has none.
+        shaping: What the model does to the layer's results.
     """
 
-    def __init__(self, weight: nn.Parameter):
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None, shaping: Shaping = PLAIN):
         super().__init__()
         self.weight = weight
+        self.bias = bias
+        self.shaping = shaping
 
     def forward(
         self, hidden: torch.Tensor, targets: torch.Tensor, temperature: float, with_entropy: bool = True
@@ -42,21 +74,30 @@ class TokenHead(nn.Module):
             temperature: What logits are divided by.
             with_entropy: It costs a third of the passes over the logits.
         """
-        return _TokenLogProbs.apply(hidden, self.weight, targets, temperature, with_entropy)
+        return _TokenLogProbs.apply(
+            hidden, self.weight, targets, temperature, with_entropy, self.bias, self.shaping
+        )
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The logits [M, V] of hidden states [M, D], as log-probabilities are computed from."""
+        return logits(hidden, self.weight, self.bias, self.shaping)
 
 
-def logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, shaping: Shaping = PLAIN
+) -> torch.Tensor:
     """The logits [M, V] of hidden states [M, D] and an output layer's weight [V, D], as the head computes them."""
     hidden, weight = _factors(hidden, weight)
-    return _product(hidden, weight.T)
+    return _logits(hidden, weight, bias, shaping)
 
 
 class _TokenLogProbs(torch.autograd.Function):
     """log softmax(h W^T / temperature)[target] and the entropy, chunk by chunk.
 
     The forward pass keeps only the log-normaliser and the entropy of each position; the backward pass computes a
-    chunk's logits z again, and from them d logp / dz = one_hot(target) - p and dH / dz = -p (log p + H). The weight's
-    gradient is added up in float32, and rounded to the weight's own precision once.
+    chunk's logits z again, and from them d logp / dz = one_hot(target) - p and dH / dz = -p (log p + H), times dz / dx
+    where a model shapes its logits. The gradients of weight and bias are added up in float32, and rounded to their own
+    precision once.
     """
 
     @staticmethod
@@ -67,6 +108,8 @@ class _TokenLogProbs(torch.autograd.Function):
         targets: torch.Tensor,
         temperature: float,
         with_entropy: bool,
+        bias: torch.Tensor | None = None,
+        shaping: Shaping = PLAIN,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         wide = _wide(hidden)
         logps, normaliser = hidden.new_empty(2, len(hidden), dtype=wide)
@@ -74,30 +117,34 @@ class _TokenLogProbs(torch.autograd.Function):
         on_cpu = hidden.device.type == "cpu"
         spare = _memory(hidden, weight) if on_cpu and with_entropy else None
         summarise = fused(_summarise, hidden.device)
-        for chunk, z in _logits_by_chunk(*_factors(hidden, weight)):
+        for chunk, z in _logits_by_chunk(*_factors(hidden, weight), bias, shaping):
             room = None if spare is None else spare[: len(z)]
             found = summarise(z, targets[chunk], temperature, with_entropy, on_cpu, room)
             for result, part in zip((logps, normaliser, entropy), found, strict=True):
                 if result is not None:
                     result[chunk] = part
-        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy)
-        ctx.temperature = temperature
+        ctx.save_for_backward(hidden, weight, targets, normaliser, entropy, bias)
+        ctx.temperature, ctx.shaping = temperature, shaping
         ctx.set_materialize_grads(False)  # without an entropy bonus nothing is computed for one
         return logps, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-        hidden, weight, targets, normaliser, entropy = ctx.saved_tensors
+        hidden, weight, targets, normaliser, entropy, bias = ctx.saved_tensors
+        shaping = ctx.shaping
         of_logps, of_entropy = (None if grad is None else grad[:, None] / ctx.temperature for grad in grads)
         if of_logps is None:
             of_logps = torch.zeros_like(normaliser)[:, None]
         grad_hidden = torch.empty_like(hidden)
         wide = _wide(hidden)
         grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
+        learns_bias = bias is not None and ctx.needs_input_grad[5]
+        grad_bias = torch.zeros_like(bias, dtype=wide) if learns_bias else None
         differentiate = fused(_differentiate, hidden.device)
         factors = _factors(hidden, weight)
-        for chunk, z in _logits_by_chunk(*factors):
+        for chunk, z in _logits_by_chunk(*factors, bias, shaping):
+            slope = shaping.slope(z)  # before the logits are overwritten
             surprises = None if of_entropy is None else (entropy[chunk, None], of_entropy[chunk])
             grad_logits = differentiate(
                 z,
@@ -107,11 +154,17 @@ class _TokenLogProbs(torch.autograd.Function):
                 of_logps[chunk],
                 surprises,
                 hidden.device.type == "cpu",
-            ).to(factors[0].dtype)
+            )
+            if shaping != PLAIN:
+                grad_logits = grad_logits.mul_(slope)
+            if grad_bias is not None:
+                grad_bias += grad_logits.sum(0)
+            grad_logits = grad_logits.to(factors[0].dtype)
             grad_hidden[chunk] = grad_logits @ factors[1]
             if grad_weight is not None:
                 _add_product(grad_weight, grad_logits.T, factors[0][chunk])
-        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None, None, None
+        grad_weight, grad_bias = (None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias))
+        return grad_hidden, grad_weight, None, None, None, grad_bias, None
 
 
 def _summarise(
@@ -178,13 +231,26 @@ def _differentiate(
     return gradient.scatter_add_(-1, targets, of_logps)
 
 
-def _logits_by_chunk(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+def _logits_by_chunk(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shaping: Shaping
+) -> Iterator[tuple[slice, torch.Tensor]]:
     """Which positions, and their logits [C, V], to be overwritten at will: on a CPU all are in the same memory."""
     memory = _memory(hidden, weight) if hidden.device.type == "cpu" else None
     for start in range(0, len(hidden), CHUNK_POSITIONS):
         chunk = slice(start, min(start + CHUNK_POSITIONS, len(hidden)))
         out = None if memory is None else memory[: chunk.stop - start]
-        yield chunk, _product(hidden[chunk], weight.T, out)
+        yield chunk, _logits(hidden[chunk], weight, bias, shaping, out)
+
+
+def _logits(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    shaping: Shaping,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    z = _product(hidden, weight.T, out)
+    return shaping.apply(z if bias is None else z.add_(bias))
 
 
 def _memory(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

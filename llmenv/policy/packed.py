@@ -25,6 +25,8 @@ from llmenv.policy.flex import filled_up, in_one_kernel
 
 ATTENTION = "llmenv_packed"
 # Arguments by which models of transformers make another thing of attention.
+# Differences of hidden states, of their largest, that are no error. In 16 bits another expert may be chosen for them.
+ROUNDING, ROUNDING_OF_16_BITS = 1e-3, 0.3
 _UNKNOWN_TO_US = ("sliding_window", "softcap", "s_aux", "position_bias")
 
 
@@ -158,6 +160,40 @@ def _packed_attention(
     return attend(query, key, value, scaling), None
 
 
+def trunk(model: PreTrainedModel) -> nn.Module:
+    """A model without its output layer; Llama 4 gives itself for it."""
+    decoder = model.get_decoder()
+    return model.model if decoder is model else decoder
+
+
+@torch.no_grad()
+def why_not_in_fact(model: PreTrainedModel) -> str | None:
+    """What is found to keep a model that is ready for packed rows from computing on them what it does without.
+
+    A few tokens are tried, on a CPU, where its weights are whole: elsewhere a first batch has to tell.
+    """
+    weight = model.get_input_embeddings().weight
+    if weight.device.type != "cpu" or hasattr(weight, "ds_id"):
+        return None
+    # Two sequences of five tokens, the first three of which they share.
+    ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]]) % len(weight)
+    predicted = torch.tensor([1, 2, 3, 4, 8, 9])
+    row = PackedRow.from_columns(
+        ids, torch.tensor([5, 5]), predicted, torch.tensor([0, 0]), torch.tensor([3, 3])
+    )
+    try:
+        plain = trunk(model)(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)[predicted - 1]
+    except Exception:  # packed rows are not its trouble: `llmenv.policy.trial` tells of it
+        return None
+    try:
+        gap = (run_packed(trunk(model), row) - plain).abs().max() / plain.abs().max()
+    except Exception as error:  # whatever a model raises that knows nothing of this
+        return f"layers that fail on packed rows ({type(error).__name__}: {error})"
+    if gap > (ROUNDING_OF_16_BITS if plain.dtype.itemsize == 2 else ROUNDING):
+        return f"layers that compute something else on packed rows (by {gap:.0%})"
+    return None
+
+
 def why_not(model: PreTrainedModel) -> str | None:
     """What in a model keeps it from running on packed rows; None if nothing does."""
     config = model.config
@@ -172,7 +208,7 @@ def why_not(model: PreTrainedModel) -> str | None:
         return "attention with soft-capped logits"
     if not model._supports_attention_backend or config._attn_implementation not in ("sdpa", ATTENTION):
         return "an attention of its own, not transformers' AttentionInterface over SDPA"
-    if "position_ids" not in inspect.signature(model.get_decoder().forward).parameters:
+    if "position_ids" not in inspect.signature(trunk(model).forward).parameters:
         return "positions that cannot be given"
     return None
 

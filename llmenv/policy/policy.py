@@ -5,8 +5,9 @@ Token log-probabilities and entropies are computed at response positions only, b
 
 from __future__ import annotations
 
+import math
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -16,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmenv.policy.batch import TokenBatch
-from llmenv.policy.head import TokenHead
-from llmenv.policy.packed import ATTENTION, run_packed, why_not
+from llmenv.policy.head import Shaping, TokenHead
+from llmenv.policy.packed import ATTENTION, run_packed, trunk, why_not, why_not_in_fact
 from llmenv.policy.plan import Costs
 
 
@@ -40,22 +41,21 @@ class CausalPolicy(nn.Module):
     """A causal language model as a policy over tokens at one sampling temperature.
 
     Args:
-        model: Any Hugging Face causal LM whose logits are a plain linear map of the last hidden state.
+        model: A Hugging Face causal LM whose logits are a linear map of the last hidden state, scaled or soft-capped.
         temperature: The temperature that actions are sampled at. Log-probabilities are of that distribution,
             softmax(logits / temperature): the one the surrogate's ratio and the KL speak of.
         gradient_checkpointing: Keep no activations inside the model's layers, and compute them again in the
             backward pass.
         shared_prompts: Compute what sequences of a group begin with once, and no padding. A model that cannot do
-            it (see `llmenv.policy.packed.why_not`) computes every sequence by itself, padded, as it does without.
+            it (see `llmenv.policy.packed`) computes every sequence by itself, padded, as it does without.
         value_head: Whether the same hidden states are also what a critic's values come from.
 
     Attributes:
-        why_not_shared: What in the model keeps it from sharing prompts; None if nothing does.
+        why_not_shared: What in the model keeps it from sharing prompts; None if nothing does, or nobody asked.
         trunk_learns_values: Whether the values' gradient goes on into the model, or ends in the value head.
 
     Raises:
-        ValueError: For a model that transforms its logits (soft-capping, scaling, a bias, adapters), whose
-            log-probabilities this class would get wrong.
+        ValueError: For a model whose output layer is of another kind: log-probabilities would be wrong.
     """
 
     def __init__(
@@ -70,16 +70,18 @@ class CausalPolicy(nn.Module):
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}")
-        if found := transforms_of_logits(model):
+        if (head := token_head(model)) is None:
+            found = type(model.get_output_embeddings()).__name__
             raise ValueError(
-                f"{type(model).__name__} transforms its logits ({', '.join(found)}): unsupported"
+                f"{type(model).__name__} has {found} as its output layer, whose log-probabilities are not known here: "
+                "take a model with a linear one, without adapters on it"
             )
         self.model = model.eval()
-        self.head = TokenHead(model.get_output_embeddings().weight)
+        self.head = head
         self.value_head = ValueHead(model) if value_head else None
         self.temperature = temperature
-        self.why_not_shared = why_not(model)
-        self.shared_prompts = shared_prompts and share_prompts(model)
+        self.why_not_shared = share_prompts(model) if shared_prompts else None
+        self.shared_prompts = shared_prompts and self.why_not_shared is None
         self.trunk_learns_values = True
         if gradient_checkpointing:
             checkpoint_layers(model)
@@ -104,7 +106,7 @@ class CausalPolicy(nn.Module):
 
     def forward(self, batch: TokenBatch, with_entropy: bool = True) -> PolicyOutput:
         """Log-probability of every response token of `batch`, its entropy if asked for, and its value ([B, T] each)."""
-        hidden = run_trunk(self.model.get_decoder(), batch, self.shared_prompts)
+        hidden = run_trunk(trunk(self.model), batch, self.shared_prompts)
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden if self.trunk_learns_values else hidden.detach(), batch)
@@ -157,11 +159,12 @@ class Critic(nn.Module):
         self, model: PreTrainedModel, *, gradient_checkpointing: bool = False, shared_prompts: bool = True
     ):
         super().__init__()
-        self.shared_prompts = shared_prompts and share_prompts(model)
+        model.eval()
+        self.shared_prompts = shared_prompts and share_prompts(model) is None
         if gradient_checkpointing:
             checkpoint_layers(model)
         self.head = ValueHead(model)
-        self.trunk = model.get_decoder().eval()
+        self.trunk = trunk(model)
 
     def train(self, mode: bool = True) -> Critic:
         """Never drops anything out, as the policy does not."""
@@ -174,24 +177,31 @@ class Critic(nn.Module):
         return self.head(run_trunk(self.trunk, batch, self.shared_prompts), batch)
 
 
-def transforms_of_logits(model: PreTrainedModel) -> list[str]:
-    """What a model does beside a plain linear map to make logits of its last hidden state."""
-    scales = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    found = [name for name in scales if getattr(model.config, name, None) not in (None, 1, 1.0)]
-    output_layer = model.get_output_embeddings()
-    if getattr(output_layer, "bias", None) is not None:
-        found.append("a bias in its output layer")
-    if type(output_layer) is not nn.Linear:
-        found.append(f"{type(output_layer).__name__} as its output layer")
-    return found
+def token_head(model: PreTrainedModel) -> TokenHead | None:
+    """A model's output layer, with what the model does to its results; None for a layer of a kind not known here."""
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        return None
+
+    def settings(*names: str) -> list[float]:
+        found = (getattr(model.config, name, None) for name in names)
+        return [value for value in found if isinstance(value, int | float) and value]
+
+    # The names that models of transformers have for factors, divisors and caps.
+    scale = math.prod(settings("logit_scale", "lm_head_multiplier")) / math.prod(settings("logits_scaling"))
+    caps = settings("final_logit_softcapping", "logits_soft_cap")
+    return TokenHead(cast(nn.Parameter, layer.weight), layer.bias, Shaping(scale, caps[0] if caps else None))
 
 
-def share_prompts(model: PreTrainedModel) -> bool:
-    """Makes a model ready for packed rows; False if it cannot run on them."""
-    able = why_not(model) is None
-    if able:
+def share_prompts(model: PreTrainedModel) -> str | None:
+    """Makes a model ready for packed rows; where it cannot run on them, says why, and leaves it as it was."""
+    reason = why_not(model)
+    if reason is None:
+        own = model.config._attn_implementation
         model.set_attn_implementation(ATTENTION)
-    return able
+        if (reason := why_not_in_fact(model)) is not None:
+            model.set_attn_implementation(own)
+    return reason
 
 
 def checkpoint_layers(model: PreTrainedModel) -> None:

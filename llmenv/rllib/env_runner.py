@@ -31,6 +31,7 @@ from llmenv.prompt_env import PromptEnv
 from llmenv.rollout import EnvPool, GroupRequest, rollout
 from llmenv.samplers.sampler import Sampler, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
+from llmenv.samplers.trial import try_sampler
 from llmenv.samplers.vllm import VLLMSampler
 
 
@@ -60,7 +61,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         config = self.config
         torch.set_float32_matmul_precision(config.matmul_precision)
         trust_remote_code(config.trust_remote_code)
-        self.renderer = Renderer.from_model(config.base_model, config.template)
+        self.renderer = Renderer.from_model(config.base_model, config.template, config.template_kwargs)
         if config.sampler == "vllm":
             self.sampler = VLLMSampler(
                 resolve_model(config.base_model),
@@ -81,6 +82,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             self.sampler = TransformersSampler(
                 model, max_rows=config.max_rows_per_sampler, tokenizer=self.renderer.tokenizer
             )
+            try_sampler(self.sampler)
 
     def _longest_sequence(self) -> int | None:
         """Of training and evaluation, prompt and response together; None where there is no limit."""

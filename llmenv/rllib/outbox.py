@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from llmenv.engines.engine import Engine, is_first, untied_state
 from llmenv.models import lora
-from llmenv.models.names import load_tokenizer, resolve_model
+from llmenv.models.names import resolve_model
 from llmenv.models.saved_policy import BASE
 from llmenv.policy.policy import CausalPolicy
 from llmenv.samplers.vllm import gpus_per_engine
@@ -136,11 +137,11 @@ class Outbox:
         return [{name: parts[name] for name in group} for group in names.together(self._policy.model, parts)]
 
     def export(self, folder: Path) -> None:
-        """Writes the policy in Hugging Face format: weights, configurations and tokenizer."""
+        """Writes the policy in Hugging Face format: weights, configurations, tokenizer and training's prompt."""
         state = self.weights()
         if state is not None:
             self._policy.model.save_pretrained(folder, state_dict=state)
-            load_tokenizer(self._config.base_model).save_pretrained(folder)
+            self._config.trained_prompt.save(folder)
 
     def export_adapters(self, folder: Path) -> None:
         """Writes the adapters in peft's format, and what `llmenv.models.saved_policy` makes a policy of them with."""
@@ -149,5 +150,6 @@ class Outbox:
         if state is not None:
             rank, alpha = config.lora["rank"], config.lora["alpha"]
             lora.write_adapters(folder, state, resolve_model(config.base_model), rank=rank, alpha=alpha)
-            base = {"model": config.base_model, "dtype": config.dtype}
+            prompt = asdict(config.trained_prompt)
+            base = {"model": config.base_model, "dtype": config.dtype, "prompt": prompt}
             (folder / BASE).write_text(json.dumps(base))

@@ -11,6 +11,7 @@ from llmenv.models import lora
 from llmenv.models.names import load_causal_lm, trust_remote_code
 from llmenv.policy.batch import TokenBatch
 from llmenv.policy.policy import CausalPolicy, Critic, PolicyOutput
+from llmenv.policy.trial import try_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -40,6 +41,7 @@ class LLMModule(TorchRLModule):
         self.policy = CausalPolicy(
             model, temperature=config["temperature"], value_head=config["critic"] == "shared", **how
         )
+        try_policy(self.policy)
         self.critic = None
         if config["critic"] == "separate":
             self.critic = Critic(self._load(), **how)

@@ -7,6 +7,7 @@ is in its batch. On a GPU it waits once a token, to know which rows have ended, 
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, LinearAttentionCacheLayerMixin
 
-from llmenv.policy import head
-from llmenv.policy.policy import transforms_of_logits
+from llmenv.policy.packed import trunk
+from llmenv.policy.policy import token_head
 from llmenv.samplers.sampler import Completion, SamplingParams, refuse_not_finite
 from llmenv.weights import format as weights
 
@@ -172,7 +173,10 @@ class _Decoder:
         self.prompt_of_row = torch.tensor(prompt_of_row, device=model.device)
         self.max_new_tokens = max_new_tokens
         # From 16 bits as the learner computes them; from others, or by a model of its own ways, as the model does.
-        self.like_the_head = model.dtype.itemsize == 2 and not transforms_of_logits(model)
+        # Mamba has a name of its own for it.
+        known = inspect.signature(model.forward).parameters
+        self.cache_name = "cache_params" if "cache_params" in known else "past_key_values"
+        self.head = token_head(model) if model.dtype.itemsize == 2 else None
 
     def prefill(self) -> torch.Tensor:
         """Logits [B, V] of each row's first response token."""
@@ -194,7 +198,7 @@ class _Decoder:
             [mask[self.prompt_of_row], mask.new_ones(len(self.prompt_of_row), self.max_new_tokens)], dim=1
         ).long()
         self.positions = lengths[self.prompt_of_row]
-        self.cache.batch_select_indices(self.prompt_of_row)
+        self._select(self.prompt_of_row)
         self.width = width
         self.alive = torch.arange(len(self.prompt_of_row), device=device)  # where in the cache
         return logits[self.prompt_of_row]
@@ -213,26 +217,37 @@ class _Decoder:
         fed[self.alive] = token
         self.alive = self.alive[going]
         if 4 * len(self.alive) < 3 * len(fed):
-            self.cache.batch_select_indices(self.alive)
+            self._select(self.alive)
             self.mask, self.positions, fed = (x[self.alive] for x in (self.mask, self.positions, fed))
             self.alive = torch.arange(len(fed), device=fed.device)
         self.width += 1
-        logits = self._forward(fed[:, None], self.mask[:, : self.width], self.positions[:, None])
+        # Mamba takes a mask for one of the tokens that it is given, and these are none of padding.
+        mask = None if self.cache_name == "cache_params" else self.mask[:, : self.width]
+        logits = self._forward(fed[:, None], mask, self.positions[:, None])
         self.positions = self.positions + 1
         return logits[self.alive]
 
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def _forward(self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor) -> torch.Tensor:
         inputs: dict[str, Any] = {
             "input_ids": ids,
             "attention_mask": mask,
             "position_ids": positions,
-            "past_key_values": self.cache,
+            self.cache_name: self.cache,
             "use_cache": True,
         }
-        if not self.like_the_head:
+        if self.head is None:
             return self.model(**inputs, logits_to_keep=1).logits[:, -1]
-        hidden = self.model.get_decoder()(**inputs).last_hidden_state[:, -1]
-        return head.logits(hidden, self.model.get_output_embeddings().weight)
+        hidden = trunk(self.model)(**inputs).last_hidden_state[:, -1]
+        return self.head.logits(hidden)
+
+    def _select(self, rows: torch.Tensor) -> None:
+        """Takes these rows of the cache: keys and values, and the states of layers that are recurrent or convolve."""
+        for layer in self.cache.layers:
+            if isinstance(layer, LinearAttentionCacheLayerMixin):
+                for states in (layer.conv_states, layer.recurrent_states):
+                    states.update({i: state[rows] for i, state in states.items() if state is not None})
+            if isinstance(layer, DynamicLayer):  # a hybrid layer is both
+                layer.batch_select_indices(rows)
 
 
 class _RoomyLayer(DynamicLayer):

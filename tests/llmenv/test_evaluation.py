@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 
 import pytest
 
 from llmenv.episode import TextEpisode, Turn
-from llmenv.evaluation import summarize, wilson_interval
+from llmenv.evaluation import summarize, warn_if_cut, wilson_interval
 
 
 def test_wilson_interval() -> None:
@@ -101,3 +102,11 @@ def test_no_valid_episode_is_no_number() -> None:
     assert math.isnan(summary["accuracy"])
     assert (summary["accuracy_low"], summary["accuracy_high"]) == (0.0, 1.0)
     assert (summary["num_episodes"], summary["num_invalid"]) == (0, 1)
+
+
+def test_a_model_that_hardly_ever_ends_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        warn_if_cut({"length_cap_rate": 0.9}, 64)
+        assert not caplog.records
+        warn_if_cut({"length_cap_rate": 0.97}, 64)
+    assert "97 % of the first evaluation's responses were cut at max_new_tokens=64" in caplog.text

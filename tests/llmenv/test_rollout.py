@@ -139,7 +139,7 @@ def test_steps_wait_for_each_other_together(renderer: Renderer, sampler: Scripte
     assert [episode.error for episode in episodes] == [None] * 4
     assert [episode.turns[0].text for episode in episodes] == [f"So: 1.{row}" for row in range(4)]
     assert [episode.turns[1].prompt_ids.tolist() for episode in episodes] == [
-        renderer.next_turn([], f"you said 'So: 1.{row}'") for row in range(4)
+        renderer.next_turn([], f"you said 'So: 1.{row}'").token_ids for row in range(4)
     ]
     assert {env.maker for env in SlowEnv.made} == {threading.get_ident()}
 

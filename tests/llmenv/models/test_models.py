@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,27 @@ def test_smollm2_is_converted_and_answers(tmp_path: Path, monkeypatch: pytest.Mo
     prompt = tokenizer(text, return_tensors="pt")
     output = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt.input_ids.shape[1] :]
     assert tokenizer.decode(output) == "The capital of France is Paris.<|im_end|>"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"top_k": 20, "eos_token_id": 3}, {"top_k": 20, "do_sample": True, "eos_token_id": 3}),
+        ({"early_stopping": True, "eos_token_id": 3}, {"early_stopping": None, "eos_token_id": 3}),
+        ({"do_sample": True, "top_k": 20}, {"do_sample": True, "top_k": 20}),
+    ],
+)
+def test_generation_settings_that_could_not_be_saved_are_repaired(
+    model_folder: str,
+    tmp_path: Path,
+    settings: dict[str, object],
+    kept: dict[str, object],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    model = load_causal_lm(str(folder))
+    assert ("does not save the generation settings" in caplog.text) == ("do_sample" not in settings)
+    model.save_pretrained(tmp_path / "out")
+    saved = load_causal_lm(str(tmp_path / "out")).generation_config
+    assert {name: getattr(saved, name) for name in kept} == kept

@@ -54,7 +54,7 @@ def test_raw_is_the_observation_and_the_prefix(tokenizer: Any) -> None:
     prompt = renderer.encode("2 + 2 =", "a system message has no place here", " It is")
     assert tokenizer.decode(prompt.token_ids) == "2 + 2 = It is"
     assert prompt.response_prefix == " It is"
-    assert tokenizer.decode(renderer.next_turn([1], "next", " Well,")) == "next Well,"
+    assert tokenizer.decode(renderer.next_turn([1], "next", " Well,").token_ids) == "next Well,"
 
 
 def test_chat_is_the_tokenizers_template_and_the_prefix(chat: Renderer) -> None:
@@ -71,7 +71,11 @@ def test_chat_is_the_tokenizers_template_and_the_prefix(chat: Renderer) -> None:
 def test_a_chat_dialogue_grows_to_what_the_template_renders_for_it(chat: Renderer) -> None:
     tokenizer = chat.tokenizer
     response = [*tokenizer.encode("12 + 3 = 15"), tokenizer.eos_token_id]
-    grown = chat.encode("Hello", "Be brief.").token_ids + response + chat.next_turn(response, "And now?")
+    grown = (
+        chat.encode("Hello", "Be brief.").token_ids
+        + response
+        + chat.next_turn(response, "And now?").token_ids
+    )
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "Hello"},
@@ -84,8 +88,10 @@ def test_a_chat_dialogue_grows_to_what_the_template_renders_for_it(chat: Rendere
 
 def test_an_r1_dialogue_goes_on_with_the_same_labels(tokenizer: Any) -> None:
     renderer = Renderer(tokenizer, frozenset({tokenizer.eos_token_id}), "r1")
-    assert tokenizer.decode(renderer.next_turn([5], "And now?")) == "\nUser: And now?\nAssistant: "
-    assert tokenizer.decode(renderer.next_turn([5], "And now?", "<think>")).endswith("\nAssistant: <think>")
+    assert tokenizer.decode(renderer.next_turn([5], "And now?").token_ids) == "\nUser: And now?\nAssistant: "
+    assert tokenizer.decode(renderer.next_turn([5], "And now?", "<think>").token_ids).endswith(
+        "\nAssistant: <think>"
+    )
 
 
 def test_a_response_that_a_stop_string_ended_is_ended_in_the_dialogue_too(chat: Renderer) -> None:
@@ -93,7 +99,8 @@ def test_a_response_that_a_stop_string_ended_is_ended_in_the_dialogue_too(chat: 
     tokenizer = chat.tokenizer
     cut = tokenizer.encode("12 + 3 = 15")
     whole = [*cut, tokenizer.eos_token_id]
-    assert cut + chat.next_turn(cut, "And now?", "So") == whole + chat.next_turn(whole, "And now?", "So")
+    after_cut, after_whole = (chat.next_turn(response, "And now?", "So") for response in (cut, whole))
+    assert cut + after_cut.token_ids == whole + after_whole.token_ids
 
 
 @pytest.mark.parametrize("template", ["chat", "r1", "raw"])
@@ -101,8 +108,8 @@ def test_an_observation_that_continues_the_message_is_appended_as_it_stands(
     chat: Renderer, template: str
 ) -> None:
     renderer = Renderer(chat.tokenizer, chat.stop_token_ids, template)
-    ids = renderer.next_turn([5], "<result> 63 </result>", continues=True)
-    assert ids == chat.tokenizer.encode("<result> 63 </result>", add_special_tokens=False)
+    turn = renderer.next_turn([5], "<result> 63 </result>", continues=True)
+    assert turn.token_ids == chat.tokenizer.encode("<result> 63 </result>", add_special_tokens=False)
 
 
 def test_auto_takes_the_chat_template_where_there_is_one(tokenizer: Any) -> None:

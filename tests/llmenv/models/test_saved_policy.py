@@ -15,6 +15,7 @@ from llmenv.models.names import (
     load_causal_lm,
     load_tokenizer,
 )
+from llmenv.models.renderer import Renderer
 from llmenv.models.saved_policy import has_policy, write_policy
 from support import small_config
 from updates import SPACES, make_plan, make_rows
@@ -24,7 +25,8 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 @pytest.mark.parametrize("rank", [None, 4])
 def test_what_comes_out_is_what_the_run_exports(model_folder: str, tmp_path: Path, rank: int | None) -> None:
-    config = small_config(model_folder, lr=1e-2).policy(lora_rank=rank)
+    config = small_config(model_folder, lr=1e-2).policy(lora_rank=rank, template="r1")
+    config.env_prompt = {"system": "Be brief.", "assistant_prefix": "<think>"}
     group = config.build_learner_group(spaces=SPACES)
     group.update(make_plan(make_rows(), 1))
     group.export_policy(tmp_path / "exported")
@@ -39,7 +41,13 @@ def test_what_comes_out_is_what_the_run_exports(model_folder: str, tmp_path: Pat
     assert all(torch.equal(tensor, exported[name]) for name, tensor in out.items())
     files = {file.name for file in (tmp_path / "exported").iterdir()}
     assert {file.name for file in (tmp_path / "out").iterdir()} == files
-    load_tokenizer(str(tmp_path / "out"))
+    # Either way with the prompt of training.
+    prompt = Renderer.from_model(model_folder, "r1").encode("1 + 2?", "Be brief.", "<think>")
+    for name in ("exported", "out"):
+        tokenizer = load_tokenizer(str(tmp_path / name))
+        question = [{"role": "user", "content": "1 + 2?"}]
+        asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+        assert asked == prompt.token_ids
 
     state = torch.load(checkpoint / POLICY_IN_CHECKPOINT.with_name("engine.pt"), weights_only=True)
     assert all("lora_" in name for name in state["module"]) == (rank is not None)

@@ -1,0 +1,56 @@
+"""Do a tokenizer, a model and the lengths of a run fit together? Asked of their files, before weights are loaded."""
+
+from __future__ import annotations
+
+import logging
+import re
+from itertools import chain
+
+from transformers import PreTrainedModel
+
+from llmenv.models.names import load_tokenizer
+from llmenv.models.shape import without_memory
+
+logger = logging.getLogger(__name__)
+
+# Text models of families that see keep tokens for what they do not see, without embeddings (Gemma 3, 1B).
+_OTHER_SENSES = re.compile(r"image|video|vision|audio", re.IGNORECASE)
+_POSITIONS = re.compile(r"pos|wpe", re.IGNORECASE)
+
+
+def check_fit(name: str, longest: int, *, strict: bool = False) -> None:
+    """Refuses a model that a run would fail with, in the middle of it, and tells of one that it would go badly with.
+
+    Args:
+        name: See `llmenv.models.names.resolve_model`.
+        longest: Tokens of a prompt and its response.
+        strict: Whether the sampler refuses sequences that are longer than the model was made for.
+
+    Raises:
+        ValueError: If the tokenizer has tokens without an embedding, or a sequence could have positions that the model
+            does not have.
+    """
+    model, tokenizer = without_memory(name), load_tokenizer(name)
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = {token: i for token, i in tokenizer.get_vocab().items() if i >= rows}
+    if missing := sorted(token for token in beyond if not _OTHER_SENSES.search(token)):
+        raise ValueError(
+            f"the tokenizer of {name!r} has tokens up to {max(beyond.values())}, and the model embeddings for {rows} "
+            f"({', '.join(map(repr, missing[:3]))} have none): give the tokenizer that belongs to the model, or call "
+            "model.resize_token_embeddings(len(tokenizer)) and save it"
+        )
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions is None or longest <= positions:
+        return
+    what = f"{name!r} has {positions} positions, and a prompt with its response may take {longest}"
+    if strict or _has_table(model, positions):
+        raise ValueError(f"{what}: lower max_prompt_tokens and max_new_tokens until both fit")
+    logger.warning("%s: beyond them it computes what it was never trained for", what)
+
+
+def _has_table(model: PreTrainedModel, positions: int) -> bool:
+    """Whether positions are rows of a table: learned ones, or sines that were written down."""
+    # OPT and its kin begin their tables with rows for something else.
+    sizes = range(positions, positions + 8)
+    tables = chain(model.named_parameters(), model.named_buffers())
+    return any(_POSITIONS.search(name) and table.dim() == 2 and len(table) in sizes for name, table in tables)
