@@ -162,7 +162,7 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
             raise ValueError(f"{error}: {remedy}") from None
 
     def solution(self, task: MultiplicationTask) -> str:
-        return str(task.a * task.b)
+        return decimal_text(task.a * task.b)
 
     def question(self, task: MultiplicationTask) -> str:
         # str.replace, not str.format: the wording may have braces of its own, such as \frac{}{}

@@ -192,6 +192,7 @@ def test_the_module_drops_nothing_out(tmp_path: Any) -> None:
     config = {
         "model": str(tmp_path),
         "dtype": "float32",
+        "trust_remote_code": False,
         "temperature": 1.0,
         "gradient_checkpointing": True,
         "shared_prompts": True,

@@ -73,6 +73,10 @@ def test_transformers(tmp_path: Path, kind: str) -> None:
 
 @pytest.fixture
 def engine(request: Any, tmp_path: Path) -> Iterator[tuple[Any, VLLMSampler]]:
+    from vllm.distributed.parallel_state import destroy_model_parallel
+
+    # vLLM makes the group for experts with a process's first model, if that has some; another test's may have had none.
+    destroy_model_parallel()
     folder = make_moe_folder(request.param, tmp_path)
     sampler = VLLMSampler(
         folder, max_model_len=128, max_rows=8, sampler_kwargs={"kv_cache_memory_bytes": 2**27}
