@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -179,7 +179,7 @@ class Critic(nn.Module):
 
 def token_head(model: PreTrainedModel) -> TokenHead | None:
     """A model's output layer, with what the model does to its results; None for a layer of a kind not known here."""
-    layer = model.get_output_embeddings()
+    layer: Any = model.get_output_embeddings()
     if type(layer) is not nn.Linear:
         return None
 
