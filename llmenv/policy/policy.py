@@ -180,7 +180,8 @@ class Critic(nn.Module):
 def token_head(model: PreTrainedModel) -> TokenHead | None:
     """A model's output layer, with what the model does to its results; None for a layer of a kind not known here."""
     layer: Any = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
+    known = type(layer) is nn.Linear
+    if not known:
         return None
 
     def settings(*names: str) -> list[float]:
