@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -179,8 +179,9 @@ class Critic(nn.Module):
 
 def token_head(model: PreTrainedModel) -> TokenHead | None:
     """A model's output layer, with what the model does to its results; None for a layer of a kind not known here."""
-    layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
+    layer: Any = model.get_output_embeddings()
+    known = type(layer) is nn.Linear
+    if not known:
         return None
 
     def settings(*names: str) -> list[float]:
@@ -190,7 +191,7 @@ def token_head(model: PreTrainedModel) -> TokenHead | None:
     # The names that models of transformers have for factors, divisors and caps.
     scale = math.prod(settings("logit_scale", "lm_head_multiplier")) / math.prod(settings("logits_scaling"))
     caps = settings("final_logit_softcapping", "logits_soft_cap")
-    return TokenHead(cast(nn.Parameter, layer.weight), layer.bias, Shaping(scale, caps[0] if caps else None))
+    return TokenHead(layer.weight, layer.bias, Shaping(scale, caps[0] if caps else None))
 
 
 def share_prompts(model: PreTrainedModel) -> str | None:

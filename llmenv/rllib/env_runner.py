@@ -54,6 +54,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         self._num_calls = 0
         self.renderer: Renderer
         self.sampler: Sampler | None = None
+        self._tried = False
         if self.worker_index or config.num_env_runners == 0:
             self.make_module()
 
@@ -82,7 +83,6 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             self.sampler = TransformersSampler(
                 model, max_rows=config.max_rows_per_sampler, tokenizer=self.renderer.tokenizer
             )
-            try_sampler(self.sampler)
 
     def _longest_sequence(self) -> int | None:
         """Of training and evaluation, prompt and response together; None where there is no limit."""
@@ -203,6 +203,10 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
         if isinstance(packed, ray.ObjectRef):
             packed = ray.get(packed)
         self.sampler.load_weights(packed, state[WEIGHTS_SEQ_NO])
+        # Not in the constructor, whose errors Ray keeps to itself.
+        if isinstance(self.sampler, TransformersSampler) and not self._tried:
+            try_sampler(self.sampler)
+            self._tried = True
 
     def sleep(self) -> None:
         """See `Sampler.sleep`."""

@@ -12,6 +12,7 @@ import torch
 
 from algorithms.learner import PolicyLearner
 from llmenv.policy import packed as packed_module
+from llmenv.policy import policy as policy_module
 from llmenv.policy.attention import Span, _Plan
 from llmenv.policy.batch import LossBatch, TokenBatch, TokenRow
 from llmenv.policy.flex import in_one_kernel
@@ -247,8 +248,9 @@ def test_the_comparison_notices_completions_without_their_prompt(monkeypatch: py
         return plan
 
     monkeypatch.setattr(_Plan, "of", without_the_prompt)
-    # Which would notice it too, and go on without shared prompts.
-    monkeypatch.setattr("llmenv.policy.policy.why_not_in_fact", lambda model: None)
+    # The trial at build notices it too, and would go without.
+    assert "something else" in str(CausalPolicy(make_model(*ARCHITECTURES["untied"])).why_not_shared)
+    monkeypatch.setattr(policy_module, "why_not_in_fact", lambda model: None)
     with pytest.raises(AssertionError, match="not close"):
         test_equals_the_plain_policy("grouped queries, tied", "several groups, two turns")
     assert removed
