@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from llmenv.weights import format as weights
 
@@ -87,11 +86,11 @@ def forget(worker: Any) -> None:
         LAYERWISE_INFO.pop(layer, None)
 
 
-def _model(worker: Any) -> nn.Module:
+def _model(worker: Any) -> Any:
     return worker.model_runner.get_model()
 
 
-def _left(model: nn.Module) -> list[str]:
+def _left(model: Any) -> list[str]:
     """The parameters that a sync under way has brought nothing for, by vLLM's names.
 
     A layer that waits for weights has placeholders in their places, without memory; what is copied into these is lost.
@@ -118,7 +117,7 @@ def _left(model: nn.Module) -> list[str]:
     return [name for name, parameter in waiting.items() if id(parameter) not in written]
 
 
-def _experts_on_cpu(model: nn.Module) -> list[Any]:
+def _experts_on_cpu(model: Any) -> list[Any]:
     """What computes the experts of each layer that has some, where they are in the host's memory."""
     from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 

@@ -14,7 +14,7 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from algorithms.config import LLMConfig
 from llmenv.models.names import load_causal_lm
 from llmenv.rllib.probe import MismatchError
-from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.samplers.sampler import Completion, NotFiniteError, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
 from llmenv.samplers.vllm import VLLMSampler
 from llmenv.samplers.vllm_loading import IncompleteError
@@ -105,6 +105,15 @@ def test_vllm(engine: tuple[Any, VLLMSampler]) -> None:
         IncompleteError, match=r"takes no new weights for model\.norm\.weight \(1 in all\).*--sampler"
     ):
         sampler.load_weights(packed, 4)
+    # What is no number is refused too, at every temperature.
+    with torch.no_grad():
+        model.model.layers[-1].mlp.experts.down_proj.fill_(float("nan"))
+    sampler.load_weights(pack_for_vllm(model), 5)
+    for temperature in (1.0, 0.0):
+        with pytest.raises(
+            NotFiniteError, match="the weights after 5 updates give logits that are not finite"
+        ):
+            sampler.generate(PROMPTS, SamplingParams(20, frozenset(), temperature), range(len(PROMPTS)))
 
 
 @needs_vllm
@@ -119,9 +128,9 @@ def test_what_vllm_cannot_take_is_refused(engine: tuple[Any, VLLMSampler]) -> No
 
 
 def vllm_config(kind: str, folder: Path) -> LLMConfig:
-    config = small_config(make_moe_folder(kind, folder), lr=1e-2)
+    config = small_config(make_moe_folder(kind, folder), prompts_per_iteration=8, group_size=8, lr=1e-2)
     settings = {"kv_cache_memory_bytes": 2**27}
-    return config.sampling(sampler="vllm", max_prompt_tokens=150, sampler_kwargs=settings)
+    return config.sampling(sampler="vllm", max_new_tokens=1, max_prompt_tokens=150, sampler_kwargs=settings)
 
 
 @needs_vllm
