@@ -35,14 +35,14 @@ OWN: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
-        "topk_method": "noaux_tc",  # vLLM reads it; all that are published have it
+        "topk_method": "noaux_tc",  # vLLM reads it, and makes the router's bias for it alone
         "scoring_func": "sigmoid",
         "n_group": 2,
         "topk_group": 1,
         "first_k_dense_replace": 1,
         "num_key_value_heads": 2,
         "q_lora_rank": 24,
-        "kv_lora_rank": 512,  # vLLM knows these two sizes, or 256 and 64, alone
+        "kv_lora_rank": 512,  # their sum is the one that vLLM's kernel for CPUs has
         "qk_rope_head_dim": 64,
         "qk_nope_head_dim": 32,
         "v_head_dim": 32,
