@@ -1,4 +1,4 @@
-"""Folders of small random mixtures of experts, with weights drawn wide, so that it matters which expert computes."""
+"""Small random mixtures of experts, with weights drawn wide, so that it matters which expert computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from llmenv.models.names import load_tokenizer
+from llmenv.samplers.sampler import Completion, SamplingParams
+from support import plain_logps
 
+PROMPTS = [list(range(5, 75)), [7, 300, 20, 11, 4, 900, 31], [42]]
+PARAMS = SamplingParams(20, frozenset())
 COMMON: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
@@ -31,14 +35,14 @@ OWN: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "n_routed_experts": 4,
         "num_experts_per_tok": 2,
-        "topk_method": "noaux_tc",  # vLLM reads it; all that are published have it
+        "topk_method": "noaux_tc",  # vLLM reads it, and makes the router's bias for it alone
         "scoring_func": "sigmoid",
         "n_group": 2,
         "topk_group": 1,
         "first_k_dense_replace": 1,
         "num_key_value_heads": 2,
         "q_lora_rank": 24,
-        "kv_lora_rank": 512,  # vLLM knows these two sizes, or 256 and 64, alone
+        "kv_lora_rank": 512,  # their sum is the one that vLLM's kernel for CPUs has
         "qk_rope_head_dim": 64,
         "qk_nope_head_dim": 32,
         "v_head_dim": 32,
@@ -65,3 +69,22 @@ def make_moe_folder(kind: str, folder: Path, *, tied: bool = False) -> str:
         AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@torch.no_grad()
+def gap(model: Any, sampler: Any) -> float:
+    """The mean absolute difference of what is sampled from a plain forward pass of `model`, in nats."""
+    completions: list[Completion] = sampler.generate(PROMPTS, PARAMS, range(len(PROMPTS)))
+    gaps = []
+    for prompt, completion in zip(PROMPTS, completions, strict=True):
+        plain, _ = plain_logps(model, [*prompt, *completion.token_ids], 1.0)
+        gaps.append((torch.tensor(completion.logps).double() - plain[len(prompt) - 1 :]).abs())
+    return float(torch.cat(gaps).mean())
+
+
+@torch.no_grad()
+def change_experts(model: Any, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if ".experts." in name:
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

