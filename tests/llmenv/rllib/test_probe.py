@@ -38,7 +38,10 @@ def lose_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "load", broken)
 
 
-@pytest.mark.parametrize("shape", [{}, {"num_env_runners": 2, "num_learners": 2}])
+ACTORS = {"num_env_runners": 2, "num_learners": 2}
+
+
+@pytest.mark.parametrize("shape", [{}, pytest.param(ACTORS, marks=pytest.mark.slow)])
 def test_they_agree_and_it_is_the_mean_gap(model_folder: str, shape: dict[str, int]) -> None:
     algorithm = small_config(model_folder, **shape).build_algo()
     for shared in (True, False):
