@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +12,6 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -153,31 +151,41 @@ def test_a_time_limit_holds_in_a_thread(pool: WorkerPool) -> None:
         executor.submit(pool.call, "loop").result()
 
 
-def _in_child(pool: WorkerPool, connection: Any) -> None:
-    connection.send((pool.call("pid"), pool.call("echo", "child")))
+# Forks in an interpreter of its own: this one may have grown too large to be doubled. Prints what the child found.
+FORK = f"""
+import json, multiprocessing, sys
+from envs.verify.workers import WorkerPool
+
+pool = WorkerPool({ACT!r})
+before = pool.call("pid")
+here, there = multiprocessing.Pipe()
+in_child = lambda: there.send((pool.call("pid"), pool.call("echo", "child")))
+child = multiprocessing.get_context("fork").Process(target=in_child, daemon=sys.argv[1] == "daemon")
+child.start()
+there.close()
+pid, echo = here.recv()
+child.join()
+print(json.dumps((before, pid, echo, pool.call("pid"))))
+"""
 
 
-def test_a_forked_daemon_has_workers_of_its_own(pool: WorkerPool) -> None:
+def _fork(how: str) -> tuple[int, int, list[str], int]:
+    """The worker's process before the fork, in the child (and what it echoed there), and in the parent after it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    out = subprocess.check_output([sys.executable, "-c", FORK, how], text=True, env=environment, timeout=60)
+    before, pid, echo, after = json.loads(out)
+    return before, pid, echo, after
+
+
+def test_a_forked_daemon_has_workers_of_its_own() -> None:
     """As in Gymnasium's asynchronous vector environments, whose processes may have no children by multiprocessing."""
-    pid = pool.call("pid")
-    here, there = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(pool, there), daemon=True)
-    child.start()
-    assert here.poll(60)
-    child_pid, echo = here.recv()
-    child.join()
-    assert child_pid != pid and echo == ["child"]
-    assert pool.call("pid") == pid
+    before, in_child, echo, after = _fork("daemon")
+    assert in_child != before and echo == ["child"]
+    assert after == before
 
 
 def test_workers_end_with_their_parent() -> None:
-    here, there = multiprocessing.Pipe()
-    pool = WorkerPool(ACT)
-    child = multiprocessing.get_context("fork").Process(target=_in_child, args=(pool, there))
-    child.start()
-    assert here.poll(60)
-    pid, _ = here.recv()
-    child.join()
+    _, pid, _, _ = _fork("child")
     for _ in range(100):
         try:
             os.kill(pid, 0)
