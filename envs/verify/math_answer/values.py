@@ -9,17 +9,29 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import sympy
+from mpmath import mpf
+from mpmath.libmp import to_rational
 from sympy import Add, Expr, Integer, Symbol
 
+from envs.verify.math_answer.evaluation import PRECISION, real_value
+from envs.verify.math_answer.identities import identical, proportional
+from envs.verify.math_answer.sampling import STEPS, Point, piece, pieces, points
 from envs.verify.math_answer.tokens import Unreadable
 from envs.verify.math_answer.units import PERCENT, UNITS, Unit, is_base
 
 DIGITS = 50  # that two values are computed to
 MAX_DIGITS = 500  # for it, where they cancel
 _TOLERANCE = sympy.Float(10) ** (8 - DIGITS)  # relative
-# Values for the variables: expressions that agree at all of these are the same. Negative ones tell sqrt(x^2) from x.
-_POINTS = ((17, 12), (-31, 23), (5, 7), (41, -29), (-13, 19), (23, 31))
+_ROUNDING = mpf(10) ** (25 - PRECISION)  # relative, of real values; what differs by more is looked at closely
+_ROUGHLY = sympy.Float(10) ** -12  # relative, of ratios, whose values nobody looks at closely
 _TINY = sympy.Float(10) ** -400  # what remains of a zero at MAX_DIGITS
+_SURE_BITS = 8  # of a number that sympy knows at all
+_ENOUGH, _ENOUGH_COMPLEX = 6, 4  # points at which both sides have values
+# Different letters get different ones. Negative ones tell sqrt(x^2) from x.
+_COMPLEX_POINTS = [
+    tuple(sympy.Rational(sign * (top + 3 * i), bottom + 2 * i) for i in range(12))
+    for sign, top, bottom in ((1, 17, 12), (-1, 31, 23), (1, 5, 7), (-1, 41, 29), (-1, 13, 19), (1, 230, 31))
+] + [tuple(sympy.Rational(1 + i, 3) + sympy.I * sympy.Rational(sign * 2, 3 + i) for i in range(12)) for sign in (1, -1)]
 _LETTER_UNITS = {name for name in UNITS if len(name) == 1}
 
 
@@ -43,53 +55,103 @@ def same_value(gold: Expr, given: Expr) -> bool:
 
 
 def equal(a: Expr, b: Expr) -> bool:
-    """Whether two expressions are equal for all values of their variables, to 50 digits at several points."""
+    """Whether two expressions are equal for all values of their variables, as far as both are real."""
     if a == b:
         return True
-    if a.is_Rational and b.is_Rational:
+    if (a.is_Rational and b.is_Rational) or a.free_symbols != b.free_symbols:
         return False
-    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-    if a.free_symbols != b.free_symbols or a.is_infinite or b.is_infinite:
+    if a.is_infinite or b.is_infinite:
         return False
+    if not a.free_symbols:
+        return _same_number(a, b)
+    same = identical(a, b)
+    return _same_function(a, b) if same is None else same
+
+
+def _same_number(a: Expr, b: Expr) -> bool:
+    x, y = a.evalf(DIGITS, maxn=MAX_DIGITS), b.evalf(DIGITS, maxn=MAX_DIGITS)
+    if not _is_value(x) or not _is_value(y):
+        return False
+    near = abs(x - y) <= max(_TOLERANCE * max(abs(x), abs(y)), _TINY)
+    return bool(near) and _vanishes(a - b)
+
+
+def _vanishes(difference: Expr) -> bool:
+    """Whether a number is zero, as far as 500 digits tell: sympy then finds no digit of it that is sure."""
+    value = difference.evalf(15, maxn=MAX_DIGITS)
+    return _is_value(value) and all(
+        part == 0 or (part.is_Float and part._prec < _SURE_BITS) for part in value.as_real_imag()
+    )
+
+
+def _same_function(a: Expr, b: Expr) -> bool:
+    """Whether two expressions agree wherever both are real, in each of their pieces; else at complex points."""
+    functions = pieces(a, b)
+    possible: list[set] = [set() for _ in functions]
+    seen: list[set] = [set() for _ in functions]
+    compared = []
+    for point in points(a, b):
+        found = [piece(function, point) for function in functions]
+        x, y = real_value(a, point), real_value(b, point)
+        both = x is not None and y is not None
+        if both and abs(x - y) > _ROUNDING * max(abs(x), abs(y)):
+            if not _vanishes(_at(a - b, point)):
+                return False
+            continue  # digits have cancelled
+        for which, where, here in zip(found, possible, seen, strict=True):
+            where.add(which)
+            if both:
+                here.add(which)
+        compared += [point] if both else []
+    if len(compared) < _ENOUGH:
+        return not functions and _agree_at_complex_points(a, b)
+    for (kind, *_), where, here in zip(functions, possible, seen, strict=True):
+        if len(here - {None}) < 2 and (len(where - {None}) > 1 or kind in STEPS):
+            return False  # seen in one of its pieces alone
+    return _vanishes(_at(a - b, compared[0]))
+
+
+def _at(expression: Expr, point: Point) -> Expr:
+    """An expression with its letters replaced by numbers that are exact."""
+    return expression.subs({symbol: sympy.Rational(*to_rational(x._mpf_)) for symbol, x in point.items()})
+
+
+def _agree_at_complex_points(a: Expr, b: Expr) -> bool:
     compared = 0
-    for x, y in _values(a, b, symbols):
+    for x, y in _values(a, b):
         compared += 1
         if abs(x - y) > max(_TOLERANCE * max(abs(x), abs(y)), _TINY):
             return False
-    return compared > 0 and (not symbols or compared > 2)
+    return compared >= _ENOUGH_COMPLEX
 
 
 def constant_ratio(a: Expr, b: Expr) -> Expr | None:
     """The constant that `a` is times `b`, wherever both have a value that is not zero; None if there is none."""
-    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
-    if a.free_symbols != b.free_symbols or not symbols:
+    if a.free_symbols != b.free_symbols or not a.free_symbols or proportional(a, b) is False:
         return None
-    ratios = [x / y for x, y in _values(a, b, symbols) if x != 0 and y != 0 and (x / y).is_real]
-    if len(ratios) < 3 or any(abs(ratio - ratios[0]) > _TOLERANCE * abs(ratios[0]) for ratio in ratios):
+    ratios = [sympy.Float(x / y) for x, y in _real_values(a, b) if x and y]
+    if len(ratios) < _ENOUGH:
+        ratios = [x / y for x, y in _values(a, b) if x != 0 and y != 0 and (x / y).is_real]
+    if len(ratios) < _ENOUGH_COMPLEX or any(abs(r - ratios[0]) > _ROUGHLY * abs(ratios[0]) for r in ratios):
         return None
     return ratios[0]
 
 
-def _values(a: Expr, b: Expr, symbols: list[Symbol]) -> Iterator[tuple[Expr, Expr]]:
-    """The values of two expressions, wherever both have one."""
-    for point in _points(symbols):
-        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
-        if _is_value(x) and _is_value(y):
+def _real_values(a: Expr, b: Expr) -> Iterator[tuple[mpf, mpf]]:
+    for point in points(a, b):
+        x, y = real_value(a, point), real_value(b, point)
+        if x is not None and y is not None:
             yield x, y
 
 
-def _points(symbols: list[Symbol]) -> list[dict[Symbol, Expr]]:
-    if not symbols:
-        return [{}]
-    return [
-        {
-            symbol: sympy.Rational(
-                top + 3 * i * (1 if top > 0 else -1), bottom + 2 * i * (1 if bottom > 0 else -1)
-            )
-            for i, symbol in enumerate(symbols)
-        }
-        for top, bottom in _POINTS
-    ]
+def _values(a: Expr, b: Expr) -> Iterator[tuple[Expr, Expr]]:
+    """The values of two expressions, complex ones too, wherever both have one."""
+    symbols = sorted(a.free_symbols | b.free_symbols, key=str)
+    for numbers in _COMPLEX_POINTS:
+        point = dict(zip(symbols, (numbers * len(symbols))[: len(symbols)], strict=True))
+        x, y = a.evalf(DIGITS, subs=point, maxn=MAX_DIGITS), b.evalf(DIGITS, subs=point, maxn=MAX_DIGITS)
+        if _is_value(x) and _is_value(y):
+            yield x, y
 
 
 def _is_value(x: Expr) -> bool:
