@@ -197,11 +197,13 @@ class MATHEnv(MathWordEnv):
     ## Rewards
     `correct`: the last complete `<answer>` block outside the reasoning equals the right answer as mathematics: for
     `\frac{1}{2}`, `1/2` and `0.5` do (`llmenv.text` and `envs.verify.verifiers` have the fine print).
-    What that pays, with good form and without, says `llmenv.env.TaskEnv`.
+    What that pays, with good form and without, says `llmenv.env.TaskEnv`. Where the right answer is a number, an
+    expression that is yet to be computed is not one: neither the question's own, such as `99^2+99+1` for 9901 or
+    `\sqrt{242}` for `11\sqrt{2}`, nor another sum, product, root or function of numbers for plain digits.
 
     The info of `step` has `correct`, `well_formed`, `answer` (the text of the block, or None) and `failure`: None,
     "no answer", "malformed" if correct but not well formed, or what `envs.verify.verifiers.verify_math` says:
-    "wrong value", "not an expression", "too long", "time limit" or "memory limit".
+    "wrong value", "not an expression", "too long", "time limit", "memory limit" or "not computed".
 
     ## Episode End
     Terminated after one step, never truncated. Another step before `reset` raises `gymnasium.error.ResetNeeded`.
@@ -215,6 +217,7 @@ class MATHEnv(MathWordEnv):
     - `question=...`: the wording, with the field `{question}`.
     - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
       `llmenv.env.TaskEnv`.
+    - `unsimplified="refuse"`: what becomes of expressions that are yet to be computed; "accept" pays for them too.
 
     `num_tasks` is the number of rows. `reset(seed=s)` fully determines the task; `reset(options={"index": 7})` sets row
     7, and `reset(options={"question": "Halve $x$.", "answer": "\\frac{x}{2}"})` any question.
@@ -232,3 +235,20 @@ class MATHEnv(MathWordEnv):
     sample = "math.jsonl"
     folders = ("math", "math500")  # the latter has a test split only
     hub = {"train": "DigitalLearningGmbH/MATH-lighteval", "test": "HuggingFaceH4/MATH-500"}  # noqa: RUF012
+
+    def __init__(
+        self,
+        data: str | None = None,
+        question: str | None = None,
+        split: str = "train",
+        reward: str = "default",
+        reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
+        unsimplified: str = "refuse",
+    ) -> None:
+        if unsimplified not in ("refuse", "accept"):
+            raise ValueError(f'unsimplified is {unsimplified!r}: "refuse" or "accept"')
+        self.unsimplified = unsimplified
+        super().__init__(data, question, split, reward, reward_amounts)
+
+    def verify(self, task: MathTask, answer: str) -> str | None:
+        return verify_math(answer, task.answer, task.question if self.unsimplified == "refuse" else "")

@@ -107,7 +107,7 @@ def calculate(expression: str) -> str:
         return "division by zero"
 
 
-def verify_math(answer: str, gold: str) -> str | None:
+def verify_math(answer: str, gold: str, question: str = "") -> str | None:
     """Judge whether two mathematical answers, in LaTeX or as people type them, are the same.
 
     Equal texts and plain numbers are judged here, all else in a worker process with limits (`envs.verify.workers`,
@@ -116,9 +116,11 @@ def verify_math(answer: str, gold: str) -> str | None:
     Args:
         answer: the text of the answer block.
         gold: the right answer, such as `\\frac{1}{2}`.
+        question: where it is given, an expression that is yet to be computed is no right answer (`math_answer.uncomputed`).
 
     Returns:
-        None if they are; else "wrong value", "not an expression", "too long", "time limit" or "memory limit".
+        None if they are; else "wrong value", "not an expression", "too long", "time limit" or "memory limit", or
+        "not computed".
 
     Raises:
         RuntimeError: no worker can be started, or `gold` breaks it.
@@ -131,7 +133,7 @@ def verify_math(answer: str, gold: str) -> str | None:
     if _DECIMAL.fullmatch(answer) and _DECIMAL.fullmatch(gold):
         return None if _decimal(answer) == _decimal(gold) else "wrong value"
     try:
-        return _MATH_WORKERS.call(answer, gold)
+        return _MATH_WORKERS.call(answer, gold, question)
     except TimeLimit:
         return "time limit"
     except MemoryLimit:

@@ -1,9 +1,8 @@
 r"""Judges whether two mathematical answers are the same, as a careful human grader would; runs in a worker process.
 
 The answer is right if it has the gold answer's value and kind: `0.5`, `1/2` and `\frac{2}{4}` are one answer, `[1,2)`
-and `(1,2)` are two. Fractions are compared exactly, all else to 42 digits. Units, per cent signs and names of variables
-(`x = 5`) may be left out or added, the base of a number may be left out, but where both have one they must agree. Text
-is compared as text.
+and `(1,2)` are two. Units, per cent signs, names (`x = 5`, `P = (1, 2)`) and the base of a number may be left out;
+where both have one they must agree. Text is compared as text. Two candidates are an answer only where the gold is both.
 """
 
 from __future__ import annotations
@@ -12,32 +11,55 @@ import re
 from functools import lru_cache
 from itertools import compress, pairwise
 
-import sympy
-from sympy import Add, Expr, Mul, Symbol
+from sympy import Expr, Symbol
 
+from envs.verify.math_answer.approximations import rounds_to, same_rounded
+from envs.verify.math_answer.conditions import same_condition, split_condition
+from envs.verify.math_answer.fallback import judge_unread
 from envs.verify.math_answer.reader import read
-from envs.verify.math_answer.tokens import TooLarge, Unreadable, tokenize, words_of
-from envs.verify.math_answer.tree import Collection, Matrix, Node, Relation, Text, Tuple, Union
-from envs.verify.math_answer.units import Unit
-from envs.verify.math_answer.values import constant_ratio, equal, same_value
+from envs.verify.math_answer.relations import is_quantity, named_value, same_equations, value_of, variable
+from envs.verify.math_answer.tokens import TooLarge, Unreadable, listed, words_of
+from envs.verify.math_answer.tree import (
+    Approximation,
+    Collection,
+    Matrix,
+    Named,
+    Node,
+    Relation,
+    Text,
+    Tuple,
+    Union,
+)
+from envs.verify.math_answer.uncomputed import is_uncomputed
+from envs.verify.math_answer.values import same_value
 
-_FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
+_CHOICE = re.compile(r"\\?(?<![A-Za-z])(?:max|min)(?![A-Za-z])")
 
 
-def judge(answer: str, gold: str) -> str | None:
-    """None if `answer` is right, else "wrong value" or "not an expression"."""
+def judge(answer: str, gold: str, question: str = "") -> str | None:
+    """None if `answer` is right, else "wrong value", "not an expression" or, with a question, "not computed"."""
+    failure = _judge(answer, gold)
+    if failure is None and question and is_uncomputed(answer, gold, question):
+        return "not computed"
+    return failure
+
+
+def _judge(answer: str, gold: str) -> str | None:
     try:
         expected = _read_gold(gold)
     except TooLarge:
         return "wrong value"  # equal texts never come here
     except Unreadable:
-        return _judge_unread(answer, gold)
+        value, condition = split_condition(gold)
+        if not condition:
+            return judge_unread(answer, gold)
+        answer, also = split_condition(answer)
+        return "wrong value" if also and not same_condition(also, condition) else _judge(answer, value)
     try:
         if isinstance(expected, Text):
             right = words_of(answer) == expected.words or read(answer) == expected
         else:
-            given = read(answer)
-            right = _is_named(given, gold) if isinstance(given, Text) else same(expected, given)
+            right = _is_right(answer, gold, expected)
         return None if right else "wrong value"
     except MemoryError:
         raise
@@ -45,38 +67,37 @@ def judge(answer: str, gold: str) -> str | None:
         return "not an expression"
 
 
+_read_gold = lru_cache(maxsize=1024)(read)  # the samples of a group share it
+
+
+def _is_right(answer: str, gold: str, expected: Node) -> bool:
+    given = read(answer)
+    if isinstance(given, Text):
+        return _is_named(given, gold)
+    if _CHOICE.search(answer) and isinstance(given, Expr) and given.is_number:
+        return False  # `\max(5, 6)` names two candidates
+    if same(expected, given):
+        return True
+    # `10,100` may be a number, and two; what can be read both ways is what the other side says.
+    spelt = [(listed(gold), answer), (gold, listed(answer))]
+    return any(
+        pair != (gold, answer) and same(_read_gold(pair[0]), read(pair[1])) for pair in spelt
+    )
+
+
 def _is_named(given: Text, gold: str) -> bool:
     """Whether words say what a gold answer of letters alone does, such as the choice `(C)`."""
     return re.sub(r"[\s(){}.]", "", gold).isalpha() and given.words == words_of(gold)
 
 
-_read_gold = lru_cache(maxsize=1024)(read)  # the samples of a group share it
-
-
-def _judge_unread(answer: str, gold: str) -> str | None:
-    """For a gold answer outside the reader's grammar: compares texts if it has words, else values."""
-    try:
-        expected, given = tokenize(gold), tokenize(answer)
-    except Unreadable:
-        return "not an expression"
-    if any(token.kind == "text" for token in expected):  # which math-verify would pass over
-        spelt = [[token.value.strip().lower() for token in tokens] for tokens in (expected, given)]
-        return None if spelt[0] == spelt[1] else "wrong value"
-    return _judge_by_math_verify(answer, gold)
-
-
-def _judge_by_math_verify(answer: str, gold: str) -> str | None:
-    from math_verify import LatexExtractionConfig, parse, verify
-
-    def parsed(text: str) -> list:
-        # Its own time limit is an alarm, for the main thread alone; the worker process has one that always holds.
-        return parse(f"${text.strip().strip('$')}$", [LatexExtractionConfig()], parsing_timeout=None)
-
-    return None if verify(parsed(gold), parsed(answer), timeout_seconds=None) else "wrong value"
-
-
 def same(gold: Node, given: Node) -> bool:
     """Whether two answers are the same."""
+    if isinstance(gold, Named) or isinstance(given, Named):
+        return not _names_differ(gold, given) and same(_unnamed(gold), _unnamed(given))
+    if isinstance(gold, Approximation):
+        return same_rounded(gold, value_of(given))
+    if isinstance(given, Approximation):
+        return rounds_to(given, gold) or (not given.literal and given.is_true and same(gold, given.exact))
     if isinstance(gold, Union) or isinstance(given, Union):  # `x < 3 or x > 5` is a list, and a union
         return _same_collections(_parts(gold), _parts(given))
     if isinstance(gold, Tuple) and isinstance(given, Collection):
@@ -95,12 +116,28 @@ def same(gold: Node, given: Node) -> bool:
     return False
 
 
+def _same_relations(gold: Node, given: Node) -> bool:
+    if isinstance(gold, Relation) and isinstance(given, Relation) and same_equations(gold, given):
+        return True
+    first, second = value_of(gold), value_of(given)
+    if isinstance(second, Relation) and isinstance(gold, Expr) and is_quantity(gold):
+        second = named_value(second)
+    if isinstance(first, Relation) or isinstance(second, Relation):
+        return False
+    if isinstance(gold, Relation) and isinstance(given, Relation) and variable(gold) != variable(given):
+        return False
+    return same(first, second)
+
+
+# --- several answers -------------------------------------------------------------------------------------------------
+
+
 def _same_items(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
     return len(gold) == len(given) and all(map(same, gold, given))
 
 
 def _parts(node: Node) -> tuple[Node, ...]:
-    return node.parts if isinstance(node, Union) else tuple(_value(item) for item in _items(node))
+    return node.parts if isinstance(node, Union) else tuple(value_of(item) for item in _items(node))
 
 
 def _items(node: Node) -> tuple[Node, ...]:
@@ -110,10 +147,13 @@ def _items(node: Node) -> tuple[Node, ...]:
 def _same_collections(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
     """Whether each item of one has its equal in the other; one item said twice is one item.
 
-    Two given items that equal one gold item, but not each other, are a choice: `50 cents or 50 dollars` for 50.
+    Where one side alone has names, the order is that of the names: `2, 1` is not `x = 1, y = 2`. Two given items that
+    equal one gold item, but not each other, are a choice: `50 cents or 50 dollars` for 50.
     """
     if not gold:
         return not given
+    if _are_named(gold) is not _are_named(given) and None not in (_are_named(gold), _are_named(given)):
+        return _same_items(gold, given)
     equals = [[same(a, b) for b in given] for a in gold]
     return (
         all(map(any, equals))
@@ -122,110 +162,42 @@ def _same_collections(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
     )
 
 
+def _are_named(items: tuple[Node, ...]) -> bool | None:
+    """Whether each of several items has a name of its own, or none has one; None for all else."""
+    names = [_name(item) for item in items]
+    if len(items) < 2 or (any(names) and (None in names or len(set(names)) < len(names))):
+        return None
+    return any(names)
+
+
 def _point(answers: Collection) -> Tuple | None:
     """The point of `x = 1, y = 2`, if the order of its coordinates is beyond doubt."""
-    names = [_variable(item) if isinstance(item, Relation) else None for item in answers.items]
-    values = tuple(_value(item) for item in answers.items)
+    names = [variable(item) if isinstance(item, Relation) else None for item in answers.items]
+    values = tuple(value_of(item) for item in answers.items)
     if None in names or names != sorted(set(names), key=str) or not all(isinstance(x, Expr) for x in values):
         return None
     return Tuple("(", ")", values)
 
 
-# --- relations -------------------------------------------------------------------------------------------------------
+# --- names -----------------------------------------------------------------------------------------------------------
 
 
-def _same_relations(gold: Node, given: Node) -> bool:
-    if isinstance(gold, Relation) and isinstance(given, Relation) and _same_equations(gold, given):
-        return True
-    first, second = _value(gold), _value(given)
-    if isinstance(second, Relation) and isinstance(gold, Expr) and _is_quantity(gold):
-        second = _named_value(second)
-    if isinstance(first, Relation) or isinstance(second, Relation):
+def _name(node: Node) -> str | None:
+    """What an answer is the value of: the x of `x = 5`, the P of `P = (1, 2)`."""
+    if isinstance(node, Named):
+        return node.name
+    letter = variable(node) if isinstance(node, Relation) and set(node.operators) == {"="} else None
+    return letter.name if isinstance(letter, Symbol) else None
+
+
+def _unnamed(node: Node) -> Node:
+    return node.value if isinstance(node, Named) else node
+
+
+def _names_differ(gold: Node, given: Node) -> bool:
+    """Whether both have names, of one kind, that are not the same: (x, y) and P may be one point, P and Q not."""
+    first, second = _name(gold), _name(given)
+    if first is None or second is None or ("," in first) != ("," in second):
         return False
-    if isinstance(gold, Relation) and isinstance(given, Relation) and _variable(gold) != _variable(given):
-        return False
-    return same(first, second)
-
-
-def _value(node: Node) -> Node:
-    """What a relation says about its variable: the 5 of `x = 5`, the interval of `x > 3`; itself if nothing."""
-    if not isinstance(node, Relation):
-        return node
-    sides, operators = node.sides, node.operators
-    if set(operators) == {"="}:
-        if all(map(_is_quantity, sides)):
-            return sides[-1] if all(same_value(a, b) for a, b in pairwise(sides)) else node
-        if sides[-1] == _variable(node):
-            sides = sides[::-1]
-        if sides[0] == _variable(node) and all(equal(a, b) for a, b in pairwise(sides[1:])):
-            return sides[-1]
-        return node
-    return _interval(node) or node
-
-
-def _named_value(node: Relation) -> Node:
-    """The 5 of `a + b = 5` or `AB = 5`, whose left side names a quantity; itself if it is yet to be solved."""
-    name, *values = node.sides
-    terms = [term.as_coeff_Mul() for term in Add.make_args(name)]
-    if (
-        set(node.operators) == {"="}
-        and all(
-            abs(sign) == 1 and all(x.is_Symbol for x in Mul.make_args(letters)) for sign, letters in terms
-        )
-        and name != -terms[0][1]
-        and all(map(_is_quantity, values))
-        and all(same_value(a, b) for a, b in pairwise(values))
-    ):
-        return values[-1]
-    return node
-
-
-def _is_quantity(side: Expr) -> bool:
-    return all(isinstance(symbol, Unit) for symbol in side.free_symbols)
-
-
-def _variable(node: Relation) -> Symbol | None:
-    """The letter that a relation is about: alone on one side, and nowhere else."""
-    for side in node.sides:
-        others = [other for other in node.sides if other is not side]
-        if isinstance(side, Symbol) and not any(side in other.free_symbols for other in others):
-            return side
-    return None
-
-
-def _interval(node: Relation) -> Tuple | None:
-    """The interval of `x > 3`, `3 < x` or `1 < x <= 3`."""
-    sides, operators = node.sides, node.operators
-    if operators[0] in (">", ">="):
-        sides, operators = sides[::-1], tuple(_FLIPPED[operator] for operator in operators[::-1])
-    if not set(operators) <= {"<", "<="}:
-        return None
-    if len(sides) == 2:
-        if isinstance(sides[0], Symbol) and sides[1].is_number:
-            sides, operators = (-sympy.oo, *sides), ("<", *operators)
-        elif isinstance(sides[1], Symbol) and sides[0].is_number:
-            sides, operators = (*sides, sympy.oo), (*operators, "<")
-    if len(sides) != 3 or not isinstance(sides[1], Symbol):
-        return None
-    return Tuple(
-        "[" if operators[0] == "<=" else "(", "]" if operators[1] == "<=" else ")", (sides[0], sides[2])
-    )
-
-
-def _same_equations(gold: Relation, given: Relation) -> bool:
-    """Whether two relations of two sides say the same: left less right of one is a multiple of that of the other."""
-    if len(gold.sides) != 2 or len(given.sides) != 2:
-        return False
-    operator = given.operators[0]
-    # A solution is an answer, an equation yet to be solved is not: `2x = 10` does not answer `x = 5`.
-    if operator == "=" and isinstance(_value(gold), Expr) and not isinstance(_value(given), Expr):
-        return gold.sides[1].free_symbols != set() and _factor(gold, given) is not None
-    factor = _factor(gold, given)
-    if factor is None:
-        return False
-    return gold.operators[0] == (operator if factor > 0 or operator in "=!=" else _FLIPPED[operator])
-
-
-def _factor(gold: Relation, given: Relation) -> Expr | None:
-    """The constant that `left - right` of one is times that of the other, if there is one."""
-    return constant_ratio(gold.sides[0] - gold.sides[1], given.sides[0] - given.sides[1])
+    kinds = [isinstance(node, Named) and node.is_member for node in (gold, given)]
+    return kinds[0] == kinds[1] and first != second

@@ -103,6 +103,8 @@ class OperandReader(Cursor, ABC):
         return self.operand()
 
     def letter(self, name: str) -> Expr:
+        while self.take("'"):  # a prime is part of a name
+            name += "'"
         ahead = self.tokens[self.position : self.position + 4]
         if [token.value for token in ahead[::2]] == ["(", ")"] and ahead[-1].value == "=":  # f(x) = ...
             self.position += 3

@@ -11,10 +11,12 @@ import re
 import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
+from envs.verify.math_answer.approximations import approximation
 from envs.verify.math_answer.operands import OperandReader
 from envs.verify.math_answer.tokens import Token, Unreadable, tokenize, words_of
 from envs.verify.math_answer.tree import (
     Collection,
+    Named,
     Node,
     Relation,
     Text,
@@ -22,16 +24,18 @@ from envs.verify.math_answer.tree import (
     Union,
     as_number,
     bounded,
+    factorial,
     finite,
     quotient,
     raised,
     scaled,
-    small,
 )
-from envs.verify.math_answer.units import CURRENCIES, DEGREE, PERCENT, base_unit, read_unit
+from envs.verify.math_answer.units import CURRENCIES, DEGREE, PERCENT, Unit, based, read_unit
+from envs.verify.math_answer.values import equal
 
 MAX_DEPTH = 40
 _TIME = re.compile(r"([0-9]{1,2}(?: [0-5][0-9])?) ([ap]) ?m")  # of the day, as `words_of` gives it
+_ROUGHLY = ("approximately", "approx", "about", "roughly", "around")
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
 
 
@@ -85,22 +89,49 @@ class _Reader(OperandReader):
         return items
 
     def item(self) -> Node:
+        starts = [self.roughly()]
         sides, operators = [self.ratio()], []
         while operator := self.take(*_RELATIONS, "\\in", "\\approx"):
             operators.append(operator)
+            starts.append(self.position)
             sides.append(self.ratio())
-        if operators and operators[-1] == "\\approx":  # `\sqrt{2} \approx 1.41` says \sqrt{2}
-            operators.pop()
-            _check_rounded(sides[-2], sides.pop())
+        if operators and operators[-1] == "\\approx":
+            return self.rounded(sides, operators, starts)
         if not operators:
             return sides[0]
         if operators == ["\\in"] and isinstance(sides[0], Symbol):
-            return sides[1]
+            return Named(sides[0].name, sides[1], is_member=True)
         if operators == ["="] and _is_name(sides[0]) and not isinstance(sides[1], Expr):
-            return sides[1]  # `P = (1, 2)`, `(x, y) = (1, 2)`
+            return Named(_name(sides[0]), sides[1])  # `P = (1, 2)`, `(x, y) = (1, 2)`
         if not all(isinstance(side, Expr) for side in sides) or "\\in" in operators:
             raise Unreadable("a relation between what is not numbers")
         return Relation(tuple(sides), tuple(operators))
+
+    def roughly(self) -> int:
+        """Passes over "approximately" before a value; where that starts."""
+        if self.next.kind == "text" and self.next.value.strip(" ,.:").lower() in _ROUGHLY:
+            self.position += 1
+        elif self.take("\\approx", "\\sim", "~") and self.next.kind == "end":
+            raise Unreadable("an approximation of nothing")
+        return self.position
+
+    def rounded(self, sides: list[Node], operators: list[str], starts: list[int]) -> Node:
+        """`x = \\sqrt{2} \\approx 1.41`, or parts of it."""
+        named = isinstance(sides[0], Symbol) and not isinstance(sides[0], Unit) and operators[0] in ("=", "\\approx")
+        if operators.count("\\approx") > 1 or set(operators) - {"=", "\\approx"}:
+            raise Unreadable("several approximations")
+        if named and len(sides) == 2:
+            return Relation((as_number(sides[0]), as_number(sides[1])), ("=",))  # `x \\approx 1.41`
+        values = [as_number(side) for side in sides[named:]]
+        if len(values) > 2 and not all(map(equal, values[:-2], values[1:-1])):
+            raise Unreadable("several values")
+        decimal = [token.value for token in self.tokens[starts[-1] : self.position] if token.kind == "number"]
+        before = self.tokens[starts[-2] : starts[-1] - 1]
+        literal = any("." in token.value for token in before) and sum(t.kind != "text" for t in before) < 3
+        if not decimal:
+            raise Unreadable("an approximation without digits")
+        node = approximation(values[-2], values[-1], decimal[0], literal)
+        return Named(_name(sides[0]), node) if named else node
 
     def ratio(self) -> Node:
         parts = [self.union()]
@@ -198,14 +229,18 @@ class _Reader(OperandReader):
         return node
 
     def postfix(self, node: Node) -> Node:
-        while mark := self.take("^", "!", "%", "_", "\\circ", *CURRENCIES):
+        while mark := self.take("^", "!", "%", "_", "\\circ", "'", *CURRENCIES):
             value = as_number(node)
-            if mark in CURRENCIES:
+            if mark == "'":  # f' is not f
+                if not isinstance(value, Symbol) or isinstance(value, Unit):
+                    raise Unreadable("a prime")
+                node = Symbol(f"{value.name}'")
+            elif mark in CURRENCIES:
                 node = value * CURRENCIES[mark]
             elif mark == "%":
                 node = value * PERCENT
             elif mark == "!":
-                node = bounded(sympy.factorial(small(value)))
+                node = factorial(value)
             elif mark == "_":
                 node = self.subscript(value)
             elif mark == "\\circ":  # `60\degree`; of letters it is their composition
@@ -223,8 +258,10 @@ class _Reader(OperandReader):
     def subscript(self, value: Expr) -> Expr:
         """A base (`52_8` is 52 in that unit, not 42) or an index."""
         index = as_number(self.argument(whole=True))
-        if value.is_Integer and index.is_Integer and 2 <= index <= 10:
-            return value * base_unit(int(index))
+        if value.is_Integer and index.is_Integer and 2 <= index <= 36:
+            if any(int(digit) >= index for digit in str(abs(value))):
+                raise Unreadable("a digit that the base has not")
+            return based(int(value), int(index))
         if isinstance(value, Symbol) and (index.is_Integer or isinstance(index, Symbol)):
             return Symbol(f"{value.name}_{index}")
         raise Unreadable("a subscript")
@@ -236,8 +273,6 @@ def _is_name(node: Node) -> bool:
     return all(isinstance(name, Symbol) for name in names) and list(names) == sorted(set(names), key=str)
 
 
-def _check_rounded(exact: Node, rounded: Node) -> None:
-    """Refuses what is no rounded value: two answers instead of one."""
-    x, y = as_number(exact).evalf(20), as_number(rounded).evalf(20)
-    if not (x.is_Float and y.is_Float and 100 * abs(x - y) <= abs(x)):
-        raise Unreadable("an approximation")
+def _name(node: Node) -> str:
+    names = node.items if isinstance(node, Tuple) else (node,)
+    return ",".join(str(name) for name in names)

@@ -96,7 +96,9 @@ _PREFIX = re.compile(
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\ |\\;)\s*(?=[0-9]{3}(?![0-9]))")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
-_GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?")
+# The whole run of numbers: `2,3,125` groups nothing.
+_GROUPED = re.compile(r"(?<![0-9.])(?<![0-9],)[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])(?:\.[0-9]+)?")
+_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?|[’′]|″")
 _BRACED_DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}")
 _DROPPED = re.compile(
     r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
@@ -136,6 +138,11 @@ def tokenize(text: str) -> list[Token]:
     return _tokens(_clean(text))
 
 
+def listed(text: str) -> str:
+    """A text whose thousands, such as `10,100`, are lists; only where their comma is bare can they be both."""
+    return _GROUPED.sub(lambda match: match[0].replace(",", ", "), text)
+
+
 def words_of(text: str) -> str:
     """A text without LaTeX's wrappers, case and punctuation: what two text answers are compared by."""
     wrappers = "|".join(command[1:] for command in sorted(_TEXT_COMMANDS | _FONT_COMMANDS))
@@ -150,6 +157,7 @@ def _clean(text: str) -> str:
     if len(_DOLLAR.findall(text)) % 2 == 0:  # marks around mathematics; one alone is money
         text = _DOLLAR.sub(" ", text)
     text = _without_full_stop(re.sub(r"\\?\$", r" \\dollar ", text))
+    text = _PRIMES.sub(lambda match: "'" * (match[0].count("prime") or 1 + (match[0] == "″")), text)
     text = _BRACED_DEGREE.sub(r"^\\circ ", _DROPPED.sub(" ", _THOUSANDS.sub(",", text)))
     return _SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ","), text)
 

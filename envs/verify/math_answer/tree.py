@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import sympy
-from sympy import Expr, Rational
+from sympy import Expr, Rational, Symbol
 
 from envs.verify.math_answer.tokens import TooLarge, Unreadable
 
@@ -65,7 +65,40 @@ class Relation:
     operators: tuple[str, ...]
 
 
-Node: TypeAlias = Expr | Text | Collection | Tuple | Union | Matrix | Relation
+@dataclass(frozen=True)
+class Named:
+    """What is no number, and its name: `P = (1, 2)`; or what a letter is a member of: `x \\in [1, 2]`."""
+
+    name: str
+    value: Node
+    is_member: bool = False
+
+
+@dataclass(frozen=True)
+class Approximation:
+    """`exact \\approx rounded`.
+
+    Attributes:
+        exact, rounded: both sides.
+        value: that of `exact`, in the units of `rounded`.
+        unit: one in the last place of `rounded`.
+        literal: `exact` is itself a decimal, with more digits.
+        is_true: rounded rightly.
+    """
+
+    exact: Expr
+    rounded: Expr
+    value: Expr
+    unit: Expr
+    literal: bool
+    is_true: bool
+
+
+class Large(Symbol):
+    """A number too large to be computed, such as `2004!`: a letter with its name, equal to itself alone."""
+
+
+Node: TypeAlias = Expr | Text | Collection | Tuple | Union | Matrix | Relation | Named | Approximation
 
 
 def as_number(node: Node) -> Expr:
@@ -121,6 +154,25 @@ def raised(base: Expr, exponent: Expr) -> Expr:
     if exponent.is_number:
         size = abs(exponent.evalf(5))
         bits = max(abs(base.p), base.q).bit_length() if isinstance(base, Rational) else 2
-        if not size.is_real or size > MAX_BITS or size * bits > MAX_BITS:
+        if not size.is_real:
             raise TooLarge("a power too large")
+        if size > MAX_BITS or size * bits > MAX_BITS:
+            return _large_power(base, exponent)
     return base**exponent
+
+
+def _large_power(base: Expr, exponent: Expr) -> Expr:
+    """A power by its name, of the smallest base: 4^{50000} is 2^{100000}."""
+    if not isinstance(base, Rational) or base in (0, 1, -1) or not exponent.is_Integer:
+        raise TooLarge("a power too large")
+    if base.is_Integer and 0 < base < 10**12 and (root := sympy.perfect_power(base)):
+        base, exponent = root[0], exponent * root[1]
+    power = Large(f"({base})^{abs(exponent)}")
+    return power if exponent > 0 else 1 / power
+
+
+def factorial(value: Expr) -> Expr:
+    """`value!`, by its name if that is too large to write down."""
+    if value.is_Integer and value > 1000:
+        return Large(f"{value}!")
+    return bounded(sympy.factorial(small(value)))

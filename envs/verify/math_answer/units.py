@@ -48,14 +48,14 @@ _NO_UNITS = {
 }  # fmt: skip
 
 
-def base_unit(base: int) -> Unit:
-    """The unit of digits in a base: `52_8` is 52 of these, not 42."""
-    return Unit(f"base {base}")
+class Based(Unit):
+    """A number in a base, such as `52_8`: its digits are neither 52 nor the 42 that they stand for."""
 
 
-def is_base(unit: Expr) -> bool:
-    """Whether this is the unit of digits in some base."""
-    return isinstance(unit, Unit) and unit.name.startswith("base ")
+def based(value: int, base: int) -> Expr:
+    """The number with these digits in a base; its sign is no part of it."""
+    sign = -1 if value < 0 else 1
+    return sign * Based(f"{abs(value)}_{base}")
 
 
 def read_unit(words: str) -> Expr | None:

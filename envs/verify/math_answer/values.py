@@ -17,7 +17,7 @@ from envs.verify.math_answer.evaluation import PRECISION, real_value
 from envs.verify.math_answer.identities import identical, proportional
 from envs.verify.math_answer.sampling import STEPS, Point, piece, pieces, points
 from envs.verify.math_answer.tokens import Unreadable
-from envs.verify.math_answer.units import PERCENT, UNITS, Unit, is_base
+from envs.verify.math_answer.units import PERCENT, UNITS, Based, Unit
 
 DIGITS = 50  # that two values are computed to
 MAX_DIGITS = 500  # for it, where they cancel
@@ -37,12 +37,14 @@ _LETTER_UNITS = {name for name in UNITS if len(name) == 1}
 
 def same_value(gold: Expr, given: Expr) -> bool:
     """Whether two expressions have the same value, and units that do not contradict each other."""
+    if gold.has(Based) or given.has(Based):
+        return _same_digits(gold, given)
     given = _with_units_of(gold, given)
     if equal(gold, given):
         return True
     gold, gold_unit = _split_unit(gold)
     given, given_unit = _split_unit(given)
-    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1) or is_base(given_unit):
+    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1):
         return False
     # One of the two has a unit. Per cent is one that may also be meant: 50 % is 50, and is 0.5.
     if gold_unit == PERCENT:
@@ -52,6 +54,14 @@ def same_value(gold: Expr, given: Expr) -> bool:
         is_share = gold.is_number and bool(abs(gold) < 1)
         return equal(gold, given / 100) or (equal(gold, given) and not is_share)
     return equal(gold, given)
+
+
+def _same_digits(gold: Expr, given: Expr) -> bool:
+    """Whether two numbers, of which one has a base, are written alike; an answer may leave the gold's base out."""
+    sign, number = gold.as_coeff_Mul()
+    if isinstance(number, Based) and abs(sign) == 1 and given.is_Integer:
+        return sign * int(number.name.partition("_")[0]) == given
+    return isinstance(number, Based) and abs(sign) == 1 and gold == given
 
 
 def equal(a: Expr, b: Expr) -> bool:
