@@ -78,11 +78,10 @@ def _is_right(answer: str, gold: str, expected: Node) -> bool:
         return False  # `\max(5, 6)` names two candidates
     if same(expected, given):
         return True
-    # `10,100` may be a number, and two; what can be read both ways is what the other side says.
-    spelt = [(listed(gold), answer), (gold, listed(answer))]
-    return any(
-        pair != (gold, answer) and same(_read_gold(pair[0]), read(pair[1])) for pair in spelt
-    )
+    # `10,100` may be a number, and two in this order; where one side can be read both ways, the other says how.
+    if listed(answer) != answer and same(expected, read(listed(answer))):
+        return True
+    return listed(gold) != gold and _same_items(_items(_read_gold(listed(gold))), _items(read(listed(answer))))
 
 
 def _is_named(given: Text, gold: str) -> bool:

@@ -57,17 +57,17 @@ def _is_number(tokens: list[Token]) -> bool:
 
 def _is_numeral(tokens: list[Token]) -> bool:
     """Whether this is a number written out: digits, with a sign, a unit, a power of ten; a fraction in lowest terms."""
-    text = "".join(_spelling(tokens)).lstrip("+-")
+    text = re.sub(r"(?<=[0-9.])\0(?=[0-9])", " ", "\0".join(_spelling(tokens))).replace("\0", "").lstrip("+-")
     text = re.sub(r"\\(?:dollar|euro|pound|circ)|\^\\circ|%|_[0-9]+\Z", "", text)
     text = re.sub(r"(?<=[0-9])\*10\^-?[0-9]+\Z|\A10\^-?[0-9]+\Z", "", text) or "1"
     if _NUMBER.fullmatch(text.rstrip("^")) or re.fullmatch(r"[0-9]+(?:\.[0-9]+)?e[+-]?[0-9]+", text, re.I):
         return True
     numbers = [t.value for t in tokens if t.kind == "number"]
-    is_fraction = re.fullmatch(r"[0-9]*\\frac-?[0-9]+|[0-9]+/[0-9]+", text)
+    is_fraction = re.fullmatch(r"[0-9]*\\frac-?[0-9]+(?: [0-9]+)?|(?:[0-9]+ )?[0-9]+/[0-9]+", text)
     if not is_fraction or not all(map(str.isdigit, numbers)):
         return False
     if "/" in text:
-        top, bottom = text.split("/")
+        top, bottom = numbers[-2:]
     elif len(numbers) == 1 and len(numbers[0]) == 2:  # \frac12
         top, bottom = numbers[0]
     elif len(numbers) >= 2:
@@ -111,5 +111,9 @@ def _is_in(tokens: list[Token], question: str) -> bool:
 
 
 def _split(values: Iterable[str]) -> list[str]:
-    """Numbers digit by digit, since `\\frac12` is `\\frac{1}{2}`; without what only groups."""
-    return [piece for value in values if value not in _SEPARATORS for piece in (value if value[0].isdigit() else [value])]
+    """Numbers digit by digit, since `\\frac12` is 1/2; without what only groups, and signs of multiplication."""
+    parts: list[str] = []
+    for value in values:
+        if value not in _SEPARATORS and value != "*":
+            parts += value if value[0].isdigit() else ["/" if value == "\\frac" else value]
+    return parts
