@@ -36,6 +36,21 @@ _NUMERALS = {
     "thousand", "lakh", "million", "crore", "billion", "trillion", "quadrillion", "zillion", "half", "halve", "third",
     "fourth", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "pair",
 }  # fmt: skip
+# Directions below nought, what is lost or owed, and what a value falls short of or goes beyond.
+_TAKEN_BACK = {
+    "below", "beneath", "under", "above", "beyond", "behind", "down", "downward", "downwards", "backward", "backwards",
+    "ago", "before", "out", "loss", "losses", "lost", "lose", "loses", "losing", "debt", "debts", "debit", "owed",
+    "owe", "owes", "owing", "deficit", "shortfall", "short", "shy", "lacking", "missing", "overdrawn", "overdraft",
+    "decrease", "decreased", "drop", "dropped", "fall", "fell", "decline", "declined", "reduction",
+    "liability", "liabilities", "penalty", "fewer", "without", "minuses", "subtracted", "excess", "within", "until",
+    "through", "till", "between", "versus", "vs", "bound", "limit", "error", "tolerance", "ish", "ignore", "scratch",
+    "sorry", "hmm", "else", "alternatively", "rather", "give", "take", "could", "might", "may", "would", "should",
+}  # fmt: skip
+_SHARES = {
+    "mille", "permille", "promille", "permil", "mil", "ppm", "ppb", "ppt", "myriad", "couple", "couples", "few", "several",
+    "trio", "trios", "triplet", "triplets", "quartet", "duo", "duos", "tuple", "brace", "baker", "bakers", "k", "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "grand", "oodles", "percentile", "basis", "bps", "googol", "twofold", "threefold", "fourfold", "fivefold", "tenfold", "hundredfold",
+}  # fmt: skip
 _NO_UNITS = {
     "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root", "squared", "cubed",
     "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple", "twice",
@@ -43,7 +58,7 @@ _NO_UNITS = {
     "least", "most", "minimum", "maximum", "equal", "equals", "to", "and", "or", "not", "no", "nor", "never",
     "neither", "either", "except", "unless", "but", "if", "is", "are", "was", "wait", "maybe", "perhaps", "actually",
     "instead", "possibly", "probably", "otherwise", "opposite", "imaginary", "wrong", "incorrect", "correct", "invalid",
-    "false", "true", "unknown",
+    "false", "true", "unknown", *_TAKEN_BACK, *_SHARES,
     *_NUMERALS, *(f"{numeral}s" for numeral in _NUMERALS),
 }  # fmt: skip
 
@@ -68,6 +83,11 @@ def read_unit(words: str) -> Expr | None:
     return unit
 
 
+def _is_no_unit(word: str) -> bool:
+    word = word.lower()
+    return word in _NO_UNITS or word.endswith(("illion", "illions", "ieth", "ieths", "eenth", "eenths"))
+
+
 def _simple_unit(words: str) -> Expr | None:
     if not (match := _UNIT.fullmatch(words)):
         return None
@@ -76,7 +96,7 @@ def _simple_unit(words: str) -> Expr | None:
         rest = words.partition(names[0])[2]
         unit = _simple_unit(rest) if rest.strip() else Integer(1)
         return unit and unit * _SCALES[names[0].lower()]
-    if not 1 <= len(names) <= 4 or not _NO_UNITS.isdisjoint(name.lower() for name in names):
+    if not 1 <= len(names) <= 4 or any(map(_is_no_unit, names)):
         return None
     adjective = _POWERS.get(names[0].lower(), 1) if len(names) > 1 else 1
     power = int(match[2] or adjective)
