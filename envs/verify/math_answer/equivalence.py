@@ -45,16 +45,17 @@ def judge(answer: str, gold: str, question: str = "") -> str | None:
 
 
 def _judge(answer: str, gold: str) -> str | None:
+    gold, condition = split_condition(gold)
+    if condition:
+        answer, also = split_condition(answer)
+        if also and not same_condition(also, condition):
+            return "wrong value"
     try:
         expected = _read_gold(gold)
     except TooLarge:
         return "wrong value"  # equal texts never come here
     except Unreadable:
-        value, condition = split_condition(gold)
-        if not condition:
-            return judge_unread(answer, gold)
-        answer, also = split_condition(answer)
-        return "wrong value" if also and not same_condition(also, condition) else _judge(answer, value)
+        return judge_unread(answer, gold)
     try:
         if isinstance(expected, Text):
             right = words_of(answer) == expected.words or read(answer) == expected
@@ -153,7 +154,7 @@ def _same_collections(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
         return not given
     if _are_named(gold) is not _are_named(given) and None not in (_are_named(gold), _are_named(given)):
         return _same_items(gold, given)
-    equals = [[same(a, b) for b in given] for a in gold]
+    equals = [[isinstance(a, Collection) is isinstance(b, Collection) and same(a, b) for b in given] for a in gold]
     return (
         all(map(any, equals))
         and all(map(any, zip(*equals, strict=True)))
