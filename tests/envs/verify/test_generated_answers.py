@@ -1,0 +1,89 @@
+"""Answers made of golds by the thousand: nothing mutated or hedged is paid, and no respelling changes a verdict."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from mutations import GOLDS, exactly_equal, hedges, mutations, real_golds, respellings
+
+from envs.verify.verifiers import verify_math
+
+HEDGED = ["18", "19", r"\frac{3}{4}", r"2\sqrt{3}", "x^2-5x+6", "(1,-2)", "[2,9)", "x>3", "x=5", r"12\pi", r"\text{Monday}"]
+# Mutations that say the same, each for the reason behind it.
+SAME: set[tuple[str, str]] = set()
+
+
+def undeserved(golds: list[str]) -> tuple[int, list[tuple[str, str]]]:
+    """How many mutations were judged, and those that were accepted though no exact check finds them equal."""
+    pairs = [(mutant, gold) for gold in golds for mutant in dict.fromkeys(mutations(gold)) if mutant != gold]
+    accepted = [pair for pair in pairs if verify_math(*pair) is None]
+    return len(pairs), [pair for pair in accepted if pair not in SAME and not exactly_equal(*pair)]
+
+
+def test_no_mutation_is_accepted() -> None:
+    tried, wrong = undeserved(GOLDS)
+    assert tried > 900 and wrong == []
+
+
+@pytest.mark.slow
+def test_no_mutation_of_real_golds_is_accepted() -> None:
+    golds = real_golds() or pytest.skip("no math500/test.jsonl in $LLMENV_DATA")
+    tried, wrong = undeserved(golds)
+    assert tried > 5000 and wrong == []
+
+
+def hedged(golds: list[str]) -> tuple[int, list[tuple[str, str]]]:
+    """How many hedges over pairs of golds were judged by either, and those that were accepted."""
+    pairs = []
+    for first in golds:
+        for second in golds:
+            if first != second and verify_math(first, second) is not None:
+                pairs += [(hedge, gold) for hedge in hedges(first, second) for gold in (first, second)]
+    return len(pairs), [pair for pair in pairs if verify_math(*pair) is None]
+
+
+def test_hedging_never_pays() -> None:
+    tried, wrong = hedged(HEDGED)
+    assert tried > 5000 and wrong == []
+
+
+@pytest.mark.slow
+def test_hedging_between_more_golds_never_pays() -> None:
+    golds = random.Random(0).sample(GOLDS + real_golds(), 40)
+    tried, wrong = hedged(golds)
+    assert tried > 60_000 and wrong == []
+
+
+def respelt(golds: list[str], others: list[str]) -> tuple[int, list[tuple[str, str, str]]]:
+    """Verdicts on golds, and on others by golds, that a respelling of either side changes."""
+    changed, tried = [], 0
+    for gold, other in zip(golds, others, strict=True):
+        for answer in (gold, other):
+            expected = verify_math(answer, gold) is None
+            for spelling in respellings(answer):
+                tried += 1
+                if (verify_math(spelling, gold) is None) != expected:
+                    changed.append((spelling, gold, "answer"))
+            for spelling in respellings(gold):
+                tried += 1
+                if (verify_math(answer, spelling) is None) != expected:
+                    changed.append((answer, spelling, "gold"))
+    return tried, changed
+
+
+def test_respelling_changes_no_verdict() -> None:
+    tried, changed = respelt(GOLDS, GOLDS[1:] + GOLDS[:1])
+    assert tried > 1500 and changed == []
+
+
+def test_right_answers_of_real_data_are_right_in_any_spelling() -> None:
+    real = real_golds() or pytest.skip("no math500/test.jsonl in $LLMENV_DATA")
+    golds = random.Random(0).sample(real, 60)
+    tried, changed = respelt(golds, golds[1:] + golds[:1])
+    assert tried > 1500 and changed == []
+
+
+def test_the_exact_check_tells_equal_from_unequal() -> None:
+    assert exactly_equal(r"\frac{1}{2}", "0.5") and exactly_equal("(x+1)^2", "x^2+2x+1")
+    assert not exactly_equal(r"\frac{1}{2}", "0.6") and not exactly_equal("(x+1)^2", "x^2+2x")
