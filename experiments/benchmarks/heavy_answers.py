@@ -68,7 +68,9 @@ def main() -> None:
     started = time.perf_counter()
     with ThreadPoolExecutor(2) as executor:
         verdicts = list(executor.map(lambda pair: verify_math(*pair), pairs()))
-    print(f"{len(verdicts)} heavy answers: {time.perf_counter() - started:.1f} s, accepted {verdicts.count(None)}")
+    print(
+        f"{len(verdicts)} heavy answers: {time.perf_counter() - started:.1f} s, accepted {verdicts.count(None)}"
+    )
     for verdict in sorted(set(map(str, verdicts))):
         print(f"{verdict}: {sum(str(v) == verdict for v in verdicts)}")
 

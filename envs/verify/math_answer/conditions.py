@@ -10,7 +10,9 @@ import re
 from envs.verify.math_answer.tokens import Unreadable, tokenize
 
 _START = re.compile(r"[\s,;]*(?:\\(?:text|textrm|mbox|mathrm)\s*\{[\s,]*)?\b(?:for|where)\b", re.IGNORECASE)
-_SIGN = re.compile(r"[<>≤≥∈]|\\(?:[lg]eq?|[lg]eqslant|in|[lg]t)(?![A-Za-z])|integer|natural|real|positive|constant", re.I)
+_SIGN = re.compile(
+    r"[<>≤≥∈]|\\(?:[lg]eq?|[lg]eqslant|in|[lg]t)(?![A-Za-z])|integer|natural|real|positive|constant", re.I
+)
 _MORE = re.compile(r"\b(?:for|where|and|or|else|otherwise|if)\b|[,;]", re.IGNORECASE)
 _TEXT = re.compile(r"\\(?:text|textrm|mbox|mathrm)(?![A-Za-z])|[{}$]")
 

@@ -33,6 +33,7 @@ from envs.verify.math_answer.tree import (
 from envs.verify.math_answer.uncomputed import is_uncomputed
 from envs.verify.math_answer.values import same_value
 
+_SIGN = re.compile(r"[+*/=<>^|]|(?<![A-Za-z])-|-(?![A-Za-z])")  # which words have not
 _CHOICE = re.compile(r"\\?(?<![A-Za-z])(?:max|min)(?![A-Za-z])")
 
 
@@ -59,6 +60,7 @@ def _judge(answer: str, gold: str) -> str | None:
     try:
         if isinstance(expected, Text):
             right = words_of(answer) == expected.words or read(answer) == expected
+            right = right and (not _SIGN.search(answer) or _SIGN.search(gold) is not None)
         else:
             right = _is_right(answer, gold, expected)
         return None if right else "wrong value"
@@ -82,7 +84,9 @@ def _is_right(answer: str, gold: str, expected: Node) -> bool:
     # `10,100` may be a number, and two in this order; where one side can be read both ways, the other says how.
     if listed(answer) != answer and same(expected, read(listed(answer))):
         return True
-    return listed(gold) != gold and _same_items(_items(_read_gold(listed(gold))), _items(read(listed(answer))))
+    return listed(gold) != gold and _same_items(
+        _items(_read_gold(listed(gold))), _items(read(listed(answer)))
+    )
 
 
 def _is_named(given: Text, gold: str) -> bool:
@@ -154,7 +158,9 @@ def _same_collections(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
         return not given
     if _are_named(gold) is not _are_named(given) and None not in (_are_named(gold), _are_named(given)):
         return _same_items(gold, given)
-    equals = [[isinstance(a, Collection) is isinstance(b, Collection) and same(a, b) for b in given] for a in gold]
+    equals = [
+        [isinstance(a, Collection) is isinstance(b, Collection) and same(a, b) for b in given] for a in gold
+    ]
     return (
         all(map(any, equals))
         and all(map(any, zip(*equals, strict=True)))

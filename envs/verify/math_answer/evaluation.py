@@ -122,4 +122,14 @@ _RULES: dict[type, Callable[..., mpf]] = {
     sympy.factorial: lambda n: mp.factorial(_natural(n)), sympy.binomial: _binomial,
     sympy.Mod: lambda x, y: x - y * _floor(x / y),
 }  # fmt: skip
-_PERIODIC = {sympy.sin, sympy.cos, sympy.tan, sympy.cot, sympy.sec, sympy.csc, sympy.floor, sympy.ceiling, sympy.Mod}
+_PERIODIC = {
+    sympy.sin,
+    sympy.cos,
+    sympy.tan,
+    sympy.cot,
+    sympy.sec,
+    sympy.csc,
+    sympy.floor,
+    sympy.ceiling,
+    sympy.Mod,
+}

@@ -32,7 +32,9 @@ def judge_unread(answer: str, gold: str) -> str | None:
         return "not an expression"
     if _spelling(expected) == _spelling(given):
         return None
-    if any(token.kind == "text" for token in (*expected, *given)) or any(map(_SEVERAL.search, (answer, gold))):
+    if any(token.kind == "text" for token in (*expected, *given)) or any(
+        map(_SEVERAL.search, (answer, gold))
+    ):
         return "wrong value"  # words decide, or more than one formula
     if not _is_alike(given, expected):
         return "not an expression"
@@ -56,7 +58,10 @@ def _is_alike(given: list[Token], gold: list[Token]) -> bool:
         return False
     if any(values.count(sign) > expected.count(sign) + 2 for sign in _GROWING):
         return False
-    return all(token.kind != "number" or token.value in expected or len(token.value) <= _MAX_DIGITS for token in given)
+    return all(
+        token.kind != "number" or token.value in expected or len(token.value) <= _MAX_DIGITS
+        for token in given
+    )
 
 
 @lru_cache(maxsize=1024)

@@ -50,7 +50,7 @@ def read(text: str) -> Node:
     tokens = tokenize(text)
     if not tokens:
         raise Unreadable("nothing")
-    if all(token.kind == "text" for token in tokens):
+    if all(token.kind == "text" for token in tokens if token.value not in ("{", "}")):
         return Text(words_of(text))
     if not any(token.value in ("\\pm", "\\mp") for token in tokens):
         return _Reader(tokens, 1).answer()
@@ -117,7 +117,11 @@ class _Reader(OperandReader):
 
     def rounded(self, sides: list[Node], operators: list[str], starts: list[int]) -> Node:
         """`x = \\sqrt{2} \\approx 1.41`, or parts of it."""
-        named = isinstance(sides[0], Symbol) and not isinstance(sides[0], Unit) and operators[0] in ("=", "\\approx")
+        named = (
+            isinstance(sides[0], Symbol)
+            and not isinstance(sides[0], Unit)
+            and operators[0] in ("=", "\\approx")
+        )
         if operators.count("\\approx") > 1 or set(operators) - {"=", "\\approx"}:
             raise Unreadable("several approximations")
         if named and len(sides) == 2:
@@ -215,8 +219,8 @@ class _Reader(OperandReader):
                 factor /= as_number(self.factor())
             if isinstance(factor, Rational) and 0 < factor < 1:
                 return product - factor if product.is_negative else product + factor
-            if kind == "number":
-                raise Unreadable("two numbers side by side")
+            if kind == "number" or (isinstance(factor, Rational) and factor >= 1):
+                raise Unreadable("two numbers side by side")  # 1 9/5 is neither 9/5 nor 14/5
             return bounded(product * factor)
         return bounded(product * as_number(self.factor()))
 

@@ -58,7 +58,11 @@ def variable(node: Relation) -> Symbol | None:
     """The letter that a relation is about: alone on one side, and nowhere else."""
     for side in node.sides:
         others = [other for other in node.sides if other is not side]
-        if isinstance(side, Symbol) and not isinstance(side, Unit | Large) and not any(side in other.free_symbols for other in others):
+        if (
+            isinstance(side, Symbol)
+            and not isinstance(side, Unit | Large)
+            and not any(side in other.free_symbols for other in others)
+        ):
             return side
     return None
 

@@ -100,9 +100,7 @@ def _mixed(numbers: dict[Symbol, list]) -> Iterator[Point]:
             source.shuffle(column)
         columns.append(column)
     for values in zip(*columns, strict=False):
-        yield {
-            symbol: mpf(x.numerator) / x.denominator for symbol, x in zip(numbers, values, strict=True)
-        }
+        yield {symbol: mpf(x.numerator) / x.denominator for symbol, x in zip(numbers, values, strict=True)}
 
 
 def _beside_kinks(a: Expr, b: Expr, symbol: Symbol, others: list[Point], whole: bool) -> Iterator[Point]:
@@ -155,9 +153,7 @@ def _crossings(u: Expr, levels: tuple[int, ...], symbol: Symbol, held: Point) ->
                 yield _bisected(u, level, symbol, held, x, y, low < level)
 
 
-def _bisected(
-    u: Expr, level: int, symbol: Symbol, held: Point, x: mpf, y: mpf, rising: bool
-) -> mpf:
+def _bisected(u: Expr, level: int, symbol: Symbol, held: Point, x: mpf, y: mpf, rising: bool) -> mpf:
     for _ in range(_BISECTIONS):
         middle = (x + y) / 2
         value = real_value(u, held | {symbol: middle})

@@ -51,7 +51,8 @@ def _spelling(tokens: list[Token]) -> list[str]:
 def _is_number(tokens: list[Token]) -> bool:
     """Whether this is one number, in any form: no letters but constants, no list, no relation."""
     return any(t.kind == "number" for t in tokens) and not any(
-        (t.kind == "letter" and t.value not in "ei") or t.value in (",", ";", "<", ">", "<=", ">=") for t in tokens
+        (t.kind == "letter" and t.value not in "ei") or t.value in (",", ";", "<", ">", "<=", ">=")
+        for t in tokens
     )
 
 

@@ -51,6 +51,11 @@ _SHARES = {
     "trio", "trios", "triplet", "triplets", "quartet", "duo", "duos", "tuple", "brace", "baker", "bakers", "k", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "grand", "oodles", "percentile", "basis", "bps", "googol", "twofold", "threefold", "fourfold", "fivefold", "tenfold", "hundredfold",
 }  # fmt: skip
+# What is an answer of its own, and measures nothing.
+_ANSWERS = {
+    "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "yes", "odd", "even", "undefined", "none",
+    "infinite", "infinity", "infinitely", "prime", "composite", "rational", "irrational", "hyperbola", "ellipse", "parabola",
+}  # fmt: skip
 _NO_UNITS = {
     "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root", "squared", "cubed",
     "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple", "twice",
@@ -58,7 +63,7 @@ _NO_UNITS = {
     "least", "most", "minimum", "maximum", "equal", "equals", "to", "and", "or", "not", "no", "nor", "never",
     "neither", "either", "except", "unless", "but", "if", "is", "are", "was", "wait", "maybe", "perhaps", "actually",
     "instead", "possibly", "probably", "otherwise", "opposite", "imaginary", "wrong", "incorrect", "correct", "invalid",
-    "false", "true", "unknown", *_TAKEN_BACK, *_SHARES,
+    "false", "true", "unknown", *_TAKEN_BACK, *_SHARES, *_ANSWERS,
     *_NUMERALS, *(f"{numeral}s" for numeral in _NUMERALS),
 }  # fmt: skip
 

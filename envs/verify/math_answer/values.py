@@ -31,7 +31,10 @@ _ENOUGH, _ENOUGH_COMPLEX = 6, 4  # points at which both sides have values
 _COMPLEX_POINTS = [
     tuple(sympy.Rational(sign * (top + 3 * i), bottom + 2 * i) for i in range(12))
     for sign, top, bottom in ((1, 17, 12), (-1, 31, 23), (1, 5, 7), (-1, 41, 29), (-1, 13, 19), (1, 230, 31))
-] + [tuple(sympy.Rational(1 + i, 3) + sympy.I * sympy.Rational(sign * 2, 3 + i) for i in range(12)) for sign in (1, -1)]
+] + [
+    tuple(sympy.Rational(1 + i, 3) + sympy.I * sympy.Rational(sign * 2, 3 + i) for i in range(12))
+    for sign in (1, -1)
+]
 _LETTER_UNITS = {name for name in UNITS if len(name) == 1}
 
 

@@ -43,7 +43,10 @@ def mutations(gold: str) -> Iterator[str]:
     changed = []
     for place in re.finditer(r"[0-9]", gold):
         digit = int(place[0])
-        changed += [(place, str((digit + step) % 10)) for step in (1, 5)] + [(place, place[0] + "0"), (place, "")]
+        changed += [(place, str((digit + step) % 10)) for step in (1, 5)] + [
+            (place, place[0] + "0"),
+            (place, ""),
+        ]
     for place in re.finditer(r"\\[A-Za-z]+|\\.|[A-Za-z]{2,}|\S", gold):
         swapped = {**_SWAPS, **_WORDS}.get(place[0])
         if swapped is not None:
@@ -55,10 +58,18 @@ def mutations(gold: str) -> Iterator[str]:
 
 def respellings(gold: str) -> Iterator[str]:
     """The same gold otherwise spelt."""
-    yield from (f" {gold} ", f"${gold}$", f"\\boxed{{{gold}}}", f"$\\boxed{{{gold}}}$", f"The answer is ${gold}$.")
+    yield from (
+        f" {gold} ",
+        f"${gold}$",
+        f"\\boxed{{{gold}}}",
+        f"$\\boxed{{{gold}}}$",
+        f"The answer is ${gold}$.",
+    )
     yield gold.replace("\\frac", "\\dfrac")
     yield gold.replace("(", "\\left(").replace(")", "\\right)") if "\\left" not in gold else gold
-    yield re.sub(r"(?<=[0-9)}])(?=[+<>=-])|(?<=[+<>=])(?=[0-9(\\])", " ", gold) if "text" not in gold else gold
+    yield (
+        re.sub(r"(?<=[0-9)}])(?=[+<>=-])|(?<=[+<>=])(?=[0-9(\\])", " ", gold) if "text" not in gold else gold
+    )
     yield f"\\displaystyle {gold}"
 
 
