@@ -116,7 +116,7 @@ def verify_math(answer: str, gold: str, question: str = "") -> str | None:
     Args:
         answer: the text of the answer block.
         gold: the right answer, such as `\\frac{1}{2}`.
-        question: where it is given, an expression that is yet to be computed is no right answer (`math_answer.uncomputed`).
+        question: where it is given, an expression yet to be computed is no right answer (`math_answer.uncomputed`).
 
     Returns:
         None if they are; else "wrong value", "not an expression", "too long", "time limit" or "memory limit", or

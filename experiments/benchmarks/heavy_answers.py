@@ -17,7 +17,8 @@ from envs.verify.verifiers import verify_math
 NUM_PAIRS = 1000
 GOLDS = (
     "5", r"\frac{1}{2}", "x^2+1", r"\lfloor n/2 \rfloor", r"2^{100000}", r"\sqrt{2}+\sqrt{3}", "x > 3",
-    r"\int_0^1 x^2 dx", r"a \equiv 3 \pmod 7", r"\mathbb{Z}", r"\sum_{k=1}^{\infty} \frac{1}{k^2}", r"\lim_{x \to 0} x^x",
+    r"\int_0^1 x^2 dx", r"a \equiv 3 \pmod 7", r"\mathbb{Z}", r"\sum_{k=1}^{\infty} \frac{1}{k^2}",
+    r"\lim_{x \to 0} x^x",
 )  # fmt: skip
 
 
@@ -44,7 +45,7 @@ def answers() -> Iterator[str]:
             rf"\binom{{{10**size}}}{{{10**size // 2}}}",
             rf"\sin({digit}^{{{digit}^{{{size}}}}})",
             r"\lfloor " * 12 + rf"x^{{{size}}}" + r"/7 \rfloor" * 12,
-            rf"\log_2 " * 8 + digit * 300,
+            r"\log_2 " * 8 + digit * 300,
             "|" + "|+|".join(f"x-{n}" for n in range(size, size + 30)) + "|",
             rf"e^{{e^{{e^{{{size}}}}}}}",
             rf"\sum_{{k=1}}^{{{10**size}}} \frac{{1}}{{k^{digit}}}",

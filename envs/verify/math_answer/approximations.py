@@ -17,7 +17,7 @@ _SLACK = sympy.Rational(1, 10**6)  # of half a unit in the last place
 
 
 def approximation(exact: Expr, rounded: Expr, digits: str, literal: bool) -> Approximation:
-    """Reads `exact \\approx rounded`, of which `digits` are the first number's.
+    r"""Reads `exact \approx rounded`, of which `digits` are the first number's.
 
     Raises:
         Unreadable: The right side is no decimal, or the left side no number.
@@ -36,14 +36,14 @@ def _without_units(expression: Expr) -> Expr:
 
 
 def rounds_to(given: Approximation, gold: Node) -> bool:
-    """Whether an answer `A \\approx b` is rightly rounded, and b is the gold answer, which is itself a decimal."""
+    r"""Whether an answer `A \approx b` is rightly rounded, and b is the gold answer, which is itself a decimal."""
     if not (isinstance(gold, Expr) and given.is_true and same_value(gold, given.rounded)):
         return False
     return given.literal or not gold.is_Integer
 
 
 def same_rounded(gold: Approximation, given: Node) -> bool:
-    """Whether an answer says the b of the gold `A \\approx b`, or A to more digits."""
+    r"""Whether an answer says the b of the gold `A \approx b`, or A to more digits."""
     if isinstance(given, Approximation):
         return given.is_true and same_rounded(gold, given.rounded)
     if not isinstance(given, Expr):

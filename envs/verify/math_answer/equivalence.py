@@ -33,7 +33,7 @@ from envs.verify.math_answer.tree import (
 from envs.verify.math_answer.uncomputed import is_uncomputed
 from envs.verify.math_answer.values import same_value
 
-_SIGN = re.compile(r"[+*/=<>^|]|(?<![A-Za-z])-|-(?![A-Za-z])")  # which words have not
+_SIGN = re.compile(r"[+/=<>^|]|(?<![A-Za-z])-|-(?![A-Za-z])")  # which words have not
 _CHOICE = re.compile(r"\\?(?<![A-Za-z])(?:max|min)(?![A-Za-z])")
 
 

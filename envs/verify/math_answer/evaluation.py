@@ -1,7 +1,7 @@
 r"""Real values of expressions at a point, in time that is bounded whatever the expression.
 
-A value is real all the way: `\sqrt{a}\sqrt{b}` has none where a and b are negative, and an odd root of a negative number
-is negative. What would be too large to be worked with has none either. Knows nothing of answers.
+A value is real all the way: `\sqrt{a}\sqrt{b}` has none where a and b are negative, and an odd root of a negative
+number is negative. What would be too large to be worked with has none either. Knows nothing of answers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _value(node: Expr, point: Mapping[Symbol, mpf]) -> mpf:
             product = _bounded(product * _value(argument, point))
         return product
     if node.is_Pow or isinstance(node, sympy.exp):
-        return _power(*node.as_base_exp(), point)
+        return _power(node, point)
     rule = _RULES.get(type(node))
     if rule is None:
         raise NoValue
@@ -63,7 +63,8 @@ def _bounded(x: mpf) -> mpf:
     return x
 
 
-def _power(base: Expr, exponent: Expr, point: Mapping[Symbol, mpf]) -> mpf:
+def _power(node: Expr, point: Mapping[Symbol, mpf]) -> mpf:
+    base, exponent = node.as_base_exp()
     x, y = _value(base, point), _value(exponent, point)
     if x == 0:
         if y <= 0:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 
-import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
 from envs.verify.math_answer.approximations import approximation
@@ -116,7 +115,7 @@ class _Reader(OperandReader):
         return self.position
 
     def rounded(self, sides: list[Node], operators: list[str], starts: list[int]) -> Node:
-        """`x = \\sqrt{2} \\approx 1.41`, or parts of it."""
+        r"""`x = \sqrt{2} \approx 1.41`, or parts of it."""
         named = (
             isinstance(sides[0], Symbol)
             and not isinstance(sides[0], Unit)

@@ -51,6 +51,7 @@ def named_value(node: Relation) -> Node:
 
 
 def is_quantity(side: Expr) -> bool:
+    """Whether this has no letters but units."""
     return all(isinstance(symbol, Unit) for symbol in side.free_symbols)
 
 

@@ -1,7 +1,9 @@
 r"""Chooses the points at which two expressions are compared, by what stands in them.
 
-Letters are whole numbers where they count (`\binom{n}{k}`, `n!`, `(-1)^n`), else real: small and large, of both signs.
-Where a function has several pieces, as |x - 100| and \lfloor x / 7 \rfloor have, there are points in each that is found.
+Letters are whole numbers where they count (`\binom{n}{k}`, `n!`, `(-1)^n`), else real: small and large, of both
+signs.
+Where a function has several pieces, as |x - 100| and \lfloor x / 7 \rfloor have, there are points in each that is
+found.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ Point = dict[Symbol, mpf]
 
 _SMALL = [Fraction(*x) for x in ((5, 7), (-13, 19), (1, 3), (23, 31), (-2, 9), (3, 50), (-17, 40), (11, 13))]
 _NUMBERS = [
-    *(Fraction(*x) for x in ((17, 12), (-31, 23), (41, 29), (161, 50), (-77, 13))), *_SMALL, *map(Fraction, (1, 2, 3, -1, 5, -2, 7, 10, -6, 13, 31, -17, 64, 100, -101, 255, -360, 500, 997, -999)),
+    *(Fraction(*x) for x in ((17, 12), (-31, 23), (41, 29), (161, 50), (-77, 13))), *_SMALL, *map(Fraction, (1, 2,
+    3, -1, 5, -2, 7, 10, -6, 13, 31, -17, 64, 100, -101, 255, -360, 500, 997, -999)),
     *(Fraction(x, 2) for x in (3, -7, 25, 201, -333, 1999)), *map(Fraction, (10**6 + 3, -(10**6) - 7, 10**9 + 9)),
 ]  # fmt: skip
 _NATURALS = [*range(1, 31), 37, 48, 60, 75, 91, 100, 128, 143, 199, 200, 256, 301, 360, 500, 729, 1000, 1729]
@@ -65,8 +68,8 @@ def pieces(*expressions: Expr) -> list[tuple[Expr, ...]]:
 def piece(function: tuple[Expr, ...], point: Point) -> object:
     """Which piece of a function applies at a point; None if it has no value there."""
     kind, *arguments = function
-    values = [real_value(argument, point) for argument in arguments]
-    if None in values:
+    values = [x for x in (real_value(argument, point) for argument in arguments) if x is not None]
+    if len(values) < len(arguments):
         return None
     if kind in STEPS:
         return real_value(kind(arguments[0]), point)
@@ -93,14 +96,14 @@ def _counting(a: Expr, b: Expr, symbols: list[Symbol]) -> set[Symbol]:
 def _mixed(numbers: dict[Symbol, list]) -> Iterator[Point]:
     """Each letter goes through its numbers, each in an order of its own."""
     source = random.Random(1)
-    columns = []
+    columns: list[list] = []
     for i, values in enumerate(numbers.values()):
         column = list(values)
         if i:
             source.shuffle(column)
         columns.append(column)
-    for values in zip(*columns, strict=False):
-        yield {symbol: mpf(x.numerator) / x.denominator for symbol, x in zip(numbers, values, strict=True)}
+    for row in zip(*columns, strict=False):
+        yield {symbol: mpf(x.numerator) / x.denominator for symbol, x in zip(numbers, row, strict=True)}
 
 
 def _beside_kinks(a: Expr, b: Expr, symbol: Symbol, others: list[Point], whole: bool) -> Iterator[Point]:

@@ -67,7 +67,7 @@ class Relation:
 
 @dataclass(frozen=True)
 class Named:
-    """What is no number, and its name: `P = (1, 2)`; or what a letter is a member of: `x \\in [1, 2]`."""
+    r"""What is no number, and its name: `P = (1, 2)`; or what a letter is a member of: `x \in [1, 2]`."""
 
     name: str
     value: Node
@@ -76,7 +76,7 @@ class Named:
 
 @dataclass(frozen=True)
 class Approximation:
-    """`exact \\approx rounded`.
+    r"""`exact \approx rounded`.
 
     Attributes:
         exact, rounded: both sides.

@@ -1,7 +1,8 @@
 r"""Tells answers that are yet to be computed: `99^2+99+1` for 9901. They are right, and say nothing.
 
-Where the gold is a number, an answer is uncomputed that is an expression of the question, in any order of its parts, and
-so is any sum, product, root or function of numbers. A power, a factorial or a binomial coefficient alone is a closed
+Where the gold is a number, an answer is uncomputed that is an expression of the question, in any order of its parts,
+and so is any sum, product, root or function of numbers. A power, a factorial or a binomial coefficient alone is a
+closed
 form, unless the question says it; so are `x = 6 \times 7 = 42`, `3 \times 10^5` and a fraction in lowest terms.
 """
 
@@ -70,7 +71,7 @@ def _is_numeral(tokens: list[Token]) -> bool:
     if "/" in text:
         top, bottom = numbers[-2:]
     elif len(numbers) == 1 and len(numbers[0]) == 2:  # \frac12
-        top, bottom = numbers[0]
+        top, bottom = numbers[0][0], numbers[0][1]
     elif len(numbers) >= 2:
         top, bottom = numbers[-2:]
     else:
@@ -112,7 +113,7 @@ def _is_in(tokens: list[Token], question: str) -> bool:
 
 
 def _split(values: Iterable[str]) -> list[str]:
-    """Numbers digit by digit, since `\\frac12` is 1/2; without what only groups, and signs of multiplication."""
+    r"""Numbers digit by digit, since `\frac12` is 1/2; without what only groups, and signs of multiplication."""
     parts: list[str] = []
     for value in values:
         if value not in _SEPARATORS and value != "*":

@@ -31,14 +31,16 @@ UNIT_WORDS = {*UNITS, *_POWERS, "per"}
 _UNIT = re.compile(r"((?:[^\W\d_]|[\s.,'()¢-])+)(?:\^?\{?([23])\}?\s*)?")
 # Words after a number that change how much it is, or take it back.
 _NUMERALS = {
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "twenty",
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "twenty",
     "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety", "dozen", "score", "gross", "hundred",
     "thousand", "lakh", "million", "crore", "billion", "trillion", "quadrillion", "zillion", "half", "halve", "third",
     "fourth", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "pair",
 }  # fmt: skip
 # Directions below nought, what is lost or owed, and what a value falls short of or goes beyond.
 _TAKEN_BACK = {
-    "below", "beneath", "under", "above", "beyond", "behind", "down", "downward", "downwards", "backward", "backwards",
+    "below", "beneath", "under", "above", "beyond", "behind", "down", "downward", "downwards", "backward",
+    "backwards",
     "ago", "before", "out", "loss", "losses", "lost", "lose", "loses", "losing", "debt", "debts", "debit", "owed",
     "owe", "owes", "owing", "deficit", "shortfall", "short", "shy", "lacking", "missing", "overdrawn", "overdraft",
     "decrease", "decreased", "drop", "dropped", "fall", "fell", "decline", "declined", "reduction",
@@ -47,22 +49,29 @@ _TAKEN_BACK = {
     "sorry", "hmm", "else", "alternatively", "rather", "give", "take", "could", "might", "may", "would", "should",
 }  # fmt: skip
 _SHARES = {
-    "mille", "permille", "promille", "permil", "mil", "ppm", "ppb", "ppt", "myriad", "couple", "couples", "few", "several",
-    "trio", "trios", "triplet", "triplets", "quartet", "duo", "duos", "tuple", "brace", "baker", "bakers", "k", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "grand", "oodles", "percentile", "basis", "bps", "googol", "twofold", "threefold", "fourfold", "fivefold", "tenfold", "hundredfold",
+    "mille", "permille", "promille", "permil", "mil", "ppm", "ppb", "ppt", "myriad", "couple", "couples", "few",
+    "several",
+    "trio", "trios", "triplet", "triplets", "quartet", "duo", "duos", "tuple", "brace", "baker", "bakers", "k",
+    "thirteen",
+    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "grand", "oodles", "percentile",
+    "basis", "bps", "googol", "twofold", "threefold", "fourfold", "fivefold", "tenfold", "hundredfold",
 }  # fmt: skip
 # What is an answer of its own, and measures nothing.
 _ANSWERS = {
-    "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "yes", "odd", "even", "undefined", "none",
-    "infinite", "infinity", "infinitely", "prime", "composite", "rational", "irrational", "hyperbola", "ellipse", "parabola",
+    "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday", "yes", "odd", "even",
+    "undefined", "none",
+    "infinite", "infinity", "infinitely", "prime", "composite", "rational", "irrational", "hyperbola", "ellipse",
+    "parabola",
 }  # fmt: skip
 _NO_UNITS = {
     "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root", "squared", "cubed",
-    "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple", "twice",
+    "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple",
+    "twice",
     "fold", "less", "more", "than", "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
     "least", "most", "minimum", "maximum", "equal", "equals", "to", "and", "or", "not", "no", "nor", "never",
     "neither", "either", "except", "unless", "but", "if", "is", "are", "was", "wait", "maybe", "perhaps", "actually",
-    "instead", "possibly", "probably", "otherwise", "opposite", "imaginary", "wrong", "incorrect", "correct", "invalid",
+    "instead", "possibly", "probably", "otherwise", "opposite", "imaginary", "wrong", "incorrect", "correct",
+    "invalid",
     "false", "true", "unknown", *_TAKEN_BACK, *_SHARES, *_ANSWERS,
     *_NUMERALS, *(f"{numeral}s" for numeral in _NUMERALS),
 }  # fmt: skip

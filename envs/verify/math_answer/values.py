@@ -107,7 +107,7 @@ def _same_function(a: Expr, b: Expr) -> bool:
         found = [piece(function, point) for function in functions]
         x, y = real_value(a, point), real_value(b, point)
         both = x is not None and y is not None
-        if both and abs(x - y) > _ROUNDING * max(abs(x), abs(y)):
+        if x is not None and y is not None and abs(x - y) > _ROUNDING * max(abs(x), abs(y)):
             if not _vanishes(_at(a - b, point)):
                 return False
             continue  # digits have cancelled
