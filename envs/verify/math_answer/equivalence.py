@@ -16,16 +16,36 @@ import sympy
 from sympy import Add, Expr, Mul, Symbol
 
 from envs.verify.math_answer.reader import read
-from envs.verify.math_answer.tokens import TooLarge, Unreadable, tokenize, words_of
+from envs.verify.math_answer.sentences import readings
+from envs.verify.math_answer.tokens import TooLarge, Unreadable, spelt, tokenize, words_of
 from envs.verify.math_answer.tree import Collection, Matrix, Node, Relation, Text, Tuple, Union
 from envs.verify.math_answer.units import Unit
 from envs.verify.math_answer.values import constant_ratio, equal, same_value
 
+_CHOSEN = re.compile(r"\\(?:max|min)(?![A-Za-z])")
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
 
 
 def judge(answer: str, gold: str) -> str | None:
     """None if `answer` is right, else "wrong value" or "not an expression"."""
+    if _same_spelling(answer, gold):
+        return None
+    failure = _judge_plainly(answer, gold)
+    others = readings(answer, gold) if failure else ()
+    return None if any(_same_spelling(*pair) or not _judge_plainly(*pair) for pair in others) else failure
+
+
+def _same_spelling(answer: str, gold: str) -> bool:
+    try:
+        return spelt(answer) == spelt(gold) != []
+    except Unreadable:
+        return False
+
+
+def _judge_plainly(answer: str, gold: str) -> str | None:
+    """The verdict on an answer without sentences around it."""
+    if _CHOSEN.search(answer) and not _CHOSEN.search(gold):
+        return "not an expression"  # the greater of two candidates is no answer
     try:
         expected = _read_gold(gold)
     except TooLarge:
@@ -34,7 +54,7 @@ def judge(answer: str, gold: str) -> str | None:
         return _judge_unread(answer, gold)
     try:
         if isinstance(expected, Text):
-            right = words_of(answer) == expected.words or read(answer) == expected
+            right = words_of(answer) == words_of(gold) or read(answer) == expected
         else:
             given = read(answer)
             right = _is_named(given, gold) if isinstance(given, Text) else same(expected, given)
@@ -92,7 +112,7 @@ def same(gold: Node, given: Node) -> bool:
         return brackets and _same_items(gold.items, given.items)
     if isinstance(gold, Matrix) and isinstance(given, Matrix):
         return len(gold.rows) == len(given.rows) and all(map(_same_items, gold.rows, given.rows))
-    return False
+    return isinstance(gold, Text) and gold == given
 
 
 def _same_items(gold: tuple[Node, ...], given: tuple[Node, ...]) -> bool:
@@ -140,6 +160,8 @@ def _same_relations(gold: Node, given: Node) -> bool:
     first, second = _value(gold), _value(given)
     if isinstance(second, Relation) and isinstance(gold, Expr) and _is_quantity(gold):
         second = _named_value(second)
+    if isinstance(first, Relation) and isinstance(given, Expr) and _is_quantity(given):
+        first = _named_value(first) if _is_label(first.sides[0]) else first
     if isinstance(first, Relation) or isinstance(second, Relation):
         return False
     if isinstance(gold, Relation) and isinstance(given, Relation) and _variable(gold) != _variable(given):
@@ -166,6 +188,8 @@ def _value(node: Node) -> Node:
 def _named_value(node: Relation) -> Node:
     """The 5 of `a + b = 5` or `AB = 5`, whose left side names a quantity; itself if it is yet to be solved."""
     name, *values = node.sides
+    if _is_ratio(name) or (isinstance(name, sympy.Abs) and name.args[0].is_Mul):
+        name = Symbol("its name")  # `V_1:V_2 = 11:21`, `|AB| = 1`
     terms = [term.as_coeff_Mul() for term in Add.make_args(name)]
     if (
         set(node.operators) == {"="}
@@ -178,6 +202,17 @@ def _named_value(node: Relation) -> Node:
     ):
         return values[-1]
     return node
+
+
+def _is_ratio(name: Expr) -> bool:
+    """Whether this is one name over another, such as NO/BO."""
+    top, bottom = name.as_numer_denom()
+    return all(part.free_symbols and all(x.is_Symbol for x in Mul.make_args(part)) for part in (top, bottom))
+
+
+def _is_label(name: Expr) -> bool:
+    """Whether the left side of a gold answer names a quantity: that of `x + y = 5` is a line, and 5 no answer."""
+    return {symbol.name for symbol in name.free_symbols}.isdisjoint("xyz")
 
 
 def _is_quantity(side: Expr) -> bool:

@@ -12,7 +12,7 @@ import sympy
 from sympy import Add, Expr, Integer, Symbol
 
 from envs.verify.math_answer.tokens import Unreadable
-from envs.verify.math_answer.units import PERCENT, UNITS, Unit, is_base
+from envs.verify.math_answer.units import PERCENT, UNITS, Unit, conversion, is_base
 
 DIGITS = 50  # that two values are computed to
 MAX_DIGITS = 500  # for it, where they cancel
@@ -30,7 +30,10 @@ def same_value(gold: Expr, given: Expr) -> bool:
         return True
     gold, gold_unit = _split_unit(gold)
     given, given_unit = _split_unit(given)
-    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1) or is_base(given_unit):
+    if gold_unit not in (1, given_unit) and given_unit != 1:
+        factor = conversion(gold_unit, given_unit)
+        return factor is not None and equal(gold, given * factor)
+    if gold_unit == given_unit or is_base(given_unit):
         return False
     # One of the two has a unit. Per cent is one that may also be meant: 50 % is 50, and is 0.5.
     if gold_unit == PERCENT:
