@@ -21,7 +21,7 @@ _CHARACTERS = {
     "º": "^\\circ ", "℃": "^\\circ C", "℉": "^\\circ F", "∘": "\\circ ", "∶": ":", "′": "'", "…": "\\ldots ",
     "⋯": "\\ldots ", "→": "\\to ", "∠": "\\angle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ",
     "⌉": "\\rceil ", "⟨": "\\langle ", "⟩": "\\rangle ", "∑": "\\sum ", "€": "\\euro ", "£": "\\pound ", "￡": "\\pound ",
-    "¥": "\\yen ", "￥": "\\yen ", "。": ".", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "ϕ": "\\phi ", "µ": "μ",
+    "¥": "\\yen ", "￥": "\\yen ", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "ϕ": "\\phi ", "µ": "μ",
     "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
 }  # fmt: skip
 _GREEK = dict(zip(
@@ -47,7 +47,7 @@ _MARKED = (
 _BULLET = re.compile(r"\A[✅✔☑\uFE0F\s]+")
 _PREFIX = re.compile(
     r"\A\s*(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+|correct\s+)?"
-    r"(?:answer|result)\s*(?:is\b\s*:?|:|=)|####\s|=|\\therefore(?![A-Za-z]))\s*",  # "####" is GSM8K's own
+    r"(?:answer|result)\s*(?:is\b\s*:?|:|=)|####\s|=(?!=)|\\therefore(?![A-Za-z]))\s*",  # "####" is GSM8K's own
     re.IGNORECASE,
 )
 _DOLLAR = re.compile(r"(?<!\\)\$")
@@ -82,8 +82,8 @@ def unwrapped(text: str) -> str:
         text = mark.sub(r"\2", text)
     text = _PREFIX.sub("", without_full_stop(_BULLET.sub("", text)), count=1)
     if len(_DOLLAR.findall(text)) % 2 == 0:  # marks around mathematics; one alone is money
-        text = _DOLLAR.sub(" ", text)
-    return without_full_stop(re.sub(r"\\?\$", r" \\dollar ", text))
+        text = _DOLLAR.sub("  ", text)
+    return without_full_stop(re.sub(r"\\?\$", r" \\dollar ", text)).strip()
 
 
 def in_plain_characters(text: str) -> str:
@@ -120,8 +120,9 @@ def _is_balanced(text: str) -> bool:
 
 
 def without_full_stop(text: str) -> str:
+    """The text without the dot that ends a sentence."""
     text = text.rstrip()
-    return text if text.endswith("..") else text.removesuffix(".")  # dots that go on are no full stop
+    return text if text.endswith("..") else text.removesuffix(".").removesuffix("。")  # dots that go on are no full stop
 
 
 def _index(run: re.Match[str]) -> str:

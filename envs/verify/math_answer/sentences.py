@@ -31,12 +31,12 @@ _NUMBER = (
 _ONE_NUMBER = re.compile(rf"([^0-9]*?)({_NUMBER})(?![\w^*/=!])([^0-9]*)")
 _PLAIN = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 _MEASURED = re.compile(r"([-+]?[0-9][0-9.,/]*)\s*\(([A-Za-z ]+)\)")
-_PROSE = re.compile(r"(?:[A-Za-z]++(?:['-][A-Za-z]++)*+|[\s,.;:])*+")
+_PROSE = re.compile(r"(?:[A-Za-z]++(?:['-][A-Za-z]++)*+|[\s,.;:。])*+")
 _NAME = re.compile(r"(?:\A|(?<=\s))(?:[A-Za-z]|[A-Z]{2,3})\s*=\s*\Z")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BRACE = re.compile(r"(?<!\\)[{}]")
 _MARKS = re.compile(
-    r"\\(?:text|math)?(?:text|bf|rm|it|normal|sf|up)?\s*\{([^{}\\]*)\}|\\[()\[\],;:! ]|[*`]|\\q?quad(?![a-z])"
+    r"\\(?:text|math)?(?:text|bf|rm|it|normal|sf|up)?\s*\{([^{}\\]*)\}|\\[()\[\],;:! ]|\\q?quad(?![a-z])"
 )
 _FORMULA = re.compile(r"([^$]*)(?<!\\)\$([^$]+)(?<!\\)\$([^$]*)")
 _COMMA = re.compile(r"(?<![0-9,.])(-?[0-9]+),((?:[0-9]{1,2}|[0-9]{4,})(?![0-9,.]))")
