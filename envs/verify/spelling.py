@@ -20,7 +20,7 @@ _CHARACTERS = {
     "∖": "\\setminus ", "∣": "\\mid ", "∅": "\\emptyset ", "⌀": "\\emptyset ", "∞": "\\infty ", "°": "^\\circ ",
     "º": "^\\circ ", "℃": "^\\circ C", "℉": "^\\circ F", "∘": "\\circ ", "∶": ":", "′": "'", "…": "\\ldots ",
     "⋯": "\\ldots ", "→": "\\to ", "∠": "\\angle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ",
-    "⌉": "\\rceil ", "⟨": "\\langle ", "⟩": "\\rangle ", "∑": "\\sum ", "€": "\\euro ", "£": "\\pound ", "￡": "\\pound ",
+    "⌉": "\\rceil ", "⟨": "\\langle ", "⟩": "\\rangle ", "∑": "\\sum ", "¢": " cents ", "€": "\\euro ", "£": "\\pound ", "￡": "\\pound ",
     "¥": "\\yen ", "￥": "\\yen ", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "ϕ": "\\phi ", "µ": "μ",
     "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
 }  # fmt: skip
@@ -122,7 +122,9 @@ def _is_balanced(text: str) -> bool:
 def without_full_stop(text: str) -> str:
     """The text without the dot that ends a sentence."""
     text = text.rstrip()
-    return text if text.endswith("..") else text.removesuffix(".").removesuffix("。")  # dots that go on are no full stop
+    return (
+        text if text.endswith("..") else text.removesuffix(".").removesuffix("。")
+    )  # dots that go on are no full stop
 
 
 def _index(run: re.Match[str]) -> str:

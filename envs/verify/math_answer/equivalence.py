@@ -79,7 +79,9 @@ def _judge_unread(answer: str, gold: str) -> str | None:
         expected, given = tokenize(gold), tokenize(answer)
     except Unreadable:
         return "not an expression"
-    if any(token.kind == "text" for token in expected):  # which math-verify would pass over
+    if any(
+        token.kind == "text" or token.value == "\\ldots" for token in expected
+    ):  # which math-verify would pass over
         spelt = [[token.value.strip().lower() for token in tokens] for tokens in (expected, given)]
         return None if spelt[0] == spelt[1] else "wrong value"
     return _judge_by_math_verify(answer, gold)

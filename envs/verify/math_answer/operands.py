@@ -31,6 +31,7 @@ from envs.verify.math_answer.units import CURRENCIES, DEGREE
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
 _OPERANDS = {"(", "[", "{", "\\{", "\\langle", "|", "\\lfloor", "\\lceil", *CURRENCIES}
 _SUCH_THAT = ([Token("symbol", "|")], [Token("symbol", ":")])
+_OF_REALS = ["\\in", "\\mathbb{R}"]
 _CONSTANTS = {"\\pi": sympy.pi, "\\infty": sympy.oo, "\\emptyset": Collection(())}
 _FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
@@ -137,6 +138,8 @@ class OperandReader(Cursor, ABC):
     def bracketed(self, opening: str) -> Node:
         if opening == "\\{" and self.take("\\}"):
             return Collection(())
+        if opening == "\\{" and [token.value for token in self.tokens[self.position + 1 :][:2]] == _OF_REALS:
+            del self.tokens[self.position + 1 : self.position + 3]
         if opening == "\\{" and self.tokens[self.position + 1 : self.position + 2] in _SUCH_THAT:
             return self.set_builder()
         items = self.items()

@@ -45,8 +45,9 @@ NAMED: dict[str, Node] = {
     **{f"{all_of}{name}": Text(name) for all_of in ("", "all ", "the ", "all the ", "the set of ", "the set of all ")
        for name in ("integers", "natural numbers", "rational numbers", "complex numbers")},
     "all rationals": Text("rational numbers"), "all integer": Text("integers"), "true": Text("yes"), "false": Text("no"),
+    "yes": Text("yes"), "no": Text("no"),
 }  # fmt: skip
-_TIME = re.compile(r"([0-9]{1,2}(?: [0-5][0-9])?) ?([ap]) ?m")  # of the day, as `words_of` gives it
+_TIME = re.compile(r"0?([0-9]{1,2}(?: [0-5][0-9])?) ?([ap]) ?m")  # of the day, as `words_of` gives it
 _SIGNS = re.compile(r"[-+*/^_=<>!|0-9]")
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
 

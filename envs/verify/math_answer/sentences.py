@@ -1,4 +1,4 @@
-r"""Finds the one candidate in an answer with words around it: a sentence, a box, a choice; does not know whether it is right.
+r"""Finds the one candidate in an answer with words around it: a sentence, a box, a choice; knows no mathematics.
 
 Two candidates are never a reading, nor is one that its words take back (`not 5`, `5 or more`, `if it is 5`).
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from envs.verify.math_answer.units import _NO_UNITS
+from envs.verify.math_answer.units import NO_UNITS, UNITS
 from envs.verify.spelling import in_plain_characters, unwrapped
 
 _HARMLESS = {"is", "are", "was", "equal", "equals", "to", "and", "by"}
-_DOUBTS = (_NO_UNITS - _HARMLESS) | {
+_DOUBTS = (NO_UNITS - _HARMLESS) | {
     *("cannot", "without", "might", "may", "could", "would", "should", "guess", "think", "believe", "likely"),
     *("unlikely", "estimate", "estimated", "unsure", "however", "although", "though", "alternatively", "rather", "else"),
     *("other", "others", "another", "different", "previous", "when", "assuming", "suppose", "let", "error", "mistake"),
@@ -83,7 +83,7 @@ def _said(before: str, candidate: str, after: str, plain: bool) -> Iterator[str]
     before, after = (_MARKS.sub(r" \1 ", text) for text in (before, after))
     after = re.sub(r"^\s*\(([A-Za-z' -]+)\)", r" \1", after)
     after = re.sub(r"(?<=[A-Za-z])!\s*\Z", "", after).strip()
-    if not _is_quiet(_NAME.sub("", before)) or not _is_quiet(after):
+    if not _is_quiet(_NAME.sub("", before)) or not (_is_quiet(after) or after.rstrip(" .") in UNITS):
         return
     if not re.search("[A-Za-z]", after) or (plain and _ONE_NUMBER.fullmatch(unwrapped(candidate))):
         yield candidate
@@ -93,7 +93,7 @@ def _said(before: str, candidate: str, after: str, plain: bool) -> Iterator[str]
 
 def _is_quiet(text: str) -> bool:
     """Whether these are words that neither count nor compare, deny or doubt."""
-    words = re.findall(r"[a-z']+", text.lower())
+    words = re.findall(r"[a-z']+", re.sub(r"(?<=\s)May\b", "", text).lower())  # the month doubts nothing
     return (
         _PROSE.fullmatch(text) is not None
         and _DOUBTS.isdisjoint(words)
@@ -112,7 +112,7 @@ def _end_of_braces(text: str, start: int) -> int | None:
 
 
 def _decimal_commas(answer: str, gold: str) -> Iterator[tuple[str, str]]:
-    """`2,5` where the gold answer is 2.5, and 1.22 where it is `1,22`; one comma before three digits groups them."""
+    """The 2.5 of `2,5`, if one of both answers has a decimal point; a comma before three digits groups them."""
     if answer.count(",") == 1 and "," not in gold and re.search(r"[0-9]\.[0-9]", gold):
         yield _COMMA.sub(r"\1.\2", answer), gold
     elif gold.count(",") == 1 and "," not in answer and _LONG_COMMA.match(unwrapped(gold)):

@@ -84,6 +84,7 @@ _GROUPED = re.compile(r"(?<![0-9.])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)
 # What people write in words or with a letter where a sign is meant.
 _WRITTEN = (
     (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=[0-9])"), r" \\times "),  # 3 x 10^8
+    (re.compile(r"\\(?:operatorname|mathrm|text)\s*\{\s*(gcd|lcm)\s*\}"), r"\\\1 "),
     (re.compile(r"\bper\s+cent\b", re.IGNORECASE), "percent"),
     (re.compile(r"\b(?:US\s*(?=\\dollar)|USD\s*(?=[0-9.]))"), r" \\dollar "),
     (re.compile(r"\\dollar\s+\\dollar"), r"\\dollar"),
@@ -146,7 +147,7 @@ _SPELLINGS = {
     "\\lbrace": "\\{", "\\rbrace": "\\}", "\\varnothing": "\\emptyset",
 }  # fmt: skip
 _WORD_COMMANDS = {
-    **{name: f"\\{name}" for name in (*FUNCTIONS, "sqrt", "pi", "theta", "alpha", "beta", "infty")},
+    **{name: f"\\{name}" for name in (*FUNCTIONS, "sqrt", "pi", "theta", "alpha", "beta", "infty", "gcd", "lcm")},
     "asin": "\\arcsin", "acos": "\\arccos", "atan": "\\arctan",
     "infinity": "\\infty", "inf": "\\infty", "oo": "\\infty", "percent": "%",
 }  # fmt: skip
@@ -169,8 +170,9 @@ def spelt(text: str) -> list[str]:
     """
     values: list[str] = []
     for kind, value in tokenize(text):
-        value = " ".join(value.lower().split()) if kind == "text" else value
-        if value == "}" and len(values) > 1 and values[-2] == "{":
+        if kind == "text":
+            values += re.findall(r"[^\W\d_]+|[0-9]+|[^\w\s]", value.lower())
+        elif value == "}" and len(values) > 1 and values[-2] == "{":
             del values[-2]
         else:
             values.append(value)

@@ -52,7 +52,7 @@ _NUMERALS = {
     "thousand", "lakh", "million", "crore", "billion", "trillion", "quadrillion", "zillion", "half", "halve", "third",
     "fourth", "quarter", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth", "pair",
 }  # fmt: skip
-_NO_UNITS = {
+NO_UNITS = {
     "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root", "squared", "cubed",
     "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple", "twice",
     "fold", "less", "more", "than", "about", "approximately", "approx", "roughly", "around", "nearly", "almost",
@@ -98,7 +98,7 @@ def _simple_unit(words: str) -> Expr | None:
         rest = words.partition(names[0])[2]
         unit = _simple_unit(rest) if rest.strip() else Integer(1)
         return unit and unit * _SCALES[names[0].lower()]
-    if not 1 <= len(names) <= 4 or not _NO_UNITS.isdisjoint(name.lower() for name in names):
+    if not 1 <= len(names) <= 4 or not NO_UNITS.isdisjoint(name.lower() for name in names):
         return None
     if names[0].lower() in ("degree", "degrees", "deg") and names[-1].lower() in ("celsius", "fahrenheit"):
         names = names[-1:]

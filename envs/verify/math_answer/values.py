@@ -129,7 +129,7 @@ def _units(expression: Expr) -> list[Symbol]:
 def _with_units_of(gold: Expr, given: Expr) -> Expr:
     """Takes letters such as the m of `10 m` for units where the gold answer says so, or has no variables at all."""
     names = {unit.name for unit in _units(gold)} & _LETTER_UNITS
-    if gold.is_number:
+    if not gold.free_symbols.difference(_units(gold)):
         names = _LETTER_UNITS
     letters = {s: UNITS[s.name] for s in given.free_symbols if s.name in names and not isinstance(s, Unit)}
     if not letters or abs(given.as_independent(*letters, as_Add=False)[0]) == 1:

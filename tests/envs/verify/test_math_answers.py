@@ -16,7 +16,9 @@ import pytest
 
 from envs.verify.verifiers import verify_math
 
-FILES = [Path(__file__).with_name(f"math_answers_{name}.toml") for name in ("by_form", "of_models", "as_written")]
+FILES = [
+    Path(__file__).with_name(f"math_answers_{name}.toml") for name in ("by_form", "of_models", "as_written")
+]
 # By category: (gold, answers that are right, answers that are wrong). Read as one, they share no category.
 JUDGED: dict[str, list[tuple[str, list[str], list[str]]]] = tomllib.loads(
     "".join(file.read_text("utf-8") for file in FILES)
