@@ -31,7 +31,7 @@ class ReasoningGymTask(NamedTuple):
 
 
 class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
-    """reasoning-gym: the tasks of any of the library's data sets, judged by its own scorer.
+    r"""reasoning-gym: the tasks of any of the library's data sets, judged by its own scorer.
 
     ## Description
     A data set makes a task from a number, which is drawn. The two splits are disjoint by a hash of the question. The
@@ -55,7 +55,7 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
 
     ## Rewards
     `correct`: the library's scorer gives the last complete `<answer>` block outside the reasoning a full 1, as it is or
-    without marks around it (`\\boxed{...}`, `$...$`, `**...**`, a full stop): the better score counts. What that
+    without marks around it (`\boxed{...}`, `$...$`, `**...**`, a full stop): the better score counts. What that
     pays, with good form and without, says `llmenv.env.TaskEnv`. Where the scorer gives a part s of 1, an answer that is
     well formed (by `reward="tinyzero"`: any) earns that part of the way up: 0.1 + 0.9 s by default.
 

@@ -1,7 +1,7 @@
 r"""One spelling for what says the same: characters, marks around an answer, doubled backslashes; knows no grammar.
 
-All verifiers read an answer so: `**½**`, `$\\frac{1}{2}$` and `The answer is \boxed{\frac{1}{2}}.` are one text. A mark that
-says something, such as a bracket or a unit, stays. The time is linear in the text.
+All verifiers read an answer so: `**½**`, `$\\frac{1}{2}$` and `The answer is \boxed{\frac{1}{2}}.` are one text. A mark
+that says something, such as a bracket or a unit, stays. The time is linear in the text.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ _CHARACTERS = {
     "∖": "\\setminus ", "∣": "\\mid ", "∅": "\\emptyset ", "⌀": "\\emptyset ", "∞": "\\infty ", "°": "^\\circ ",
     "º": "^\\circ ", "℃": "^\\circ C", "℉": "^\\circ F", "∘": "\\circ ", "∶": ":", "′": "'", "…": "\\ldots ",
     "⋯": "\\ldots ", "→": "\\to ", "∠": "\\angle ", "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ",
-    "⌉": "\\rceil ", "⟨": "\\langle ", "⟩": "\\rangle ", "∑": "\\sum ", "¢": " cents ", "€": "\\euro ", "£": "\\pound ", "￡": "\\pound ",
-    "¥": "\\yen ", "￥": "\\yen ", "、": ",", "’": "'", "‘": "'", "“": '"', "”": '"', "ϕ": "\\phi ", "µ": "μ",
+    "⌉": "\\rceil ", "⟨": "\\langle ", "⟩": "\\rangle ", "∑": "\\sum ", "¢": " cents ", "€": "\\euro ",
+    "£": "\\pound ", "￡": "\\pound ", "¥": "\\yen ", "￥": "\\yen ", "、": ",", "’": "'", "‘": "'", "“": '"',
+    "”": '"', "ϕ": "\\phi ", "µ": "μ",
     "ℝ": "\\mathbb{R}", "ℤ": "\\mathbb{Z}", "ℕ": "\\mathbb{N}", "ℚ": "\\mathbb{Q}", "ℂ": "\\mathbb{C}",
 }  # fmt: skip
 _GREEK = dict(zip(
     "αβγδεζηθκλμνξπρστφχψωΓΔΘΛΞΣΦΨΩ",
-    ("alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi pi rho sigma tau phi chi psi omega "
-     "Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega").split(), strict=True,
+    ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu", "nu",
+    "xi", "pi", "rho",
+     "sigma", "tau", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi",
+     "Omega"], strict=True,
 ))  # fmt: skip
 _CHARACTERS |= {letter: f"\\{name} " for letter, name in _GREEK.items()}
 _RAISED, _LOWERED = "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "₀₁₂₃₄₅₆₇₈₉₊₋ₙ"
@@ -55,7 +58,8 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\ |\\;)\s*(?=[0-9]{3}(?![
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 _BRACED_DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}")
 _DROPPED = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lmr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
+
+       r"\\(?:left|right|middle|[bB]igg?[lmr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
     r"|(?<!\\)\\[!,;:> \[\]()]|(?<=\S)~"
 )
 

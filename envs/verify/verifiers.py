@@ -18,7 +18,8 @@ One minus may stand before an operand (`3 * -5`, `3 - -5`, `-(3 - 5)`); a plus (
 An integer answer is such as `56088`, `56,088`, `$-5$` or `56088.0`: a sign may precede its digits, which are without
 leading zeros and have all their thousands separators or none. `123 * 456 = 56088` says the same, if it is true.
 
-Around both, and in other characters, all is read that `envs.verify.spelling` knows: `\\boxed{...}`, `**...**`, a full stop.
+Around both, and in other characters, all is read that `envs.verify.spelling` knows: `\\boxed{...}`, `**...**`, a full
+stop.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _MAX_LENGTH = 10_000  # characters of an expression, white space apart
 _MAX_CALCULATION = 200  # characters; a value has no more digits
 _TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
 _INTEGER = re.compile(r"0|-?[1-9](?:[0-9]{0,2}(?:,[0-9]{3})++|[0-9]*+)")
-_WHOLE = re.compile(r"(?:\+(?!-))?(%s)(?:\.0+)?" % _INTEGER.pattern)
+_WHOLE = re.compile(rf"(?:\+(?!-))?({_INTEGER.pattern})(?:\.0+)?")
 _MAX_MATH_LENGTH = 2_000  # characters
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,2}(?:,[0-9]{3})++|[1-9][0-9]*+)(?:\.[0-9]+)?")
 _MATH_WORKERS = WorkerPool("envs.verify.math_answer.equivalence:judge")  # starts none yet

@@ -44,7 +44,8 @@ NAMED: dict[str, Node] = {
                      "is not defined"), Text("does not exist")),
     **{f"{all_of}{name}": Text(name) for all_of in ("", "all ", "the ", "all the ", "the set of ", "the set of all ")
        for name in ("integers", "natural numbers", "rational numbers", "complex numbers")},
-    "all rationals": Text("rational numbers"), "all integer": Text("integers"), "true": Text("yes"), "false": Text("no"),
+    "all rationals": Text("rational numbers"), "all integer": Text("integers"),
+    "true": Text("yes"), "false": Text("no"),
     "yes": Text("yes"), "no": Text("no"),
 }  # fmt: skip
 _TIME = re.compile(r"0?([0-9]{1,2}(?: [0-5][0-9])?) ?([ap]) ?m")  # of the day, as `words_of` gives it
@@ -127,7 +128,7 @@ class _Reader(OperandReader):
         right = self.ratio()
         self.expect("\\pmod")
         modulus = self.operand()
-        if not isinstance(left, Symbol) or not all(isinstance(side, Integer) for side in (right, modulus)):
+        if not (isinstance(left, Symbol) and isinstance(right, Integer) and isinstance(modulus, Integer)):
             raise Unreadable("a congruence")
         if modulus < 1:
             raise Unreadable("a modulus below one")

@@ -8,19 +8,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from envs.verify.math_answer.tokens import FUNCTIONS
 from envs.verify.math_answer.units import NO_UNITS, UNITS
 from envs.verify.spelling import in_plain_characters, unwrapped
 
 _HARMLESS = {"is", "are", "was", "equal", "equals", "to", "and", "by"}
 _DOUBTS = (NO_UNITS - _HARMLESS) | {
     *("cannot", "without", "might", "may", "could", "would", "should", "guess", "think", "believe", "likely"),
-    *("unlikely", "estimate", "estimated", "unsure", "however", "although", "though", "alternatively", "rather", "else"),
-    *("other", "others", "another", "different", "previous", "when", "assuming", "suppose", "let", "error", "mistake"),
-    *("impossible", "greater", "fewer", "smaller", "larger", "bigger", "above", "below", "under", "beyond", "exceeds"),
-    *("between", "up", "down", "range", "versus", "vs", "any", "some", "many", "several", "few", "none", "nothing"),
-    *("reject", "rejected", "discard", "discarded", "ignore", "ignored", "try", "loss", "lost", "lose", "loses", "debt"),
-    *("owe", "owes", "owed", "deficit", "short", "mille", "ppm", "ppb", "couple", "couples", "sum", "product", "square"),
-    *("squares", "cube", "logarithm", "sine", "cosine", "percent", "cent", "non", "far", "away", "off", "until", "except"),
+    *("unlikely", "estimate", "estimated", "unsure", "however", "although", "though", "alternatively", "rather"),
+    *("else", "other", "others", "another", "different", "previous", "when", "assuming", "suppose", "let", "error"),
+    *("mistake", "impossible", "greater", "fewer", "smaller", "larger", "bigger", "above", "below", "under", "beyond"),
+    *("exceeds", "between", "up", "down", "range", "versus", "vs", "any", "some", "many", "several", "few", "none"),
+    *("nothing", "reject", "rejected", "discard", "discarded", "ignore", "ignored", "try", "loss"),
+    *("lost", "lose", "loses"),
+    *("debt", "owe", "owes", "owed", "deficit", "short", "mille", "ppm", "ppb", "couple", "couples", "sum", "product"),
+    *("square", "squares", "cube", "logarithm", "sine", "cosine", "percent", "cent", "non", "far"),
+    *("away", "off", "until"),
+    *(*FUNCTIONS, "sqrt", "abs", "gcd", "lcm", "binom"),
     *("lambda", "return", "raise", "assert", "exec"),  # of programs
 }  # fmt: skip
 _MONEY = r"(?:\\dollar|\\euro|\\pound|\\yen)"
@@ -139,7 +143,7 @@ def _choices(answer: str, gold: str) -> Iterator[tuple[str, str]]:
 
 
 def _yes_or_no(head: re.Match[str], gold: str) -> Iterator[tuple[str, str]]:
-    """The yes of `Yes, it is.` and the no of `No, it is not.`"""
+    """The yes of `Yes, it is.` and the no of `No, it is not`."""
     words = set(re.findall(r"[a-z']+", head[2].lower()))
     denies = head[1].lower() in ("no", "false")
     allowed = {"not", "never", "cannot", "no"} if denies else set()

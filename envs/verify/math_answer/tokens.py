@@ -94,7 +94,8 @@ _WRITTEN = (
     (re.compile(r"₹\s*|\b(?:Rs\.?|INR)\s*(?=[0-9.])"), r"\\rupee "),
     (re.compile(r"(?<=[0-9])\s*[元円圆]"), r"\\yen "),
     (re.compile(r"(?<=[0-9])(?:\s*\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?"
-                r"|\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}|\\text\{\s*(?:st|nd|rd|th)\s*\}|(?:st|nd|rd|th)(?![A-Za-z]))"), ""),
+                r"|\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}|\\text\{\s*(?:st|nd|rd|th)\s*\}"
+                r"|(?:st|nd|rd|th)(?![A-Za-z]))"), ""),
     (re.compile(r"\(\s*\\?(?:[bp]mod|mod)(?![A-Za-z])\s*(\w+|\{\s*\w+\s*\})\s*\)"), r"\\pmod \1"),
     (re.compile(r"\\(?:[bp]?mod)(?![A-Za-z])|\\(?:text|mathrm|operatorname)\{\s*mod\s*\}"), r"\\pmod "),
 )  # fmt: skip
