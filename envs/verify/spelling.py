@@ -58,8 +58,7 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\ |\\;)\s*(?=[0-9]{3}(?![
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 _BRACED_DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}")
 _DROPPED = re.compile(
-
-       r"\\(?:left|right|middle|[bB]igg?[lmr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
+    r"\\(?:left|right|middle|[bB]igg?[lmr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
     r"|(?<!\\)\\[!,;:> \[\]()]|(?<=\S)~"
 )
 
