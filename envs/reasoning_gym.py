@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from envs.math_word import ANSWER_IN_TAGS
 from envs.rows import index_from
 from envs.splits import split_of_text
+from envs.verify.spelling import bare
 from envs.verify.workers import MemoryLimit, TimeLimit, WorkerPool
 from llmenv.env import TaskEnv
 from llmenv.text import Response
@@ -30,7 +31,7 @@ class ReasoningGymTask(NamedTuple):
 
 
 class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
-    """reasoning-gym: the tasks of any of the library's data sets, judged by its own scorer.
+    r"""reasoning-gym: the tasks of any of the library's data sets, judged by its own scorer.
 
     ## Description
     A data set makes a task from a number, which is drawn. The two splits are disjoint by a hash of the question. The
@@ -53,7 +54,8 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
     takes any text of any length; the work for it is bounded, and nothing in it is evaluated as code.
 
     ## Rewards
-    `correct`: the library's scorer gives the last complete `<answer>` block outside the reasoning a full 1. What that
+    `correct`: the library's scorer gives the last complete `<answer>` block outside the reasoning a full 1, as it is or
+    without marks around it (`\boxed{...}`, `$...$`, `**...**`, a full stop): the better score counts. What that
     pays, with good form and without, says `llmenv.env.TaskEnv`. Where the scorer gives a part s of 1, an answer that is
     well formed (by `reward="tinyzero"`: any) earns that part of the way up: 0.1 + 0.9 s by default.
 
@@ -117,6 +119,11 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
         entry = _TASKS.call(self.dataset, self.config, str(number))
         return ReasoningGymTask(number, entry["question"], entry["answer"] or "")
 
+    def _score(self, task: ReasoningGymTask, answer: str) -> float:
+        if answer and answer == task.answer.strip():  # the parser strips answers, and some scorers mind
+            return 1.0
+        return min(max(_SCORES.call(self.dataset, self.config, str(task.number), answer), 0.0), 1.0)
+
     def solution(self, task: ReasoningGymTask) -> str:
         return task.answer
 
@@ -127,15 +134,12 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
         self.score = 0.0
         if len(answer) > _MAX_LENGTH:
             return "too long"
-        if answer and answer == task.answer.strip():  # the parser strips answers, and some scorers mind
-            return None
         try:
-            score = _SCORES.call(self.dataset, self.config, str(task.number), answer)
+            self.score = max(self._score(task, text) for text in dict.fromkeys((answer, bare(answer))))
         except TimeLimit:
             return "time limit"
         except MemoryLimit:
             return "memory limit"
-        self.score = min(max(score, 0.0), 1.0)
         return None if self.score == 1.0 else "wrong answer"
 
     def bonus(self, task: ReasoningGymTask, response: Response) -> float:

@@ -4,7 +4,7 @@ A verdict is None for a right answer and else one of a few fixed words, fit to b
 
 Grammar of an arithmetic answer (white space is free between symbols):
 
-    answer   := sum ["=" TARGET]       "$" or "$$" may enclose the whole or either side
+    answer   := sum ["=" TARGET] | TARGET "=" sum       "$" or "$$" may enclose the whole or either side
     sum      := product {("+" | "-") product}
     product  := operand {("*" | "/") operand}
     operand  := ["-"] (NUMBER | "(" sum ")" | "\\frac" "{" sum "}" "{" sum "}")
@@ -15,8 +15,11 @@ factorials, decimals, underscores, non-ASCII digits, leading zeros, letters, imp
 
 One minus may stand before an operand (`3 * -5`, `3 - -5`, `-(3 - 5)`); a plus (`+5`) or a second minus (`--5`) may not.
 
-An integer answer is bare, such as `56088`, `56,088`, `$-5$` or `−5`: "$" or "$$" may enclose it, and one minus precede
-its digits, which are ASCII, with all their thousands separators or none, and without leading zeros.
+An integer answer is such as `56088`, `56,088`, `$-5$` or `56088.0`: a sign may precede its digits, which are without
+leading zeros and have all their thousands separators or none. `123 * 456 = 56088` says the same, if it is true.
+
+Around both, and in other characters, all is read that `envs.verify.spelling` knows: `\\boxed{...}`, `**...**`, a full
+stop.
 """
 
 from __future__ import annotations
@@ -28,12 +31,14 @@ from decimal import Decimal
 from fractions import Fraction
 from operator import add, mul, sub
 
+from envs.verify.spelling import bare
 from envs.verify.workers import MemoryLimit, TimeLimit, WorkerPool
 
 _MAX_LENGTH = 10_000  # characters of an expression, white space apart
 _MAX_CALCULATION = 200  # characters; a value has no more digits
 _TOKEN = re.compile(r"[0-9]+|\\[A-Za-z]+|\S")
 _INTEGER = re.compile(r"0|-?[1-9](?:[0-9]{0,2}(?:,[0-9]{3})++|[0-9]*+)")
+_WHOLE = re.compile(rf"(?:\+(?!-))?({_INTEGER.pattern})(?:\.0+)?")
 _MAX_MATH_LENGTH = 2_000  # characters
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,2}(?:,[0-9]{3})++|[1-9][0-9]*+)(?:\.[0-9]+)?")
 _MATH_WORKERS = WorkerPool("envs.verify.math_answer.equivalence:judge")  # starts none yet
@@ -57,13 +62,14 @@ def verify_arithmetic(answer: str, numbers: Sequence[int], target: int) -> str |
     words = answer.split(maxsplit=_MAX_LENGTH)
     if sum(map(len, words)) > _MAX_LENGTH:
         return "not an expression"
-    left, equals, right = _strip_dollars(" ".join(words)).partition("=")
+    text = " ".join(words)
     try:
-        if equals and _symbols(_strip_dollars(right)) != _symbols(str(target)):
-            raise SyntaxError
-        rpn = _parse(_symbols(_strip_dollars(left)))
+        rpn = _read_arithmetic(_strip_dollars(text), target)
     except SyntaxError:
-        return "not an expression"
+        try:
+            rpn = _read_arithmetic(bare(text), target)
+        except SyntaxError:
+            return "not an expression"
     # Before any arithmetic, so that no number but the task's own is ever converted or computed with.
     if not _same_numbers([symbol for symbol in rpn if symbol not in _PRECEDENCE], numbers):
         return "wrong numbers"
@@ -73,22 +79,58 @@ def verify_arithmetic(answer: str, numbers: Sequence[int], target: int) -> str |
         return "wrong value"
 
 
+def _read_arithmetic(text: str, target: int) -> list[str]:
+    """The expression of an answer, without the target on the other side of an equals sign."""
+    left, equals, right = text.partition("=")
+    if equals:
+        wanted, sides = _symbols(str(target)), [_symbols(_strip_dollars(side)) for side in (left, right)]
+        if wanted not in sides:
+            raise SyntaxError
+        return _parse(sides[sides[1] != wanted])
+    return _parse(_symbols(_strip_dollars(left)))
+
+
 def verify_integer(answer: str, target: int) -> str | None:
-    """Judge whether `answer` is the integer `target`, in linear time: texts are compared, none is converted.
+    """Judge whether `answer` is the integer `target`, in linear time: texts are compared, no long one is converted.
 
     Returns:
         None if it is; else "not an integer" or "wrong value".
     """
-    text = _strip_dollars(answer).replace("−", "-")
-    if not _INTEGER.fullmatch(text):
+    digits = _integer_digits(answer)
+    if digits is None:
         return "not an integer"
-    return None if text.replace(",", "") == decimal_text(target) else "wrong value"
+    return None if digits == decimal_text(target) else "wrong value"
 
 
 def read_integer(answer: str) -> int | None:
-    """The integer that a bare answer is, as `verify_integer` reads it; of one with over 18 digits the first 18."""
+    """The integer that an answer is, as `verify_integer` reads it; of one with over 18 digits the first 18."""
+    digits = _integer_digits(answer)
+    return None if digits is None else int(digits[:19])
+
+
+def _integer_digits(answer: str) -> str | None:
+    """The digits of an integer answer, with its minus."""
     text = _strip_dollars(answer).replace("−", "-")
-    return int(text.replace(",", "")[:19]) if _INTEGER.fullmatch(text) else None
+    if _INTEGER.fullmatch(text):
+        return text.replace(",", "")
+    if len(text) > _MAX_LENGTH:
+        return None
+    work, equals, text = bare(text).rpartition("=")
+    text = text.strip()
+    if not (match := _WHOLE.fullmatch(text)):
+        return None
+    digits = match[1].replace(",", "")
+    return None if equals and not _makes(work, digits) else digits
+
+
+def _makes(work: str, digits: str) -> bool:
+    """Whether an expression, such as `123 * 456`, has the value that stands behind its equals sign."""
+    try:
+        return len(work) <= _MAX_CALCULATION and _evaluate(_parse(_symbols(work))) == int(
+            digits[:_MAX_CALCULATION]
+        )
+    except (SyntaxError, ZeroDivisionError):
+        return False
 
 
 def calculate(expression: str) -> str:

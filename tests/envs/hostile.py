@@ -12,8 +12,8 @@ import pytest
 CANARY = Path(tempfile.gettempdir()) / f"hostile-math-{os.getpid()}"  # exists once some answer has been run
 TOUCH = f"touch {CANARY}"
 MEGA = 1_000_000
-# Most of them are 5 to Python's int() or to Unicode's normalisation.
-FIVES = "５٥۵५੫૫௫౫൫๕໕༥၅᠕𝟓𝟝𝟧𝟱𝟻⁵₅⑤⑸⒌❺➄➎㊄五Ⅴⅴ"
+# Most of them are 5 to Python's int(); full-width and mathematical digits are read, and stand elsewhere.
+FIVES = "٥۵५੫૫௫౫൫๕໕༥၅᠕⁵₅⑤⑸⒌❺➄➎㊄五Ⅴⅴ"
 
 CODE = [
     f"__import__('os').system('{TOUCH}')", f'__import__("os").system("{TOUCH}")', f"import os; os.system('{TOUCH}')",

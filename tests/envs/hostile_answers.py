@@ -67,7 +67,7 @@ ANSWERS: dict[str, list[tuple]] = {
     "latex": [
         ("$44 + 19 + 35", False),
         ("44 + 19 + 35$", False),
-        ("$44$ + $19$ + $35$", False),
+        ("$44$ + $19$ + $35$", True),
         (r"\frac{8}", False, [8], 8),
         (r"\frac{8}{2", False, [8, 2], 4),
         (r"\frac82", False, [8, 2], 4),
@@ -79,8 +79,8 @@ ANSWERS: dict[str, list[tuple]] = {
         (r"{8} + {2}", False, [8, 2], 10),
         (r"\sqrt{4}", False, [4], 2),
         (r"2^{3}", False, [2, 3], 8),
-        (r"\boxed{44 + 19 + 35}", False),
-        (r"\text{44 + 19 + 35}", False),
+        (r"\boxed{44 + 19 + 35}", True),
+        (r"\text{44 + 19 + 35}", True),
         (r"\begin{equation} 44 + 19 + 35 \end{equation}", False),
         (r"44 + 19 + 35 \\", False),
         (r"\timesx 2 3", False, [2, 3], 6),
@@ -172,10 +172,10 @@ ANSWERS: dict[str, list[tuple]] = {
         ("1e2 - 2", False, [1, 2, 2], 98),
         ("44j + 19 + 35", False),
         ("44L + 19 + 35", False),
-        ("４４ + 19 + 35", False),  # full-width
+        ("４４ + 19 + 35", True),  # full-width
         ("٤٤ + 19 + 35", False),  # Arabic-Indic
         ("४४ + 19 + 35", False),  # Devanagari
-        ("𝟒𝟒 + 19 + 35", False),  # mathematical bold
+        ("𝟒𝟒 + 19 + 35", True),  # mathematical bold
         ("forty-four + 19 + 35", False),
         ("XLIV + 19 + 35", False),
         ("4\u200b4 + 19 + 35", False),  # a zero-width space inside a number
@@ -220,7 +220,18 @@ ANSWERS: dict[str, list[tuple]] = {
         ("44 + 19 + 35 =", False),
         ("= 98", False),
         ("=", False),
-        ("98 = 44 + 19 + 35", False),
+        ("98 = 44 + 19 + 35", True),
+        ("98 = 44 + 19 + 35.", True),
+        (r"\[ 98 = 44 + 19 + 35 \]", True),
+        (r"$\boxed{98 = 44 + 19 + 35}$", True),
+        ("-5 = 3 - 8", True, [3, 8], -5),
+        ("99 = 44 + 19 + 35", False),
+        ("98 = 98", False),
+        ("98 = 44 + 54", False),
+        (r"98 = \boxed{98}", False),
+        (r"\boxed{44 + 19} + 35 = 97", False),
+        (r"\boxed{44 + 19 + 35}\boxed{98}", False),
+        ("**44 + 19 + 35** or **1**", False),
         ("44 + 19 + 35 = 98 = 98", False),
         ("44 + 19 = 63 + 35 = 98", False),
         ("44 + 19 + 35 = 98.0", False),
@@ -246,7 +257,7 @@ ANSWERS: dict[str, list[tuple]] = {
         ("[44 + 19] + 35", False),
         ("{44 + 19} + 35", False),
         ("⟨44 + 19⟩ + 35", False),
-        ("（44 + 19） + 35", False),  # full-width
+        ("（44 + 19） + 35", True),  # full-width
         ("(44 + 19] + 35", False),
         ("(44 +) 19 + 35", False),
         ("44 (+ 19) + 35", False),
@@ -257,12 +268,12 @@ ANSWERS: dict[str, list[tuple]] = {
         ("-(" * 3000 + "44 + 19 + 35" + ")" * 3000, True),  # an even number of minus signs
     ],
     "prose": [
-        ("The answer is 44 + 19 + 35", False),
-        ("44 + 19 + 35.", False),
+        ("The answer is 44 + 19 + 35", True),
+        ("44 + 19 + 35.", True),
         ("44 + 19 + 35!", False),
-        ("**44 + 19 + 35**", False),
-        ("`44 + 19 + 35`", False),
-        ("```\n44 + 19 + 35\n```", False),
+        ("**44 + 19 + 35**", True),
+        ("`44 + 19 + 35`", True),
+        ("```\n44 + 19 + 35\n```", True),
         ('"44 + 19 + 35"', False),
         ("44 + 19 + 35 (using all numbers)", False),
         ("44 apples + 19 + 35", False),
@@ -322,6 +333,6 @@ ANSWERS: dict[str, list[tuple]] = {
         ("🙂" * MEGA, False),
         ("1 " * (MEGA // 2), False),
         ("\\left(" * (MEGA // 6), False),
-        ("\\left" + " " * MEGA + "(44 + 19 + 35)", False),
+        ("\\left" + " " * MEGA + "(44 + 19 + 35)", True),
     ],
 }

@@ -70,7 +70,7 @@ def test_the_guesses_are_counted_from_the_reset(env: Any) -> None:
         (guess("9" * 10**6), "lower"),
         (guess("-" + "9" * 10**6), "higher"),
         (guess("05"), "not an integer"),
-        (guess("5.0"), "not an integer"),
+        (guess("5.5"), "not an integer"),
         (guess("٥"), "not an integer"),
         (guess("4 or 5"), "not an integer"),
         (guess(""), "not an integer"),

@@ -147,7 +147,7 @@ RESPONSES: dict[str, list[tuple[str, bool, bool]]] = {
         (OK + "<answer> \u202e44 + 19 + 35 </answer>", False, True),  # right-to-left override
         (OK + "<answer> \ud800 </answer>", False, True),  # a lone surrogate
         (PREFIX + "\ud800\udfff\x00\x1b[31m</think>" + RIGHT, True, True),
-        (OK + "<answer> 44 ＋ 19 ＋ 35 </answer>", False, True),  # full-width plus
+        (OK + "<answer> 44 ＋ 19 ＋ 35 </answer>", True, True),  # full-width plus
         (OK + "<answer> 44 + 19 + 35 🙂 </answer>", False, True),
         (OK + "<answer>\r\n44 + 19 + 35\r\n</answer>", True, True),
         (OK + "<answer>\u200344 + 19 + 35\u2003</answer>", True, True),  # an em space

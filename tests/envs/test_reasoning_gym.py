@@ -59,6 +59,32 @@ def test_a_part_of_the_score_is_paid_in_part() -> None:
     assert env.step(f"<answer> {wordy} </answer>")[1] == pytest.approx(0.1 + 0.9 * 0.25)
 
 
+@pytest.mark.parametrize("name", ["chain_sum", "leg_counting", "fraction_simplification"])
+def test_marks_around_an_answer_cost_nothing(name: str) -> None:
+    env = make(name)
+    env.reset(options={"index": 1})
+    right = env.task.answer
+    for text in (
+        "{}",
+        "\\boxed{{{}}}",
+        "\\text{{{}}}",
+        "${}$",
+        "\\( {} \\)",
+        "$\\boxed{{{}}}$.",
+        "**{}**",
+        "`{}`",
+    ):
+        assert pay(env, 1, text.format(right)) == (1.0, None), text
+    for text in (
+        "\\boxed{{{}}} \\boxed{{1}}",
+        "\\text{{{} or 1}}",
+        "${}1$",
+        "\\boxed{{-({})}}",
+        "**{}** or **1**",
+    ):
+        assert pay(env, 1, text.format(right))[0] < 1.0, text
+
+
 # Those whose scorers evaluate the answer as Python: its literals, and formulas, which all go through one function.
 LITERALS = ["string_insertion", "spiral_matrix", "binary_matrix", "n_queens"]
 FORMULAS = [

@@ -17,8 +17,16 @@ from envs.verify.math_answer.approximations import rounds_to, same_rounded
 from envs.verify.math_answer.conditions import same_condition, split_condition
 from envs.verify.math_answer.fallback import judge_unread
 from envs.verify.math_answer.reader import read
-from envs.verify.math_answer.relations import is_quantity, named_value, same_equations, value_of, variable
-from envs.verify.math_answer.tokens import TooLarge, Unreadable, listed, words_of
+from envs.verify.math_answer.relations import (
+    is_label,
+    is_quantity,
+    named_value,
+    same_equations,
+    value_of,
+    variable,
+)
+from envs.verify.math_answer.sentences import readings
+from envs.verify.math_answer.tokens import TooLarge, Unreadable, listed, spelt, words_of
 from envs.verify.math_answer.tree import (
     Approximation,
     Collection,
@@ -39,13 +47,30 @@ _CHOICE = re.compile(r"\\?(?<![A-Za-z])(?:max|min)(?![A-Za-z])")
 
 def judge(answer: str, gold: str, question: str = "") -> str | None:
     """None if `answer` is right, else "wrong value", "not an expression" or, with a question, "not computed"."""
-    failure = _judge(answer, gold)
-    if failure is None and question and is_uncomputed(answer, gold, question):
+    failure, said, meant = _judge(answer, gold), answer, gold
+    if failure is not None:
+        for said, meant in readings(answer, gold):
+            if _judge(said, meant) is None:
+                failure = None
+                break
+    if failure is None and question and is_uncomputed(said, meant, question):
         return "not computed"
     return failure
 
 
+def _same_spelling(answer: str, gold: str) -> bool:
+    try:
+        return spelt(answer) == spelt(gold) != []
+    except Unreadable:
+        return False
+
+
 def _judge(answer: str, gold: str) -> str | None:
+    """The verdict on an answer without sentences around it."""
+    if _same_spelling(answer, gold):
+        return None
+    if _CHOICE.search(answer) and not _CHOICE.search(gold):
+        return "not an expression"  # `\max(5, 6)` names two candidates
     gold, condition = split_condition(gold)
     if condition:
         answer, also = split_condition(answer)
@@ -59,8 +84,9 @@ def _judge(answer: str, gold: str) -> str | None:
         return judge_unread(answer, gold)
     try:
         if isinstance(expected, Text):
-            right = words_of(answer) == expected.words or read(answer) == expected
-            right = right and (not _SIGN.search(answer) or _SIGN.search(gold) is not None)
+            right = words_of(answer) == words_of(gold) or read(answer) == expected
+            named = expected.words != words_of(gold)  # read as more than its words
+            right = right and (named or not _SIGN.search(answer) or _SIGN.search(gold) is not None)
         else:
             right = _is_right(answer, gold, expected)
         return None if right else "wrong value"
@@ -77,8 +103,6 @@ def _is_right(answer: str, gold: str, expected: Node) -> bool:
     given = read(answer)
     if isinstance(given, Text):
         return _is_named(given, gold)
-    if _CHOICE.search(answer) and isinstance(given, Expr) and given.is_number:
-        return False  # `\max(5, 6)` names two candidates
     if same(expected, given):
         return True
     # `10,100` may be a number, and two in this order; where one side can be read both ways, the other says how.
@@ -117,7 +141,7 @@ def same(gold: Node, given: Node) -> bool:
         return brackets and _same_items(gold.items, given.items)
     if isinstance(gold, Matrix) and isinstance(given, Matrix):
         return len(gold.rows) == len(given.rows) and all(map(_same_items, gold.rows, given.rows))
-    return False
+    return isinstance(gold, Text) and gold == given
 
 
 def _same_relations(gold: Node, given: Node) -> bool:
@@ -126,6 +150,8 @@ def _same_relations(gold: Node, given: Node) -> bool:
     first, second = value_of(gold), value_of(given)
     if isinstance(second, Relation) and isinstance(gold, Expr) and is_quantity(gold):
         second = named_value(second)
+    if isinstance(first, Relation) and isinstance(given, Expr) and is_quantity(given):
+        first = named_value(first) if is_label(first.sides[0]) else first
     if isinstance(first, Relation) or isinstance(second, Relation):
         return False
     if isinstance(gold, Relation) and isinstance(given, Relation) and variable(gold) != variable(given):

@@ -17,6 +17,8 @@ from envs.verify.math_answer.tree import (
     Collection,
     Matrix,
     Node,
+    Relation,
+    Text,
     Tuple,
     as_number,
     bounded,
@@ -27,12 +29,20 @@ from envs.verify.math_answer.tree import (
 from envs.verify.math_answer.units import CURRENCIES, DEGREE
 
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
-_OPERANDS = {"(", "[", "{", "\\{", "\\langle", "|", "\\lfloor", "\\lceil", "\\dollar", "\\euro", "\\pound"}
+_OPERANDS = {"(", "[", "{", "\\{", "\\langle", "|", "\\lfloor", "\\lceil", *CURRENCIES}
+_SUCH_THAT = ([Token("symbol", "|")], [Token("symbol", ":")])
+_OF_REALS = ["\\in", "\\mathbb{R}"]
 _CONSTANTS = {"\\pi": sympy.pi, "\\infty": sympy.oo, "\\emptyset": Collection(())}
 _FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec, "csc": sympy.csc,
     "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan, "sinh": sympy.sinh, "cosh": sympy.cosh,
     "tanh": sympy.tanh, "ln": sympy.log, "log": sympy.log, "lg": sympy.log, "exp": sympy.exp,
+}  # fmt: skip
+MAX_CHOSEN, MAX_DEGREE = 50, 10  # of a symbolic binomial coefficient; of a summed polynomial
+NUMBERS: dict[str, Node] = {
+    "\\mathbb{R}": Tuple("(", ")", (-sympy.oo, sympy.oo)), "\\mathbb{Z}": Text("integers"),
+    "\\mathbb{N}": Text("natural numbers"), "\\mathbb{Q}": Text("rational numbers"),
+    "\\mathbb{C}": Text("complex numbers"),
 }  # fmt: skip
 _INVERSES = {"sin": sympy.asin, "cos": sympy.acos, "tan": sympy.atan}
 _GREEK = {
@@ -54,6 +64,10 @@ class OperandReader(Cursor, ABC):
         """Reads terms with signs between them."""
 
     @abstractmethod
+    def term(self, sign: int) -> Node:
+        """Reads factors."""
+
+    @abstractmethod
     def factor(self) -> Node:
         """Reads an operand with its powers, units and the like."""
 
@@ -67,7 +81,7 @@ class OperandReader(Cursor, ABC):
                 or value in _CONSTANTS
                 or value[1:] in _FUNCTIONS
                 or value[1:] in _GREEK
-                or value in ("\\frac", "\\sqrt", "\\binom")
+                or value in ("\\frac", "\\sqrt", "\\binom", "\\gcd", "\\lcm", "\\max", "\\min")
             )
         return value in ("(", "{")
 
@@ -121,13 +135,15 @@ class OperandReader(Cursor, ABC):
                 raise Unreadable("an overline")
             whole = int(head + decimals + period) - int(head + decimals)
             return Rational(whole, 10 ** len(decimals) * (10 ** len(period) - 1))
-        if digits[0] == "0" and len(digits) > 1 and digits[1].isdigit():
-            raise Unreadable("a leading zero")
         return Rational(digits)
 
     def bracketed(self, opening: str) -> Node:
         if opening == "\\{" and self.take("\\}"):
             return Collection(())
+        if opening == "\\{" and [token.value for token in self.tokens[self.position + 1 :][:2]] == _OF_REALS:
+            del self.tokens[self.position + 1 : self.position + 3]
+        if opening == "\\{" and self.tokens[self.position + 1 : self.position + 2] in _SUCH_THAT:
+            return self.set_builder()
         items = self.items()
         closing = self.take(*_BRACKETS.values())
         if opening in ("(", "[") and closing in (")", "]"):
@@ -145,6 +161,21 @@ class OperandReader(Cursor, ABC):
             raise Unreadable("brackets that do not match")
         return items[0]
 
+    def set_builder(self) -> Node:
+        r"""The condition of `\{x \mid x < 3\}`, of which its variable is the subject."""
+        variable = self.operand()
+        self.position += 1
+        conditions = self.items()
+        self.expect("\\}")
+        if conditions[1:] == [NUMBERS["\\mathbb{R}"]]:  # `x \in \mathbb{R}`
+            conditions.pop()
+        relation = conditions[0]
+        if len(conditions) > 1 or not isinstance(relation, Relation) or not isinstance(variable, Symbol):
+            raise Unreadable("a set of several conditions")
+        if not all(side.free_symbols <= {variable} for side in relation.sides):
+            raise Unreadable("a set of several variables")
+        return relation
+
     def enclosed(self, closing: str) -> Expr:
         value = as_number(self.sum())
         self.expect(closing)
@@ -153,6 +184,8 @@ class OperandReader(Cursor, ABC):
     def command(self, name: str) -> Node:
         if name in _CONSTANTS:
             return _CONSTANTS[name]
+        if name in NUMBERS:
+            return NUMBERS[name]
         if name in CURRENCIES:
             return as_number(self.factor()) * CURRENCIES[name]
         if name in ("\\{", "\\langle"):
@@ -165,7 +198,11 @@ class OperandReader(Cursor, ABC):
             case "\\frac":
                 return quotient(self.argument(), self.argument())
             case "\\binom":
-                return bounded(sympy.binomial(small(self.argument()), small(self.argument())))
+                return self.binomial(as_number(self.argument()), as_number(self.argument()))
+            case "\\gcd" | "\\lcm" | "\\max" | "\\min":
+                return self.of_several(name[1:])
+            case "\\sum":
+                return self.series()
             case "\\sqrt":
                 return self.root()
             case "\\lfloor":
@@ -174,9 +211,45 @@ class OperandReader(Cursor, ABC):
                 return sympy.ceiling(self.enclosed("\\rceil"))
             case "\\begin":
                 return self.matrix()
-            case "\\mathbb" if [value for _, value in self.group()] == ["R"]:
-                return Tuple("(", ")", (-sympy.oo, sympy.oo))
         raise Unreadable(f"{name[:20]} is not known")
+
+    def binomial(self, n: Expr, k: Expr) -> Expr:
+        if n.is_number and k.is_number:
+            return bounded(sympy.binomial(small(n), small(k)))
+        if k.is_number and small(k) > MAX_CHOSEN:
+            raise TooLarge("a binomial coefficient too large")
+        return sympy.binomial(n, k)
+
+    def of_several(self, name: str) -> Expr:
+        """The greatest or the least of several, or their divisor or multiple."""
+        self.expect("(")
+        values = [as_number(item) for item in self.items()]
+        self.expect(")")
+        if name in ("max", "min"):
+            return (sympy.Max if name == "max" else sympy.Min)(*values)
+        if not all(value.is_Integer for value in values):
+            raise Unreadable("a divisor of what is no whole number")
+        return (sympy.igcd if name == "gcd" else sympy.ilcm)(*values, 0 if name == "gcd" else 1) * Integer(1)
+
+    def series(self) -> Expr:
+        r"""A sum of a polynomial, such as `\sum_{k=1}^n k`, in closed form."""
+        self.expect("_")
+        self.expect("{")
+        index = self.operand()
+        self.expect("=")
+        low = as_number(self.sum())
+        self.expect("}")
+        self.expect("^")
+        high = as_number(self.argument(whole=True))
+        term = as_number(self.term(1))
+        plain = isinstance(index, Symbol) and index not in low.free_symbols | high.free_symbols
+        if not plain or not term.is_polynomial(index) or sympy.degree(term, index) > MAX_DEGREE:
+            raise Unreadable("a sum that is not of a polynomial")
+        if not all(
+            bound.is_Integer or (bound.free_symbols and bound.is_polynomial()) for bound in (low, high)
+        ):
+            raise Unreadable("bounds of a sum")
+        return bounded(sympy.summation(term, (index, low, high)))
 
     def root(self) -> Expr:
         degree = Integer(2)

@@ -11,7 +11,7 @@ import re
 from sympy import Expr, Integer, Rational, Symbol
 
 from envs.verify.math_answer.approximations import approximation
-from envs.verify.math_answer.operands import OperandReader
+from envs.verify.math_answer.operands import NUMBERS, OperandReader
 from envs.verify.math_answer.tokens import Token, Unreadable, tokenize, words_of
 from envs.verify.math_answer.tree import (
     Collection,
@@ -29,11 +29,37 @@ from envs.verify.math_answer.tree import (
     raised,
     scaled,
 )
-from envs.verify.math_answer.units import CURRENCIES, DEGREE, PERCENT, Unit, based, read_unit
+from envs.verify.math_answer.units import (
+    CURRENCIES,
+    DEGREE,
+    DEGREES,
+    PERCENT,
+    Unit,
+    based,
+    read_unit,
+)
 from envs.verify.math_answer.values import equal
 
 MAX_DEPTH = 40
-_TIME = re.compile(r"([0-9]{1,2}(?: [0-5][0-9])?) ([ap]) ?m")  # of the day, as `words_of` gives it
+_ALL, _NO = NUMBERS["\\mathbb{R}"], Collection(())
+# What is said in words and in signs.
+NAMED: dict[str, Node] = {
+    **dict.fromkeys(("all real numbers", "all reals", "the real numbers", "real numbers", "the set of all real numbers",
+                     "every real number", "any real number", "the set of real numbers", "all real x", "reals"), _ALL),
+    **dict.fromkeys(("no solution", "no solutions", "no real solution", "no real solutions", "none", "empty set",
+                     "the empty set", "there is no solution", "there are no solutions", "no such number", "empty",
+                     "has no solution", "it has no solution", "no roots", "no real roots"), _NO),
+    **dict.fromkeys(("does not exist", "dne", "undefined", "not defined", "it does not exist", "nonexistent",
+                     "the limit does not exist", "limit does not exist", "is undefined", "it is undefined",
+                     "is not defined"), Text("does not exist")),
+    **{f"{all_of}{name}": Text(name) for all_of in ("", "all ", "the ", "all the ", "the set of ", "the set of all ")
+       for name in ("integers", "natural numbers", "rational numbers", "complex numbers")},
+    "all rationals": Text("rational numbers"), "all integer": Text("integers"),
+    "true": Text("yes"), "false": Text("no"),
+    "yes": Text("yes"), "no": Text("no"),
+}  # fmt: skip
+_TIME = re.compile(r"0?([0-9]{1,2}(?: [0-5][0-9])?) ?([ap]) ?m")  # of the day, as `words_of` gives it
+_SIGNS = re.compile(r"[-+*/^_=<>!|0-9]")
 _ROUGHLY = ("approximately", "approx", "about", "roughly", "around")
 _RELATIONS = ("=", "<", ">", "<=", ">=", "!=")
 
@@ -46,11 +72,13 @@ def read(text: str) -> Node:
     """
     if time := _TIME.fullmatch(words_of(text)):
         return Text(f"{time[1]} {time[2]}m")
+    if (words := words_of(text)) in NAMED and not _SIGNS.search(text):
+        return NAMED[words]
     tokens = tokenize(text)
     if not tokens:
         raise Unreadable("nothing")
     if all(token.kind == "text" for token in tokens if token.value not in ("{", "}")):
-        return Text(words_of(text))
+        return Text(words)
     if not any(token.value in ("\\pm", "\\mp") for token in tokens):
         return _Reader(tokens, 1).answer()
     both = [_Reader(list(tokens), sign).answer() for sign in (1, -1)]
@@ -96,6 +124,8 @@ class _Reader(OperandReader):
             sides.append(self.ratio())
         if operators and operators[-1] == "\\approx":
             return self.rounded(sides, operators, starts)
+        if not operators and self.take("\\equiv"):
+            return self.congruence(sides[0])
         if not operators:
             return sides[0]
         if operators == ["\\in"] and isinstance(sides[0], Symbol):
@@ -136,9 +166,21 @@ class _Reader(OperandReader):
         node = approximation(values[-2], values[-1], decimal[0], literal)
         return Named(_name(sides[0]), node) if named else node
 
+    def congruence(self, left: Node) -> Node:
+        right = self.ratio()
+        self.expect("\\pmod")
+        modulus = self.operand()
+        if not (isinstance(left, Symbol) and isinstance(right, Integer) and isinstance(modulus, Integer)):
+            raise Unreadable("a congruence")
+        if modulus < 1:
+            raise Unreadable("a modulus below one")
+        return Text(f"{left} is {right % modulus} modulo {modulus}")
+
     def ratio(self) -> Node:
         parts = [self.union()]
         while self.take(":"):
+            if re.match(r"0[0-9]", self.next.value):
+                raise Unreadable("a time of the day")
             parts.append(self.union())
         if len(parts) == 2:
             return quotient(*parts)
@@ -243,20 +285,29 @@ class _Reader(OperandReader):
             elif mark == "%":
                 node = value * PERCENT
             elif mark == "!":
+                if self.next.value == "!" and not value.is_number:
+                    raise Unreadable("a double factorial")
                 node = factorial(value)
             elif mark == "_":
                 node = self.subscript(value)
             elif mark == "\\circ":  # `60\degree`; of letters it is their composition
                 if not value.is_number:
                     raise Unreadable("a composition")
-                node = value * DEGREE
+                node = value * self.degrees()
             elif self.take("\\circ"):
-                node = value * DEGREE
+                node = value * self.degrees()
             else:
                 node = raised(value, as_number(self.argument(whole=True)))
                 if self.next.value == "^":
                     raise Unreadable("two exponents")
         return node
+
+    def degrees(self) -> Expr:
+        kind, value = self.next
+        if kind in ("letter", "text") and value.strip() in DEGREES:
+            self.position += 1
+            return DEGREES[value.strip()]
+        return DEGREE
 
     def subscript(self, value: Expr) -> Expr:
         """A base (`52_8` is 52 in that unit, not 42) or an index."""

@@ -36,6 +36,8 @@ def value_of(node: Node) -> Node:
 def named_value(node: Relation) -> Node:
     """The 5 of `a + b = 5` or `AB = 5`, whose left side names a quantity; itself if it is yet to be solved."""
     name, *values = node.sides
+    if _is_ratio(name) or (isinstance(name, sympy.Abs) and name.args[0].is_Mul):
+        name = Symbol("its name")  # `V_1:V_2 = 11:21`, `|AB| = 1`
     terms = [term.as_coeff_Mul() for term in Add.make_args(name)]
     if (
         set(node.operators) == {"="}
@@ -48,6 +50,17 @@ def named_value(node: Relation) -> Node:
     ):
         return values[-1]
     return node
+
+
+def _is_ratio(name: Expr) -> bool:
+    """Whether this is one name over another, such as NO/BO."""
+    top, bottom = name.as_numer_denom()
+    return all(part.free_symbols and all(x.is_Symbol for x in Mul.make_args(part)) for part in (top, bottom))
+
+
+def is_label(name: Expr) -> bool:
+    """Whether the left side of a gold answer names a quantity: that of `x + y = 5` is a line, and 5 no answer."""
+    return {symbol.name for symbol in name.free_symbols}.isdisjoint("xyz")
 
 
 def is_quantity(side: Expr) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from envs.verify.math_answer.units import UNIT_WORDS
+from envs.verify.math_answer.units import UNIT_WORDS, UNITS
+from envs.verify.spelling import normalized
 
 
 class Unreadable(ValueError):
@@ -79,30 +80,33 @@ OPENING = ("(", "[", "\\{", "\\langle")
 CLOSING = (")", "]", "\\}", "\\rangle")
 _BEFORE_UNITS = (")", "}", "/", "\\pi")
 
-_CHARACTERS = str.maketrans({
-    "−": "-", "–": "-", "×": "\\times ", "·": "\\cdot ", "⋅": "\\cdot ", "÷": "\\div ", "√": "\\sqrt ", "±": "\\pm ",
-    "≤": "\\le ", "≥": "\\ge ", "≠": "\\ne ", "∪": "\\cup ", "∈": "\\in ", "°": "^\\circ ", "²": "^2 ", "³": "^3 ",
-    "π": "\\pi ", "∅": "\\emptyset ", "θ": "\\theta ", "∞": "\\infty ", "€": "\\euro ", "£": "\\pound ",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "∛": "\\sqrt[3] ", "≈": "\\approx ",
-})  # fmt: skip
-# `√13` is the root of 13; LaTeX's `\sqrt 13` is that of 1.
-_ROOT = re.compile(r"([√∛]|(?<![\\A-Za-z])sqrt)\s*([0-9]+(?:\.[0-9]+)?)")
-_BOLD = re.compile(r"(?:\A|(?<=\s))\*\*(?=\S)(.+?)(?<=\S)\*\*")  # in Markdown; before `x**2` there is an x
-_PREFIX = re.compile(
-    r"\A\s*(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+|my\s+)?(?:final\s+)?answer\s*(?:is\b\s*:?|:|=)"
-    r"|####\s|=)\s*",  # "####" is GSM8K's own
-    re.IGNORECASE,
-)
-_DOLLAR = re.compile(r"(?<!\\)\$")
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\\ |\\;)\s*(?=[0-9]{3}(?![0-9]))")
-_SPACED_THOUSANDS = re.compile(r"(?<![0-9,.])[0-9]{1,3}(?: [0-9]{3})+(?![0-9])")
 # The whole run of numbers: `2,3,125` groups nothing.
 _GROUPED = re.compile(r"(?<![0-9.])(?<![0-9],)[0-9]{1,3}(?:,[0-9]{3})+(?!,?[0-9])(?:\.[0-9]+)?")
-_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?|[’′]|″")
-_BRACED_DEGREE = re.compile(r"\^\s*\{\s*\\circ\s*\}")
-_DROPPED = re.compile(
-    r"\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle|limits|quad|qquad|angle|boxed|fbox|rm|bf|it)(?![A-Za-z])"
-    r"|(?<!\\)\\[!,;:> \[\]()]|(?<=\S)~"
+_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime\s*)+)\}?")
+# What people write in words or with a letter where a sign is meant.
+_WRITTEN = (
+    (re.compile(r"(?<=[0-9])\s*[xX]\s*(?=[0-9])"), r" \\times "),  # 3 x 10^8
+    (re.compile(r"\\(?:operatorname|mathrm|text)\s*\{\s*(gcd|lcm)\s*\}"), r"\\\1 "),
+    (re.compile(r"\bper\s+cent\b", re.IGNORECASE), "percent"),
+    (re.compile(r"\b(?:US\s*(?=\\dollar)|USD\s*(?=[0-9.]))"), r" \\dollar "),
+    (re.compile(r"\\dollar\s+\\dollar"), r"\\dollar"),
+    (re.compile(r"\bEUR\s*(?=[0-9.])"), r"\\euro "),
+    (re.compile(r"\bGBP\s*(?=[0-9.])"), r"\\pound "),
+    (re.compile(r"\b(?:CNY|RMB|JPY)\s*(?=[0-9.])"), r"\\yen "),
+    (re.compile(r"₹\s*|\b(?:Rs\.?|INR)\s*(?=[0-9.])"), r"\\rupee "),
+    (re.compile(r"(?<=[0-9])\s*[元円圆]"), r"\\yen "),
+    (re.compile(r"(?<=[0-9])(?:\s*\^\s*\{?\s*\\(?:text|mathrm|textrm)\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}?"
+                r"|\s*\^\s*\{\s*(?:st|nd|rd|th)\s*\}|\\text\{\s*(?:st|nd|rd|th)\s*\}"
+                r"|(?:st|nd|rd|th)(?![A-Za-z]))"), ""),
+    (re.compile(r"\(\s*\\?(?:[bp]mod|mod)(?![A-Za-z])\s*(\w+|\{\s*\w+\s*\})\s*\)"), r"\\pmod \1"),
+    (re.compile(r"\\(?:[bp]?mod)(?![A-Za-z])|\\(?:text|mathrm|operatorname)\{\s*mod\s*\}"), r"\\pmod "),
+)  # fmt: skip
+# The names of what an expression says: the inverse or the composition of functions, a derivative.
+_NAME = re.compile(
+    r"\s*(?:(?P<inverse>[A-Za-z])\s*\^\s*\{?\s*-\s*1\s*\}?\s*\(\s*(?P<of>[a-z])\s*\)"
+    r"|\(?\s*(?P<outer>[A-Za-z])\s*\\circ\s*(?P<inner>[A-Za-z])\s*\)?\s*\(\s*(?P<at>[a-z])\s*\)"
+    r"|(?:\\frac\s*\{\s*d\s*(?P<top>[a-z])\s*\}\s*\{\s*d\s*(?P<bottom>[a-z])\s*\}|d(?P<y>[a-z])\s*/\s*d(?P<x>[a-z])))"
+    r"\s*(?==(?!=))"
 )
 _TOKEN = re.compile(
     r"(?P<number>(?:[0-9]+(?:\.[0-9]+|\.(?=\s*\\overline))?|\.[0-9]+)(?:[eE][+-]?[0-9]+(?![A-Za-z0-9]))?)"
@@ -110,20 +114,43 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _WORDS = re.compile(r"[^\w$\\]*+(?=[^\W\d_])(?:.*[^\W\d_]{2}|[^\W\d_]\W*\Z)", re.DOTALL)  # before any number
+_RATE = re.compile(r"([A-Za-z]+)\s*/\s*([A-Za-z]+)(?![A-Za-z])")
+_NEXT_LETTER = re.compile(r"\s+([A-Za-z0-9])(?![A-Za-z])")
 _OPEN_BRACE, _BRACE = re.compile(r"\s*\{"), re.compile(r"[{}]")
 _TEXT_COMMANDS = {
-    f"\\{name}" for name in ("text", "textbf", "textit", "textrm", "mbox", "hbox", "mathrm", "operatorname")
+    f"\\{name}"
+    for name in (
+        "text",
+        "textbf",
+        "textit",
+        "textrm",
+        "textnormal",
+        "textsf",
+        "texttt",
+        "textup",
+        "textsc",
+        "emph",
+        "mbox",
+        "hbox",
+        "mathrm",
+        "operatorname",
+    )
 }
-_FONT_COMMANDS = {f"\\{name}" for name in ("mathbf", "mathit", "mathcal", "mathsf", "boldsymbol", "vec")}
+_FONT_COMMANDS = {
+    f"\\{name}" for name in ("mathbf", "mathit", "mathcal", "mathsf", "boldsymbol", "bm", "vec", "underline")
+}
 _SPELLINGS = {
     "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac", "\\dbinom": "\\binom", "\\tbinom": "\\binom",
     "\\cdot": "*", "\\times": "*", "\\ast": "*", "\\div": "/", "**": "^", "\\colon": ":", "\\%": "%",
     "\\leq": "<=", "\\le": "<=", "\\leqslant": "<=", "\\geq": ">=", "\\ge": ">=", "\\geqslant": ">=",
     "\\lt": "<", "\\gt": ">", "\\ne": "!=", "\\neq": "!=", "\\lvert": "|", "\\rvert": "|", "\\vert": "|", "\\mid": "|",
-    "\\degree": "\\circ", "\\lbrace": "\\{", "\\rbrace": "\\}", "\\varnothing": "\\emptyset",
+    "\\degree": "\\circ", "\\dots": "\\ldots", "\\cdots": "\\ldots", "\\dotsc": "\\ldots", "\\dotsb": "\\ldots",
+    "\\to": "\\rightarrow", "\\land": "\\wedge", "\\lor": "\\vee", "\\smallsetminus": "\\setminus",
+    "\\doteq": "=", "\\coloneqq": "=", "\\bullet": "*", "\\lVert": "\\|", "\\rVert": "\\|",
+    "\\lbrace": "\\{", "\\rbrace": "\\}", "\\varnothing": "\\emptyset",
 }  # fmt: skip
 _WORD_COMMANDS = {
-    **{name: f"\\{name}" for name in (*FUNCTIONS, "sqrt", "pi", "theta", "alpha", "beta", "infty")},
+    **{name: f"\\{name}" for name in (*FUNCTIONS, "sqrt", "pi", "theta", "alpha", "beta", "infty", "gcd", "lcm")},
     "asin": "\\arcsin", "acos": "\\arccos", "atan": "\\arctan",
     "infinity": "\\infty", "inf": "\\infty", "oo": "\\infty", "percent": "%",
 }  # fmt: skip
@@ -143,33 +170,44 @@ def listed(text: str) -> str:
     return _GROUPED.sub(lambda match: match[0].replace(",", ", "), text)
 
 
+def spelt(text: str) -> list[str]:
+    r"""The tokens' spellings, without braces around one of them: where they are equal, two texts say the same.
+
+    Raises:
+        Unreadable: Its braces do not match.
+    """
+    values: list[str] = []
+    for kind, value in tokenize(text):
+        if kind == "text":
+            values += re.findall(r"[^\W\d_]+|[0-9]+|[^\w\s]", value.lower())
+        elif value == "}" and len(values) > 1 and values[-2] == "{":
+            del values[-2]
+        else:
+            values.append(value)
+    return values
+
+
 def words_of(text: str) -> str:
     """A text without LaTeX's wrappers, case and punctuation: what two text answers are compared by."""
     wrappers = "|".join(command[1:] for command in sorted(_TEXT_COMMANDS | _FONT_COMMANDS))
-    text = re.sub(rf"\\(?:{wrappers})\b|\\[^A-Za-z]", " ", _clean(text))
+    text = re.sub(rf"\\(?:{wrappers})\b|\\[^A-Za-z]", " ", normalized(text))
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
 def _clean(text: str) -> str:
-    """Takes away what says nothing: marks around mathematics, "the answer is", spacing, sizes, a full stop."""
-    text = _ROOT.sub(r"\1{\2}", text).translate(_CHARACTERS).strip()
-    text = _PREFIX.sub("", _without_full_stop(_BOLD.sub(r"\1", text)), count=1)
-    if len(_DOLLAR.findall(text)) % 2 == 0:  # marks around mathematics; one alone is money
-        text = _DOLLAR.sub(" ", text)
-    text = _without_full_stop(re.sub(r"\\?\$", r" \\dollar ", text))
-    text = _PRIMES.sub(lambda match: "'" * (match[0].count("prime") or 1 + (match[0] == "″")), text)
-    text = _BRACED_DEGREE.sub(r"^\\circ ", _DROPPED.sub(" ", _THOUSANDS.sub(",", text)))
-    return _SPACED_THOUSANDS.sub(lambda match: match[0].replace(" ", ","), text)
-
-
-def _without_full_stop(text: str) -> str:
-    text = text.rstrip()
-    return text if text.endswith("..") else text.removesuffix(".")  # dots that go on are no full stop
+    """What people write, in signs."""
+    text = normalized(text)
+    for pattern, sign in _WRITTEN:
+        text = pattern.sub(sign, text)
+    return _PRIMES.sub(lambda match: "'" * match[0].count("prime"), text)
 
 
 def _tokens(text: str) -> list[Token]:
     tokens: list[Token] = []
     position = depth = 0
+    if name := _NAME.match(text):
+        position = name.end()
+        tokens.append(Token("letter", _name(name)))
     while match := _TOKEN.search(text, position):
         position, kind, value = match.end(), match.lastgroup, match[0]
         if kind == "number":
@@ -178,11 +216,19 @@ def _tokens(text: str) -> list[Token]:
                 position, value = group.end(), group[0].replace(",", "")
             tokens.append(Token(kind, value))
         elif value in _TEXT_COMMANDS or value in _FONT_COMMANDS:
-            content, position = _braced(text, position)
-            if value in _TEXT_COMMANDS and _WORDS.match(content):
+            content, position = _argument(text, position)
+            if value in _TEXT_COMMANDS and _is_letter(content, tokens, text[position:]):
+                tokens.append(Token("letter", content.strip()))
+            elif value in _TEXT_COMMANDS and _WORDS.match(content):
                 _add_words(tokens, content)
             else:
                 tokens += _tokens(content)
+        elif value == "\\mathbb":
+            content, position = _argument(text, position)
+            tokens.append(Token("command", f"\\mathbb{{{content.strip()}}}"))
+        elif kind == "word" and (rate := _rate(tokens, text, match.start())):
+            position = rate.end()
+            _add_words(tokens, rate[0])
         elif kind == "word":
             _add_word(tokens, value)
         else:
@@ -190,6 +236,37 @@ def _tokens(text: str) -> list[Token]:
             depth += (value in OPENING) - (value in CLOSING)
             tokens.append(Token("command" if value[0] == "\\" else "symbol", value))
     return tokens
+
+
+def _name(name: re.Match[str]) -> str:
+    inverse, of, outer, inner, at, top, bottom, y, x = name.groups()
+    if inverse:
+        return f"{inverse}^-1({of})"
+    return f"{outer}.{inner}({at})" if outer else f"d{top or y}/d{bottom or x}"
+
+
+def _is_letter(content: str, tokens: list[Token], rest: str) -> bool:
+    r"""Whether upright words are one letter of a formula, as in `4-\mathrm{i}`: no unit, and not all there is."""
+    letter = content.strip()
+    kind, before = tokens[-1] if tokens else ("", "")
+    if len(letter) != 1 or not letter.isalpha() or kind == "text" or not (tokens or rest.strip()):
+        return False
+    return not (letter in UNITS and (kind == "number" or before in _BEFORE_UNITS))
+
+
+def _rate(tokens: list[Token], text: str, start: int) -> re.Match[str] | None:
+    """The units at this place where one is divided by another: the km/h of `10 km/h`."""
+    rate = _RATE.match(text, start)
+    if not rate or not tokens or tokens[-1].kind != "number":
+        return None
+    apart = len(rate[1]) > 1 or text[start - 1].isspace()  # `2m/s` may be letters
+    return rate if apart and rate[1] in UNIT_WORDS and rate[2] in UNIT_WORDS else None
+
+
+def _argument(text: str, position: int) -> tuple[str, int]:
+    """What a command of text or fonts applies to, and where that ends: braces, or the next letter."""
+    letter = _NEXT_LETTER.match(text, position)
+    return (letter[1], letter.end()) if letter else _braced(text, position)
 
 
 def _braced(text: str, position: int) -> tuple[str, int]:

@@ -172,7 +172,9 @@ def _large_power(base: Expr, exponent: Expr) -> Expr:
 
 
 def factorial(value: Expr) -> Expr:
-    """`value!`, by its name if that is too large to write down."""
+    """`value!`, of letters as it stands, and by its name if that is too large to write down."""
+    if value.free_symbols and not value.has(Large):
+        return sympy.factorial(value)
     if value.is_Integer and value > 1000:
         return Large(f"{value}!")
     return bounded(sympy.factorial(small(value)))

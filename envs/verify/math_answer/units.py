@@ -12,22 +12,38 @@ class Unit(Symbol):
 
 
 PERCENT, DEGREE = Unit("percent"), Unit("degree")
-CURRENCIES = {"\\dollar": Unit("dollar"), "\\euro": Unit("euro"), "\\pound": Unit("pound sterling")}
+CURRENCIES = {
+    "\\dollar": Unit("dollar"), "\\euro": Unit("euro"), "\\pound": Unit("pound sterling"), "\\yen": Unit("yuan"),
+    "\\rupee": Unit("rupee"),
+}  # fmt: skip
 
 _ALIASES = {
     "mm": "millimeter millimetre", "cm": "centimeter centimetre", "m": "meter metre", "km": "kilometer kilometre",
     "in": "inch inches", "ft": "foot feet", "yd": "yard", "mi": "mile", "mg": "milligram", "g": "gram",
     "kg": "kilogram", "lb": "lbs pound", "oz": "ounce", "s": "sec second", "min": "minute", "h": "hr hour",
     "mL": "ml milliliter millilitre", "L": "l liter litre", "dollar": "usd buck", "euro": "eur", "cent": "¢",
-    "degree": "deg", "radian": "rad", "percent": "percentage pct", "unit": "", "day": "", "cup": "",
+    "degree": "deg", "radian": "rad", "percent": "percentage pct", "unit": "", "day": "", "cup": "", "week": "wk",
+    "celsius": "centigrade", "fahrenheit": "", "yuan": "yen rmb cny", "rupee": "",
 }  # fmt: skip
 UNITS: dict[str, Expr] = {
     alias: Unit(name) for name, aliases in _ALIASES.items() for alias in (name, *aliases.split())
 }
-UNITS |= {"mph": Unit("mi") / Unit("h"), "cc": Unit("cm") ** 3}
+UNITS |= {"mph": Unit("mi") / Unit("h"), "kph": Unit("km") / Unit("h"), "cc": Unit("cm") ** 3}
+DEGREES = {"C": UNITS["celsius"], "F": UNITS["fahrenheit"]}  # after the sign of degrees
+# How much a unit is of the first of its kind.
+_SIZES = {
+    Unit(name): size * Unit(kinds[0])
+    for kinds, sizes in (
+        (("mm", "cm", "m", "km"), (1, 10, 1000, 10**6)), (("in", "ft", "yd", "mi"), (1, 12, 36, 63360)),
+        (("mg", "g", "kg"), (1, 1000, 10**6)), (("oz", "lb"), (1, 16)), (("mL", "L"), (1, 1000)),
+        (("s", "min", "h", "day", "week"), (1, 60, 3600, 86400, 604800)), (("cent", "dollar"), (1, 100)),
+    )
+    for name, size in zip(kinds, sizes, strict=True)
+}  # fmt: skip
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
-UNIT_WORDS = {*UNITS, *_POWERS, "per"}
+_PLURALS = {f"{name}s" for name in ("hr", "min", "sec", "yd", "kg", "km", "cm", "mm", "mL", "ml", "oz", "wk")}
+UNIT_WORDS = {*UNITS, *_POWERS, *_PLURALS, "per"}
 _UNIT = re.compile(r"((?:[^\W\d_]|[\s.,'()¢-])+)(?:\^?\{?([23])\}?\s*)?")
 # Words after a number that change how much it is, or take it back.
 _NUMERALS = {
@@ -63,7 +79,7 @@ _ANSWERS = {
     "infinite", "infinity", "infinitely", "prime", "composite", "rational", "irrational", "hyperbola", "ellipse",
     "parabola",
 }  # fmt: skip
-_NO_UNITS = {
+NO_UNITS = {
     "plus", "minus", "times", "over", "divided", "by", "mod", "modulo", "power", "root", "squared", "cubed",
     "factorial", "choose", "inverse", "reciprocal", "negative", "positive", "point", "pi", "double", "triple",
     "twice",
@@ -87,6 +103,12 @@ def based(value: int, base: int) -> Expr:
     return sign * Based(f"{abs(value)}_{base}")
 
 
+def conversion(gold: Expr, given: Expr) -> Expr | None:
+    """How many of one unit another is, such as 1/60 hours a minute; None if they are of different kinds."""
+    ratio = (given / gold).subs(_SIZES)
+    return ratio if ratio.is_Rational else None
+
+
 def read_unit(words: str) -> Expr | None:
     """What words after a number measure (`square feet`, `miles per hour`, `apples`); None if they say otherwise."""
     top, *below = re.split(r"\bper\b|/", words)
@@ -97,9 +119,10 @@ def read_unit(words: str) -> Expr | None:
     return unit
 
 
-def _is_no_unit(word: str) -> bool:
+def is_no_unit(word: str) -> bool:
+    """Whether a word after a number says something else than what the number counts or measures."""
     word = word.lower()
-    return word in _NO_UNITS or word.endswith(("illion", "illions", "ieth", "ieths", "eenth", "eenths"))
+    return word in NO_UNITS or word.endswith(("illion", "illions", "ieth", "ieths", "eenth", "eenths"))
 
 
 def _simple_unit(words: str) -> Expr | None:
@@ -110,8 +133,10 @@ def _simple_unit(words: str) -> Expr | None:
         rest = words.partition(names[0])[2]
         unit = _simple_unit(rest) if rest.strip() else Integer(1)
         return unit and unit * _SCALES[names[0].lower()]
-    if not 1 <= len(names) <= 4 or any(map(_is_no_unit, names)):
+    if not 1 <= len(names) <= 4 or any(map(is_no_unit, names)):
         return None
+    if names[0].lower() in ("degree", "degrees", "deg") and names[-1].lower() in ("celsius", "fahrenheit"):
+        names = names[-1:]
     adjective = _POWERS.get(names[0].lower(), 1) if len(names) > 1 else 1
     power = int(match[2] or adjective)
     name = " ".join(names[adjective > 1 :])

@@ -17,7 +17,7 @@ from envs.verify.math_answer.evaluation import PRECISION, real_value
 from envs.verify.math_answer.identities import identical, proportional
 from envs.verify.math_answer.sampling import STEPS, Point, piece, pieces, points
 from envs.verify.math_answer.tokens import Unreadable
-from envs.verify.math_answer.units import PERCENT, UNITS, Based, Unit
+from envs.verify.math_answer.units import PERCENT, UNITS, Based, Unit, conversion
 
 DIGITS = 50  # that two values are computed to
 MAX_DIGITS = 500  # for it, where they cancel
@@ -47,7 +47,10 @@ def same_value(gold: Expr, given: Expr) -> bool:
         return True
     gold, gold_unit = _split_unit(gold)
     given, given_unit = _split_unit(given)
-    if gold_unit == given_unit or (gold_unit != 1 and given_unit != 1):
+    if gold_unit not in (1, given_unit) and given_unit != 1:
+        factor = conversion(gold_unit, given_unit)
+        return factor is not None and equal(gold, given * factor)
+    if gold_unit == given_unit:
         return False
     # One of the two has a unit. Per cent is one that may also be meant: 50 % is 50, and is 0.5.
     if gold_unit == PERCENT:
@@ -201,7 +204,7 @@ def _units(expression: Expr) -> list[Symbol]:
 def _with_units_of(gold: Expr, given: Expr) -> Expr:
     """Takes letters such as the m of `10 m` for units where the gold answer says so, or has no variables at all."""
     names = {unit.name for unit in _units(gold)} & _LETTER_UNITS
-    if gold.is_number:
+    if not gold.free_symbols.difference(_units(gold)):
         names = _LETTER_UNITS
     letters = {s: UNITS[s.name] for s in given.free_symbols if s.name in names and not isinstance(s, Unit)}
     if not letters or abs(given.as_independent(*letters, as_Add=False)[0]) == 1:

@@ -17,7 +17,8 @@ import pytest
 from envs.verify.verifiers import verify_math
 
 FILES = [
-    Path(__file__).with_name(f"math_answers_{name}.toml") for name in ("by_form", "of_models", "undeserved")
+    Path(__file__).with_name(f"math_answers_{name}.toml")
+    for name in ("by_form", "of_models", "undeserved", "as_written")
 ]
 # By category: (gold, answers that are right, answers that are wrong). Read as one, they share no category.
 JUDGED: dict[str, list[tuple[str, list[str], list[str]]]] = tomllib.loads(
