@@ -52,6 +52,12 @@ def read_table(path: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(file) if file.exists() else pd.DataFrame()
 
 
+def last_question(path: Path) -> str | None:
+    """What the environment asked first in the newest evaluation of a run folder; None before there is one."""
+    files = sorted((path / "samples").glob("eval_sampled_*.parquet"))
+    return str(pd.read_parquet(files[-1], columns=["prompt"])["prompt"].iloc[0]) if files else None
+
+
 def is_bare(path: Path) -> bool:
     """Whether a run has got no further than its start: nothing has been evaluated or trained."""
     return all(read_table(path, name).empty for name in TABLES)

@@ -214,7 +214,7 @@ class Training:
             ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
             if self.algorithm.iteration:
                 self.display.evaluations(ends)
-        self.display.say(f"{duration(seconds)} minutes; policy, curve and summary are in")
+        self.display.say(f"took {duration(seconds)}; policy, curve and summary are in")
         self.display.say(f"{self.folder.path}")
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
