@@ -138,12 +138,14 @@ class RunFolder:
         with _replaced(self.path / f"{name}.csv") as file:
             table.to_csv(file, index=False)
 
-    def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> None:
+    def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> pd.DataFrame:
+        """Writes episodes as a table, a row each, and returns it."""
         folder = self.path / "samples"
         folder.mkdir(exist_ok=True)
         frame = pd.DataFrame([_record(episode) for episode in episodes])
         with _replaced(folder / f"{name}_{iteration:06d}.parquet") as file:
             frame.to_parquet(file, index=False)
+        return frame
 
     def save_checkpoint(self, iteration: int, save: Callable[[str], Any], keep: int) -> Path:
         """Writes a checkpoint, unless there is one of this iteration, and keeps the newest `keep`.
@@ -189,8 +191,8 @@ class RunFolder:
         with _replaced(self.path / "summary.json") as file:
             file.write_text(json.dumps(summary, indent=2) + "\n")
 
-    def draw_curve(self, title: str) -> None:
-        """Draws `curve.png` from the tables."""
+    def draw_curve(self, title: str) -> Path:
+        """Draws `curve.png` from the tables, and returns where it is."""
         import matplotlib
 
         matplotlib.use("Agg")
@@ -220,8 +222,10 @@ class RunFolder:
         accuracy.set(xlabel="iteration", ylabel="accuracy", ylim=(0, 1))
         length.set(xlabel="iteration")
         accuracy.legend(loc="lower right")
-        figure.savefig(self.path / "curve.png", dpi=110)
+        file = self.path / "curve.png"
+        figure.savefig(file, dpi=110)
         plt.close(figure)
+        return file
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a row that TensorBoard does not get has been told of by `plot`
