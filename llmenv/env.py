@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -9,7 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
+from llmenv.misspelt import nearest
 from llmenv.text import Response, parse_response
 
 Task = TypeVar("Task")
@@ -98,11 +101,15 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
             innermost first, each a mapping from its "module:Class" to its arguments.
 
     Raises:
-        ValueError: an entry of `wrappers` has another form.
+        ValueError: the environment has no such argument, or an entry of `wrappers` has another form.
     """
     arguments = dict(env_config)
     wrappers = arguments.pop("wrappers", ())
-    env = gym.make(env_id, disable_env_checker=True, **arguments)
+    try:
+        env = gym.make(env_id, disable_env_checker=True, **arguments)
+    except TypeError:
+        _refuse_unknown(env_id, arguments)
+        raise
     for entry in wrappers:
         if not (isinstance(entry, dict) and len(entry) == 1 and all(":" in name for name in entry)):
             raise ValueError(
@@ -111,6 +118,22 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
         ((name, settings),) = entry.items()
         env = resolve_name(name)(env, **settings)
     return env
+
+
+def _refuse_unknown(env_id: str, arguments: dict[str, Any]) -> None:
+    """Gymnasium does not say what an environment could have been given instead."""
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    if spec is None or spec.entry_point is None:
+        return
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    known = inspect.signature(creator).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for name in arguments:
+        if name not in known and name not in inspect.signature(gym.make).parameters:
+            raise ValueError(
+                f"{env_id} has no argument {name!r}{nearest(name, known)}: it has {', '.join(known)}"
+            )
 
 
 class TaskEnv(TextEnv, ABC, Generic[Task]):
