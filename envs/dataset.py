@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from envs.math_word import ANSWER_IN_TAGS
 from envs.rows import RowEnv
 from envs.verify.verifiers import verify_arithmetic, verify_integer, verify_math
-from llmenv.data import Rows, load_rows, parse_prompt
+from llmenv.data import Rows, load_rows
+from llmenv.schema import parse_prompt
 
 # What a data_source has in its name, in lower case, such as yolo/multiply-3_digit, DigitalLearningGmbH/MATH-lighteval,
 # math_dapo, aime_2024 and numina_olympiads. The first that it has counts.

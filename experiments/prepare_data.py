@@ -26,7 +26,7 @@ from rich.table import Table
 from envs.countdown import CountdownEnv
 from envs.math_word import GSM8KEnv, MATHEnv
 from envs.multiplication import MultiplicationEnv
-from llmenv.data import Prompt, flat_prompt, task_row, task_schema, write_rows
+from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 from llmenv.env import TaskEnv
 
 Option = typer.Option

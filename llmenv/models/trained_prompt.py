@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from llmenv.data import R1_PREAMBLE
+from llmenv.schema import R1_PREAMBLE
 from llmenv.models.chat_template import still_to_open
 from llmenv.models.renderer import Renderer
 
