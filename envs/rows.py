@@ -41,7 +41,7 @@ class RowEnv(TaskEnv[Task]):
         try:
             return self.from_row(self.rows[number], number)
         except ValueError as error:
-            raise ValueError(f"row {number} of {self.rows.origin}: {error}") from error
+            raise ValueError(f"{self.rows.where(number)}: {error}") from error
 
 
 def index_from(options: dict[str, Any], remedy: str) -> int:

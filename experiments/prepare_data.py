@@ -26,8 +26,8 @@ from rich.table import Table
 from envs.countdown import CountdownEnv
 from envs.math_word import GSM8KEnv, MATHEnv
 from envs.multiplication import MultiplicationEnv
-from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 from llmenv.env import TaskEnv
+from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 
 Option = typer.Option
 SPLITS = {"train": 327_680, "test": 1024}  # and how many tasks TinyZero generates for each

@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w.-]+))?")
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
-_SHARD = re.compile(r"[-_.]?[0-9]+(?P<of>-of-[0-9]+)?(-[0-9a-f]+)?")  # what follows the split in a shard's name
+_SHARD = re.compile(
+    r"[-_.]?[0-9]+(?P<of>-of-[0-9]+)?(-[0-9a-f]+)?"
+)  # what follows the split in a shard's name
 _SUFFIXES = (".parquet", ".jsonl")
 _ASKING = ("question", "problem", "prompt")  # two files that have these in common hold the same tasks
 

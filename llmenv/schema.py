@@ -57,7 +57,9 @@ def parse_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
     turns: list[tuple[Any, Any]] = []
     if not isinstance(messages, str) and all(isinstance(message, Mapping) for message in messages):
         turns = [(message.get("role"), message.get("content")) for message in messages]
-        turns = [turn for turn in turns if turn[0] == "user" or turn[1]]  # an empty system message says nothing
+        turns = [
+            turn for turn in turns if turn[0] == "user" or turn[1]
+        ]  # an empty system message says nothing
     said = dict(turns)
     if not isinstance(said.get("user"), str) or not all(isinstance(text, str) for text in said.values()):
         raise ValueError(

@@ -106,12 +106,13 @@ def test_what_the_assistant_has_begun(messages: tuple[str, ...], begun: str) -> 
     ],
 )
 def test_no_turn_is_lost(messages: list[dict[str, str]]) -> None:
-    with pytest.raises(ValueError, match="the column prompt has the turns .* into one user message"):
+    with pytest.raises(ValueError, match=r"the column prompt has the turns .* into one user message"):
         parse_prompt(messages)
 
 
 @pytest.mark.parametrize(
-    "text", ["a: so\n#### 5", "a: \\boxed{5}", "a: <answer>5", "a</think>", "a <think>b</think><answer>5</answer>"]
+    "text",
+    ["a: so\n#### 5", "a: \\boxed{5}", "a: <answer>5", "a</think>", "a <think>b</think><answer>5</answer>"],
 )
 def test_an_answer_is_not_given_away(text: str) -> None:
     with pytest.raises(ValueError, match="holds an answer already"):
