@@ -49,14 +49,16 @@ class DatasetEnv(RowEnv[DatasetTask]):
     """Dataset: any data set in the schema of TinyZero and verl.
 
     ## Description
-    A row has `prompt`, a list of messages {role, content}; `reward_model` (SkyRL: `reward_spec`), with `ground_truth` in
-    it; and `data_source`, whose name says how answers are judged:
+    A row has `prompt`, a list of messages {role, content}; `reward_model` (SkyRL's `reward_spec`), with `ground_truth`
+    in it; and `data_source`, whose name says how answers are judged:
 
     | a name with the word | verifier | `ground_truth` |
     |---|---|---|
     | countdown | "arithmetic": an expression of the numbers that makes the target | {target, numbers} of integers |
     | multiply, multiplication, arithmetic | "integer": that one integer | an integer |
-    | gsm8k, math, aime, amc, numina (`envs.truths` has them all) | "math": the same in mathematics | a text, a number, or a list of parts; of a worked solution its end (`envs.golds`) |
+    | gsm8k, math, aime, amc, numina | "math": the same in mathematics | a text, a number, a solution |
+
+    (`envs.truths` has all names, `envs.golds` all forms of a mathematical ground truth.)
 
     A row with `nums` and `target` alone, as in Countdown-Tasks-3to4, is asked as `Countdown-v0` asks.
 
@@ -162,8 +164,8 @@ class DatasetEnv(RowEnv[DatasetTask]):
         return task.question
 
     def prompt_info(self, task: DatasetTask) -> dict[str, str]:
-        own = {"system": task.system, "assistant_prefix": task.assistant_prefix}
-        own = {key: text for key, text in own.items() if text is not None}
+        texts = {"system": task.system, "assistant_prefix": task.assistant_prefix}
+        own = {key: text for key, text in texts.items() if text is not None}
         return super().prompt_info(task) | own | self.given_prompt
 
     def verify(self, task: DatasetTask, answer: str) -> str | None:
@@ -182,7 +184,7 @@ class DatasetEnv(RowEnv[DatasetTask]):
 
 
 def _with_prompt(row: dict[str, Any]) -> tuple[dict[str, Any], Prompt | None]:
-    """A row of Countdown-Tasks-3to4, which has numbers and no prompt, asked as `Countdown-v0` asks; any other as it is."""
+    """A row of Countdown-Tasks-3to4, which has no prompt, asked as `Countdown-v0` asks; any other as it is."""
     if row.get("prompt") or row.get("nums") is None or row.get("reward_model") is not None:
         return row, None
     truth = {"numbers": row["nums"], "target": row.get("target")}

@@ -249,8 +249,8 @@ def _letter(value: Any, choices: Mapping[str, str], name: str) -> str:
     return named[0]
 
 
-def _number(value: float | Decimal) -> str:
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e15):
+def _number(value: Any) -> str:
+    if isinstance(value, int) or (abs(value) < 1e15 and value == int(value)):
         return str(Decimal(int(value)))
     if isinstance(value, Decimal):
         return f"{value.normalize():f}"

@@ -71,7 +71,7 @@ class MathWordEnv(RowEnv[MathTask]):
                 if split_files(Path(root) / folder, self.split):
                     return load_rows(Path(root) / folder, self.split, COLUMNS)
         try:
-            return load_rows(SOURCES[self.source[self.split]].hub(self.split), self.split, COLUMNS)
+            return load_rows(SOURCES[self.source[self.split]].hub(self.split) or "", self.split, COLUMNS)
         except ValueError as error:
             folders = " or ".join(f"$LLMENV_DATA/{folder}" for folder in self.folders)
             raise ValueError(
@@ -117,7 +117,8 @@ class GSM8KEnv(MathWordEnv):
 
     Rows have `question` (or `problem`) and `answer`: the solution with the final answer after "####", or that answer
     alone, which is the form of other collections of word problems. What stands in `body` goes before the question, and
-    a unit in brackets, `9 (apples)`, is left out of the answer: so ASDiv and SVAMP are read (`envs.golds` has all forms).
+    a unit in brackets, `9 (apples)`, is left out of the answer: so ASDiv and SVAMP are read, too (`envs.golds` has all
+    forms).
 
     ## Observation Space
     `TextSpace`: the question, and how to answer it; after the step the empty text. The info of `reset` has `system`
@@ -141,7 +142,7 @@ class GSM8KEnv(MathWordEnv):
 
     ## Arguments
     - `data=None`: where the rows are. A `.parquet` or `.jsonl` file, a folder of those or a hub id (`llmenv.data` says
-      how splits are found), a name in `envs.sources`, or "sample": a few rows that come with the package. By default the folder
+      how splits are found), a name in `envs.sources`, or "sample": a few rows of the package. By default the folder
       `$LLMENV_DATA/gsm8k`, else `openai/gsm8k` from the hub (needs `pip install 'llmenv[datasets]'`).
     - `question=...`: the wording, with the field `{question}`.
     - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
@@ -195,7 +196,7 @@ class MATHEnv(MathWordEnv):
 
     ## Arguments
     - `data=None`: where the rows are. A `.parquet` or `.jsonl` file, a folder of those or a hub id (`llmenv.data` says
-      how splits are found), a name in `envs.sources`, or "sample": a few rows that come with the package. By default the folder
+      how splits are found), a name in `envs.sources`, or "sample": a few rows of the package. By default the folder
       `$LLMENV_DATA/math`, or for the split "test" `$LLMENV_DATA/math500`; else, from the hub (needs
       `pip install 'llmenv[datasets]'`), `DigitalLearningGmbH/MATH-lighteval` to train and `HuggingFaceH4/MATH-500`
       to test.

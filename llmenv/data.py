@@ -203,7 +203,7 @@ def _refuse_variants(files: Sequence[Path], split: str, tables: Sequence[_Table]
         if asking and (common := _asked(table, asking) & _asked(its, asking)):
             raise ValueError(
                 f"{file} and {other.name} have {len(common)} of the same {asking[0]}s, such as "
-                f"{min(common)[:80]}, so that one is a variant of the other: give one of them as data="
+                f"{min(common)[1:80]}, so that one is a variant of the other: give one of them as data="
             )
 
 

@@ -35,8 +35,8 @@ class Response(NamedTuple):
         answer: text of the last complete answer block outside the reasoning, or None.
         well_formed: whether the response is exactly one think block, closed, then exactly one answer block,
             with only white space between and after them. Text before the think block is allowed (a prompt
-            may have put it there), tags anywhere else are not, but for one `<think>` directly before the block's own:
-            a prompt may have opened it, and the model opened it again.
+            may have put it there), tags anywhere else are not, but for one repeated `<think>`: a prompt may have opened
+            the block, and the model opened it again.
     """
 
     think: str | None
@@ -101,8 +101,8 @@ def _find_tags(text: str) -> Iterator[tuple[int, str]]:
 
 def _well_formed(text: str, tags: list[tuple[int, str]]) -> bool:
     names = tuple(tag for _, tag in tags)
-    if names == ("<think>", *_TAGS) and not text[tags[0][0] + len("<think>") : tags[1][0]].strip():
-        tags, names = tags[1:], names[1:]  # a model repeated what its prompt had opened
+    if names == ("<think>", *_TAGS):  # a model repeated what its prompt had opened
+        tags, names = tags[1:], names[1:]
     if names != _TAGS:
         return False
     (_, _), (think_end, _), (answer_start, _), (answer_end, _) = tags

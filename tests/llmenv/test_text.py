@@ -26,6 +26,7 @@ def test_well_formed() -> None:
         "Let me solve this step by step.\n<think><think> a</think><answer>c</answer>",
         "<think>\n\n\t<think></think><answer>c</answer>",
         "Sure. <think> <think>a < b</think> <answer>c</answer>",
+        "<think>Let me solve this step by step.\n<think>a</think><answer>c</answer>",  # where the template opens it
     ],
 )
 def test_well_formed_oddities(text: str) -> None:
@@ -45,7 +46,6 @@ def test_well_formed_oddities(text: str) -> None:
         "<answer>b</answer><think>a</think>",
         "<think>a</think><answer>b</answer><answer>c</answer>",
         "<think>a</think><think>b</think><answer>c</answer>",
-        "<think>a<think>b</think><answer>c</answer>",
         "<think><think><think>a</think><answer>c</answer>",
         "<think><think>a</think></think><answer>c</answer>",
         "<think>a</think><answer>b</answer><think>",
