@@ -23,13 +23,7 @@ from ray.rllib.utils.metrics import (
 
 from algorithms import tasks
 from algorithms.config import LLMConfig
-from algorithms.groups import (
-    SampleErrors,
-    comparable,
-    refuse_unusable,
-    rollout_metrics,
-    warn_without_signal,
-)
+from algorithms.groups import SampleErrors, comparable, refuse_unusable, rollout_metrics, warn_without_signal
 from algorithms.preflight import preflight
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize, warn_if_cut
