@@ -46,7 +46,7 @@ _BLOCK = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _SAID = re.compile(
     r"(?:.*\W)?answer(?:\s+is|\s*[:=])[:\s]*(\S.*?)(?:\.\s*I hope it is correct)?\.?", re.IGNORECASE
 )
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")  # thousands
+_GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # thousands
 # A number and its unit in brackets, as ASDiv writes it: 9 (apples), 80 (%), 7 (m).
 _UNIT = re.compile(r"([-+]?[$€£]?[\d.,/:]*\d)\s*\((?:[%°mglsh]|[^()\d]*[^\W\d_]{2}[^()\d]*)\)", re.IGNORECASE)
 _PLAIN = re.compile(r"(?=.*\d)(-?)(\d+)?(\.\d+)?(?:\\[dt]?frac\{(\d+)\}\{(\d+)\})?")
@@ -192,6 +192,7 @@ def _read_text(text: str, name: str, solved: bool) -> str:
             f"its {name} is {_shown(text)}, which stands for an answer that is missing: leave the row out, or write "
             "the answer there"
         )
+    final = re.sub(r"(?<=\d)\s*\(([ap]\.?m\.?)\)", r" \1", final)  # of a time that is no unit
     units = [_UNIT.fullmatch(part.strip()) for part in final.split(";")]
     return ", ".join(unit[1] for unit in units if unit) if all(units) else final
 
