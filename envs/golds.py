@@ -42,6 +42,9 @@ _SIGNS = {"<", ">", "=", "+", r"\{\}"}  # answers without a letter or a digit
 _AROUND = re.compile(
     r"\\(?:boxed|fbox|text|textbf|mathrm|mathbf|left|right)(?![A-Za-z])|[$\s{}()\[\].,;:!?*`'\"_#~\\|–—-]"
 )
+_WRITTEN = re.compile(
+    r"""\[\s*(['"]).*\1\s*\]|\{\s*['"].*\}|b(['"]).*\2""", re.DOTALL
+)  # as Python writes values
 _BLOCK = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _SAID = re.compile(
     r"(?:.*\W)?answer(?:\s+is|\s*[:=])[:\s]*(\S.*?)(?:\.\s*I hope it is correct)?\.?", re.IGNORECASE
@@ -180,6 +183,10 @@ def _read_list(values: list[Any], name: str, solved: bool) -> str:
 
 
 def _read_text(text: str, name: str, solved: bool) -> str:
+    if _WRITTEN.fullmatch(text.strip()):
+        raise ValueError(
+            f"its {name} is {_shown(text)}, a list or the like written as a text: write the values in it"
+        )
     final = _end_of_solution(text.strip(), solved)
     if final is None and ("####" in text or ("<<" in text and ">>" in text)):
         raise ValueError(

@@ -85,7 +85,7 @@ SOURCES = {
         "Yu et al. 2025, https://arxiv.org/abs/2503.14476",
     ),
     "asdiv": Source(
-        "EleutherAI/asdiv:asdiv@validation", None, ("body", "question", "answer"),
+        "EleutherAI/asdiv@validation", None, ("body", "question", "answer"),
         "Miao et al. 2020, https://arxiv.org/abs/2106.15772",
     ),
     "svamp": Source(

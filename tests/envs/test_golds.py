@@ -117,6 +117,10 @@ def test_other_types(value: Any, answer: str) -> None:
         ({"answer": ["1", ""]}, "column `answer` is the list"),
         ({"answer": float("inf")}, "column `answer` is the number inf"),
         ({"answer": ("1", "2")}, "column `answer` is tuple"),
+        ({"answer": "['70']"}, r"the text \"\['70'\]\", a list or the like written as a text"),
+        ({"answer": '["1", "2"]'}, "a list or the like written as a text"),
+        ({"answer": "{'answer': 5}"}, "a list or the like written as a text"),
+        ({"answer": "b'5'"}, "a list or the like written as a text"),
         ({"final_answer": {"x": 1}}, "column `final_answer` is the dict"),
         ({"solution": {"x": 1}}, "column `solution` is the dict"),
         (
