@@ -98,8 +98,8 @@ def check(env: RowEnv[Any]) -> Checked:
             found.reasons.setdefault(kind, str(task))
             continue
         gold = env.solution(task) or ""
-        read = getattr(task, "verifier", "math") not in ("math", "integer")  # others have no gold
-        if not read and env.verify(task, f"${_DOLLARS.sub('', gold)}$") is not None:
+        has_gold = getattr(task, "verifier", "math") in ("math", "integer")
+        if has_gold and env.verify(task, f"${_DOLLARS.sub('', gold)}$") is not None:
             found.unread.append((number, gold))
         question = " ".join(env.question(task).split())
         first = found.golds.setdefault(question, gold)
