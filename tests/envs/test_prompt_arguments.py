@@ -1,4 +1,4 @@
-"""System message and beginning of the answer as arguments of an environment, and chat templates that think by themselves."""
+"""System message and beginning of the answer as arguments, and chat templates that open thinking by themselves."""
 
 from __future__ import annotations
 
@@ -109,17 +109,14 @@ def test_thinking_is_opened_once_and_may_be_opened_again(
     answer = "so {gold}</think>\n<answer>{gold}</answer>"
     again, reward = pay(tokenizer, TEMPLATES[name], f"<think>{answer}", arguments)
     opened = again.rpartition("<|assistant|>")[2].count("<think>")
-    assert opened == (
-        0
-        if "opens" not in name and name != "last message alone" and arguments.get("assistant_prefix") == ""
-        else 1
-    )
+    opens = name not in ("plain", "no system")
+    assert opened == (opens or arguments.get("assistant_prefix") != "")
     assert reward == 1.0
     text, reward = pay(tokenizer, TEMPLATES[name], answer, arguments)
     assert text == again
     assert reward == (1.0 if opened else 0.1)
-    # Twice is once too often; a wrong answer in good form is a wrong answer.
-    assert pay(tokenizer, TEMPLATES[name], f"<think><think>{answer}", arguments)[1] == 0.1
+    # A second repetition is one too many; a wrong answer in good form is a wrong answer.
+    assert pay(tokenizer, TEMPLATES[name], "<think>" * (3 - opened) + answer, arguments)[1] == 0.1
     assert pay(tokenizer, TEMPLATES[name], "<think>a</think><answer>no</answer>", arguments)[1] == 0.1
     if name != "last message alone":
         assert ("The assistant first thinks" in text) == (arguments.get("system") != "")
