@@ -1,8 +1,8 @@
 r"""What a row of a data set asks, and its right answer. Knows columns and how solutions end; no file and no verifier.
 
-The question is `question` or `problem`, with what other columns hold of it: `body`, `context` or `passage` before it,
-`choices` or `options` behind it. The right answer, the gold, is the first of `answer`, `final_answer` and `solution`
-that says anything:
+The question is `question` or `problem`, with what other columns hold of it: `body`, `context`, `passage` and the like
+before it, `choices`, `options` or columns `A`, `B`, ... behind it. The right answer, the gold, is the first of `answer`,
+`final_answer` and `solution` that says anything:
 
 - of a worked solution the end: what follows "####" in its last line, an `<answer>` block, what a last line "The answer
   is ..." says, or the boxes of the last sentence that has one, all of them together. `solution` must end so;
@@ -27,11 +27,13 @@ import numpy as np
 
 from llmenv.text import Box, find_boxes
 
+_BEFORE = ("passage", "paragraph", "story", "premise", "context", "body")
+_LETTERS = ("A", "B", "C", "D", "E")  # columns that hold a choice each
 COLUMNS = (
-    "question", "problem", "answer", "solution", "final_answer",
-    "body", "context", "passage", "choices", "options",
-)  # fmt: skip
-_BEFORE = ("passage", "context", "body")
+    *("question", "problem", "answer", "solution", "final_answer", "choices", "options"),
+    *_BEFORE,
+    *_LETTERS,
+)
 _BLANKS = {"nan", "null", "<na>", "n/a", "#n/a", "nat", "nil", "[]", "{}"}
 _STANDS_FOR_NONE = {
     "proof", "notfound", "not found", "no answer", "noanswer", "no final answer", "unknown", "missing", "tbd", "todo",
@@ -54,10 +56,10 @@ _GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:,\d{3})+(?![\d,])")  # thousan
 _UNIT = re.compile(r"([-+]?[$€£]?[\d.,/:]*\d)\s*\((?:[%°mglsh]|[^()\d]*[^\W\d_]{2}[^()\d]*)\)", re.IGNORECASE)
 _PLAIN = re.compile(r"(?=.*\d)(-?)(\d+)?(\.\d+)?(?:\\[dt]?frac\{(\d+)\}\{(\d+)\})?")
 _SENTENCE_END = re.compile(r"[.!?](?:\$|\\\)|\\\])*\s+(?![a-z])")
-_NEXT_STEP = re.compile(  # between two boxes: the first led to the second
-    r"\b(?:then|so|hence|thus|therefore|finally|implies|simplifies|or rather|equivalently)\b"
-    r"|\\(?:implies|Rightarrow|therefore)\b|\A[\s$}&\\]*=",
-    re.IGNORECASE,
+# Between two boxes: the second takes the place of the first, or nobody knows whether it does.
+_REPLACES = re.compile(r"\b(?:then|simplifies|or rather|equivalently)\b|\A[\s$}&\\]*=", re.IGNORECASE)
+_FOLLOWS = re.compile(
+    r"\b(?:so|hence|thus|therefore|implies)\b|\\(?:implies|Rightarrow|therefore)\b", re.IGNORECASE
 )
 
 
@@ -89,6 +91,11 @@ def _choices_column(row: Mapping[str, Any]) -> str:
     return "choices" if row.get("choices") else "options"
 
 
+def _choices_by_column(row: Mapping[str, Any]) -> dict[str, Any]:
+    given = {letter: row[letter] for letter in _LETTERS if not says_nothing(row.get(letter))}
+    return given if len(given) > 1 else {}
+
+
 def read_choices(row: Mapping[str, Any]) -> dict[str, str]:
     """The choices of a row by their letters, in order; none where it has none, or has them in one text.
 
@@ -96,7 +103,7 @@ def read_choices(row: Mapping[str, Any]) -> dict[str, str]:
         ValueError: they have another form than a list, or letters and texts.
     """
     name = _choices_column(row)
-    given = row.get(name)
+    given = row.get(name) or _choices_by_column(row)
     if not given or isinstance(given, str):
         return {}
     if isinstance(given, Mapping) and set(given) == {"label", "text"}:
@@ -219,12 +226,17 @@ def _end_of_solution(text: str, solved: bool) -> str | None:
 
 
 def _boxed(text: str, boxes: list[Box]) -> str:
-    """The boxes of the sentence that the last one is in; but a box that only leads to the next is a step."""
+    """The boxes of the sentence that the last one is in; but a box that the next replaces is a step."""
     together = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         between = text[box.end : together[0].start]
-        if _SENTENCE_END.search(between) or _NEXT_STEP.search(between):
+        if _SENTENCE_END.search(between) or _REPLACES.search(between):
             break
+        if _FOLLOWS.search(between) and _value(box.content) != _value(together[0].content):
+            raise ValueError(
+                f"its solution ends with the boxes {box.content} and {together[0].content}, the first of which may "
+                "only lead to the second: leave the boxes of the answer alone"
+            )
         together.insert(0, box)
     # Of one number in two spellings, "15 39/40, or 639/40", the last.
     said = {_value(box.content): box.content for box in together}

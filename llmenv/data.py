@@ -10,7 +10,7 @@ the hub's, whatever its name. Its splits, "train" and "test", are:
 - of a file with the word "train" or "test" in its name, itself and the file beside it that has the other word;
 - of any file with a column "split", the rows that say so. A row of which nothing says so is training data.
 
-Parquet goes before JSONL. A column is found whatever its case: `Question` is `question`.
+Parquet goes before JSONL. `Question` is read as the column `question`.
 """
 
 from __future__ import annotations
@@ -244,9 +244,10 @@ def _parquet_schema(file: Path) -> Any:
 
 
 def _spelled(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """How a source spells those of the wanted columns that it has: as they are, or in another case."""
-    by_case = {name.lower(): name for name in reversed(names)} | {name: name for name in names}
-    return {name: by_case[name] for name in wanted if name in by_case}
+    """How a source spells those of the wanted columns that it has: as they are; or, if in lower case, in another."""
+    by_case = {name.lower(): name for name in reversed(names)}
+    spelled = {name: name if name in names else by_case.get(name) for name in wanted}
+    return {name: own for name, own in spelled.items() if own}
 
 
 def _read_parquet(

@@ -27,11 +27,12 @@ from envs.golds import read_choices, read_question, right_answer, says_nothing
         (r"So $n = \boxed{12}$. The sum of its digits is $\boxed{3}$.", "3"),
         (r"$\boxed{\frac{2}{4}} = \boxed{\frac{1}{2}}$", r"\frac{1}{2}"),
         (r"\begin{align*}x &= \boxed{4+4} \\ &= \boxed{8}\end{align*}", "8"),
-        (r"It is $\boxed{6}$, so there are $\boxed{7}$ of them.", "7"),
+        (r"It is $\boxed{\frac{6}{4}}$, which simplifies to $\boxed{\frac{3}{2}}$.", r"\frac{3}{2}"),
         # Said twice, or in two spellings.
         (r"It is $\boxed{2}$, that is $\tan A = \boxed{2}$.", "2"),
         (r"It is $\boxed{15\frac{39}{40}},$ or $\boxed{\frac{639}{40}}$ inches.", r"\frac{639}{40}"),
         (r"It is $\boxed{\frac{1}{2}}$, or $\boxed{0.5}$.", "0.5"),
+        (r"It is $\boxed{\frac{1}{2}}$, and thus $\boxed{0.5}$.", "0.5"),
     ],
 )
 def test_several_boxes(solution: str, answer: str) -> None:
@@ -122,6 +123,11 @@ def test_other_types(value: Any, answer: str) -> None:
         ({"answer": "{'answer': 5}"}, "a list or the like written as a text"),
         ({"answer": "b'5'"}, "a list or the like written as a text"),
         ({"final_answer": {"x": 1}}, "column `final_answer` is the dict"),
+        (
+            {"solution": r"So $x=\boxed{2}$, hence $y=\boxed{3}$."},
+            "ends with the boxes 2 and 3, the first of which may",
+        ),
+        ({"solution": r"$\boxed{4} \Rightarrow \boxed{16}$"}, "ends with the boxes 4 and 16"),
         ({"solution": {"x": 1}}, "column `solution` is the dict"),
         (
             {"solution": [r"\boxed{3}", r"\boxed{4}"]},
@@ -233,6 +239,8 @@ HOW_MANY = "How many apples are in the basket?"
             "34?\nA. 3\nB. 4\nAnswer with the letter of the right one.",
         ),
         ({"question": "2?", "options": "A. 3 B. 4"}, "2?\nA. 3 B. 4"),
+        ({"question": "2?", "A": "3", "B": "4"}, "2?\nA. 3\nB. 4\nAnswer with the letter of the right one."),
+        ({"story": "Ann has 2.", "question": "Q?", "A": "3"}, "Ann has 2. Q?"),
     ],
 )
 def test_a_question_in_several_columns(row: dict[str, Any], question: str) -> None:

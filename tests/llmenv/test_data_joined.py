@@ -132,6 +132,8 @@ def test_columns_in_another_case(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / f"x{suffix}", [{"Question": "1?", "ANSWER": "1", "Body": "b"}])
     data = load_rows(tmp_path / f"x{suffix}", "train", (*QA, "body", "Body"))
     assert list(data) == [{"question": "1?", "answer": "1", "body": "b", "Body": "b"}]
+    write(tmp_path / f"z{suffix}", [{"question": "1?", "a": 1}])
+    assert list(load_rows(tmp_path / f"z{suffix}", "train", (*QA, "A"))) == [{"question": "1?"}]
     write(tmp_path / f"y{suffix}", [{"Question": "no", "question": "1?"}])
     assert list(load_rows(tmp_path / f"y{suffix}", "train", QA)) == [{"question": "1?"}]
 
