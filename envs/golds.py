@@ -1,8 +1,8 @@
 r"""What a row of a data set asks, and its right answer. Knows columns and how solutions end; no file and no verifier.
 
 The question is `question` or `problem`, with what other columns hold of it: `body`, `context`, `passage` and the like
-before it, `choices`, `options` or columns `A`, `B`, ... behind it. The right answer, the gold, is the first of `answer`,
-`final_answer` and `solution` that says anything:
+before it, `choices`, `options` or columns `A`, `B`, ... behind it. The right answer, the gold, is the first of
+`answer`, `final_answer` and `solution` that says anything:
 
 - of a worked solution the end: what follows "####" in its last line, an `<answer>` block, what a last line "The answer
   is ..." says, or the boxes of the last sentence that has one, all of them together. `solution` must end so;
