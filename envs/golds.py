@@ -35,6 +35,7 @@ COLUMNS = (
     *_LETTERS,
 )
 _BLANKS = {"nan", "null", "<na>", "n/a", "#n/a", "nat", "nil", "[]", "{}"}
+_LONGEST_NOTHING = 40  # characters: longer texts say something
 _STANDS_FOR_NONE = {
     "proof", "notfound", "not found", "no answer", "noanswer", "no final answer", "unknown", "missing", "tbd", "todo",
     "see solution", "unanswerable", "not provided", "not available", "unavailable", "omitted",
@@ -147,6 +148,8 @@ def says_nothing(value: Any) -> bool:
     """Whether a value is null, NaN, a text that is empty or says one of them, or a list of nothing."""
     if isinstance(value, str):
         bare = value.strip()
+        if len(bare) > _LONGEST_NOTHING:
+            return False
         sign = "".join(bare.strip("$").split()) in _SIGNS
         return bare == "None" or bare.lower() in _BLANKS or not (_AROUND.sub("", bare) or sign)
     if isinstance(value, float):

@@ -121,7 +121,7 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
 
     `correct` is a response whose last complete answer block outside the reasoning is right by `verify`. `well_formed`
     is one with exactly one closed `<think>` block, then one `<answer>` block, and nothing but white space between and
-    after (`llmenv.text` has the fine print).
+    after; a model may repeat the `<think>` that its prompt has opened (`llmenv.text` has the fine print).
 
     | response | `reward="default"` | `reward="tinyzero"` |
     |---|---|---|
