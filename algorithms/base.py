@@ -23,7 +23,7 @@ from ray.rllib.utils.metrics import (
 
 from algorithms import tasks
 from algorithms.config import LLMConfig
-from algorithms.groups import comparable, refuse_unusable, rollout_metrics, warn_without_signal
+from algorithms.groups import SampleErrors, comparable, refuse_unusable, rollout_metrics, warn_without_signal
 from algorithms.preflight import preflight
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize, warn_if_cut
@@ -52,6 +52,7 @@ class LLMAlgorithm(Algorithm):
 
     def setup(self, config: LLMConfig) -> None:
         self.last_episodes: list[TextEpisode] = []
+        self._sample_errors = SampleErrors()
         self.last_evaluation: dict[str, list[TextEpisode]] = {}
         if self.config.run_seed is None:
             self.config = self.config.copy(copy_frozen=False)
@@ -161,6 +162,7 @@ class LLMAlgorithm(Algorithm):
 
     def _collect(self, requests: Sequence[GroupRequest], **settings: Any) -> list[TextEpisode]:
         episodes, metrics = self.runners.collect(self.runners.submit(requests, **settings))
+        self._sample_errors.tell(episodes)
         self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
         return episodes
 

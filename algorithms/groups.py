@@ -14,6 +14,7 @@ from llmenv.evaluation import summarize
 from llmenv.rollout import PROMPT_TOO_LONG
 
 logger = logging.getLogger(__name__)
+MOST_ERRORS = 20  # that a run tells of, each once
 
 
 def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpisode]:
@@ -42,6 +43,23 @@ def refuse_unusable(episodes: Sequence[TextEpisode], config: LLMConfig) -> None:
         if not any(episode.valid for episode in episodes):
             every = "every sample of the iteration is invalid"
         raise RuntimeError(f"{every}; the first: {first}")
+
+
+class SampleErrors:
+    """Tells of what made samples invalid, such as a bad row of a data set: of each error once, when it first comes."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def tell(self, episodes: Sequence[TextEpisode]) -> None:
+        for episode in episodes:
+            # Lengths differ, and num_overlong counts them.
+            error = PROMPT_TOO_LONG if _is_overlong(episode) else episode.error
+            if error is None or error in self._told or len(self._told) == MOST_ERRORS:
+                continue
+            self._told.add(error)
+            more = "; further ones are only counted" if len(self._told) == MOST_ERRORS else ""
+            logger.warning("a sample is invalid, and left out: %s%s", episode.error, more)
 
 
 def rollout_metrics(

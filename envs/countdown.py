@@ -181,8 +181,8 @@ class CountdownEnv(TaskEnv[CountdownTask]):
     - `num_numbers=(3, 4)`: the counts of numbers to choose from, or one count; each from 2 to 6.
     - `number_range=(1, 99)`, `target_range=(10, 100)`: least and greatest values, 0 or more.
     - `question=...`: the wording, with the fields `{numbers}` (written as a Python list) and `{target}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
-      `llmenv.env.TaskEnv`.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
+      `system=None`, `assistant_prefix=None`: see `llmenv.env.TaskEnv`.
 
     `reset(seed=s)` fully determines the task. `reset(options={"numbers": [44, 19, 35], "target": 98})` sets it:
     any integers, of either split, solvable or not.
@@ -214,8 +214,10 @@ class CountdownEnv(TaskEnv[CountdownTask]):
         split: str = "train",
         reward: str = "default",
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
-        super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
+        super().__init__(split, reward, reward_amounts, system, assistant_prefix)
         self.num_numbers = (num_numbers,) if isinstance(num_numbers, int) else tuple(num_numbers)
         self.number_range = number_range
         self.target_range = target_range

@@ -42,7 +42,7 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
     ## Observation Space
     `TextSpace`: the question, then "higher" or "lower", after the last step the empty text. The info of `reset` has
     `system` and `assistant_prefix`, which a prompt template places around it; that of a step with a next turn has an
-    `assistant_prefix` again, `<think>`.
+    `assistant_prefix` again, `<think>` (or the argument's).
 
     ## Action Space
     `TextSpace`: the assistant's whole message, i.e. `assistant_prefix` followed by what the model wrote. `step`
@@ -65,8 +65,8 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
     - `max_guesses=4`: 1 or more.
     - `number_range=(1, 99)`: least and greatest number that a range may have.
     - `question=...`: the wording, with the fields `{low}`, `{high}` and `{max_guesses}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
-      `llmenv.env.TaskEnv`.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
+      `system=None`, `assistant_prefix=None`: see `llmenv.env.TaskEnv`.
 
     `reset(seed=s)` fully determines the task. `reset(options={"low": 1, "high": 15, "number": 7})` sets it, of either
     split.
@@ -84,8 +84,10 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
         split: str = "train",
         reward: str = "default",
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
-        super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
+        super().__init__(split, reward, reward_amounts, system, assistant_prefix)
         if max_guesses < 1:
             raise ValueError(f"max_guesses must be 1 or more, not {max_guesses}")
         if len(number_range) != 2 or not 2 <= size <= number_range[1] - number_range[0] + 1:
@@ -151,5 +153,6 @@ class GuessNumberEnv(TaskEnv[GuessNumberTask]):
             guess = None if answer is None else read_integer(answer)
             if guess not in (None, self.task.number) and self.guesses < self.max_guesses:
                 hint = "higher" if guess < self.task.number else "lower"
-                return hint, 0.0, False, False, {"correct": False, "assistant_prefix": "<think>"}
+                prefix = self.given_prompt.get("assistant_prefix", "<think>")
+                return hint, 0.0, False, False, {"correct": False, "assistant_prefix": prefix}
         return super().step(action)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from envs.golds import COLUMNS, read_gold, read_question, right_answer
 from envs.rows import RowEnv
+from envs.sources import SOURCES, load_source
 from envs.verify.verifiers import verify_math
 from llmenv.data import Rows, load_rows, split_files
-from llmenv.text import extract_boxed
 
 ANSWER_IN_TAGS = (
     "Show your work in <think> </think> tags. And return the final answer in <answer> </answer> tags."
@@ -18,7 +19,6 @@ ANSWER_IN_TAGS = (
 GSM8K_QUESTION = f"{{question}}\n{ANSWER_IN_TAGS}"
 MATH_QUESTION = f"{GSM8K_QUESTION} It may be LaTeX, for example <answer> \\frac{{1}}{{2}} </answer>."
 _SAMPLES = Path(__file__).parent / "samples"
-_COLUMNS = ("question", "problem", "answer", "solution")
 
 
 class MathTask(NamedTuple):
@@ -29,29 +29,12 @@ class MathTask(NamedTuple):
     row: int | None = None
 
 
-def right_answer(row: Mapping[str, Any]) -> str:
-    """The final answer in a row: what follows "####" in `answer`, else all of it, else the last box in `solution`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    answer = row.get("answer")
-    if answer is None:
-        answer = extract_boxed(row.get("solution") or "") or ""
-    _, mark, final = str(answer).rpartition("####")
-    final = final.strip()
-    if not final:
-        raise ValueError(
-            'it has no right answer: neither `answer`, with "####" or without, nor a box in `solution`'
-        )
-    return final.replace(",", "") if mark else final  # a number, such as 1,200
-
-
 class MathWordEnv(RowEnv[MathTask]):
     """The base of `GSM8KEnv` and `MATHEnv`, which say how to ask, and where their rows are, when nobody else does.
 
     Args:
-        data: a source of rows (`llmenv.data` has the forms), "sample", or None for the usual places.
+        data: a source of rows (`llmenv.data` has the forms), a name in `envs.sources`, "sample", or None for the usual
+            places.
         question: the wording, with the field {question}; None for the class's own.
         split: see `TaskEnv`.
         reward: see `TaskEnv`.
@@ -61,7 +44,7 @@ class MathWordEnv(RowEnv[MathTask]):
     wording: str
     sample: str  # file in envs/samples
     folders: tuple[str, ...]  # in $LLMENV_DATA; the first that has the split
-    hub: Mapping[str, str]  # split -> hub id
+    source: dict[str, str]  # split -> name in `envs.sources`
 
     def __init__(
         self,
@@ -70,8 +53,10 @@ class MathWordEnv(RowEnv[MathTask]):
         split: str = "train",
         reward: str = "default",
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
-        super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
+        super().__init__(split, reward, reward_amounts, system, assistant_prefix)
         if question is not None:
             self.wording = question
         if "{question}" not in self.wording:
@@ -80,13 +65,13 @@ class MathWordEnv(RowEnv[MathTask]):
 
     def _load(self, data: str | None) -> Rows:
         if data is not None:
-            return load_rows(_SAMPLES / self.sample if data == "sample" else data, self.split, _COLUMNS)
+            return load_source(str(_SAMPLES / self.sample) if data == "sample" else data, self.split, COLUMNS)
         if root := os.environ.get("LLMENV_DATA"):
             for folder in self.folders:
                 if split_files(Path(root) / folder, self.split):
-                    return load_rows(Path(root) / folder, self.split, _COLUMNS)
+                    return load_rows(Path(root) / folder, self.split, COLUMNS)
         try:
-            return load_rows(self.hub[self.split], self.split, _COLUMNS)
+            return load_rows(SOURCES[self.source[self.split]].hub(self.split) or "", self.split, COLUMNS)
         except ValueError as error:
             folders = " or ".join(f"$LLMENV_DATA/{folder}" for folder in self.folders)
             raise ValueError(
@@ -96,10 +81,7 @@ class MathWordEnv(RowEnv[MathTask]):
             ) from error
 
     def from_row(self, row: dict[str, Any], number: int) -> MathTask:
-        question = row.get("question") or row.get("problem")
-        if not question:
-            raise ValueError("it has neither `question` nor `problem`")
-        return MathTask(question, right_answer(row), number)
+        return MathTask(read_question(row), right_answer(row), number)
 
     def from_options(self, options: dict[str, Any]) -> MathTask:
         if "index" in options:
@@ -109,7 +91,11 @@ class MathWordEnv(RowEnv[MathTask]):
                 f'options has the keys {sorted(map(str, options))}: give options={{"index": 0}}, or a text for each of '
                 '"question" and "answer"'
             )
-        return MathTask(**options)
+        if not (answer := read_gold(options["answer"], 'options["answer"]')):
+            raise ValueError(
+                'options["answer"] says nothing: give options={"question": ..., "answer": ...} with an answer'
+            )
+        return MathTask(options["question"], answer)
 
     def solution(self, task: MathTask) -> str:
         return task.answer
@@ -130,7 +116,9 @@ class GSM8KEnv(MathWordEnv):
     is a row of the split, drawn uniformly, or row `i` by `reset(options={"index": i})`.
 
     Rows have `question` (or `problem`) and `answer`: the solution with the final answer after "####", or that answer
-    alone, which is the form of other collections of word problems, such as ASDiv.
+    alone, which is the form of other collections of word problems. What stands in `body` goes before the question, and
+    a unit in brackets, `9 (apples)`, is left out of the answer: so ASDiv and SVAMP are read, too (`envs.golds` has all
+    forms).
 
     ## Observation Space
     `TextSpace`: the question, and how to answer it; after the step the empty text. The info of `reset` has `system`
@@ -154,11 +142,11 @@ class GSM8KEnv(MathWordEnv):
 
     ## Arguments
     - `data=None`: where the rows are. A `.parquet` or `.jsonl` file, a folder of those or a hub id (`llmenv.data` says
-      how splits are found), or "sample": a few rows that come with the package. By default the folder
+      how splits are found), a name in `envs.sources`, or "sample": a few rows of the package. By default the folder
       `$LLMENV_DATA/gsm8k`, else `openai/gsm8k` from the hub (needs `pip install 'llmenv[datasets]'`).
     - `question=...`: the wording, with the field `{question}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
-      `llmenv.env.TaskEnv`.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
+      `system=None`, `assistant_prefix=None`: see `llmenv.env.TaskEnv`.
 
     `num_tasks` is the number of rows. `reset(seed=s)` fully determines the task; `reset(options={"index": 7})` sets row
     7, and `reset(options={"question": "What is 6 times 7?", "answer": "42"})` any question.
@@ -173,7 +161,7 @@ class GSM8KEnv(MathWordEnv):
     wording = GSM8K_QUESTION
     sample = "gsm8k.jsonl"
     folders = ("gsm8k",)
-    hub = {"train": "openai/gsm8k:main", "test": "openai/gsm8k:main"}  # noqa: RUF012
+    source = {"train": "gsm8k", "test": "gsm8k"}  # noqa: RUF012
 
 
 class MATHEnv(MathWordEnv):
@@ -184,7 +172,7 @@ class MATHEnv(MathWordEnv):
     uniformly, or row `i` by `reset(options={"index": i})`.
 
     Rows have `problem` (or `question`) and `answer`, the final answer, or without it `solution`, where the last
-    `\boxed{}` holds that.
+    `\boxed{}` holds that, or the boxes of the last sentence do together (`envs.golds` has all forms).
 
     ## Observation Space
     `TextSpace`: the problem, and how to answer it; after the step the empty text. The info of `reset` has `system`
@@ -210,13 +198,13 @@ class MATHEnv(MathWordEnv):
 
     ## Arguments
     - `data=None`: where the rows are. A `.parquet` or `.jsonl` file, a folder of those or a hub id (`llmenv.data` says
-      how splits are found), or "sample": a few rows that come with the package. By default the folder
+      how splits are found), a name in `envs.sources`, or "sample": a few rows of the package. By default the folder
       `$LLMENV_DATA/math`, or for the split "test" `$LLMENV_DATA/math500`; else, from the hub (needs
       `pip install 'llmenv[datasets]'`), `DigitalLearningGmbH/MATH-lighteval` to train and `HuggingFaceH4/MATH-500`
       to test.
     - `question=...`: the wording, with the field `{question}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
-      `llmenv.env.TaskEnv`.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
+      `system=None`, `assistant_prefix=None`: see `llmenv.env.TaskEnv`.
     - `unsimplified="refuse"`: what becomes of expressions that are yet to be computed; "accept" pays for them too.
 
     `num_tasks` is the number of rows. `reset(seed=s)` fully determines the task; `reset(options={"index": 7})` sets row
@@ -234,7 +222,7 @@ class MATHEnv(MathWordEnv):
     wording = MATH_QUESTION
     sample = "math.jsonl"
     folders = ("math", "math500")  # the latter has a test split only
-    hub = {"train": "DigitalLearningGmbH/MATH-lighteval", "test": "HuggingFaceH4/MATH-500"}  # noqa: RUF012
+    source = {"train": "math", "test": "math500"}  # noqa: RUF012
 
     def __init__(
         self,
@@ -244,11 +232,13 @@ class MATHEnv(MathWordEnv):
         reward: str = "default",
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
         unsimplified: str = "refuse",
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
         if unsimplified not in ("refuse", "accept"):
             raise ValueError(f'unsimplified is {unsimplified!r}: "refuse" or "accept"')
         self.unsimplified = unsimplified
-        super().__init__(data, question, split, reward, reward_amounts)
+        super().__init__(data, question, split, reward, reward_amounts, system, assistant_prefix)
 
     def verify(self, task: MathTask, answer: str) -> str | None:
         return verify_math(answer, task.answer, task.question if self.unsimplified == "refuse" else "")

@@ -101,8 +101,8 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
     ## Arguments
     - `digits=3`: how many digits a factor has at most, 1 to 18; a pair, such as `(3, 2)`, for `a` and `b` apart.
     - `question=...`: the wording, with the fields `{a}` and `{b}`.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
-      `llmenv.env.TaskEnv`.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
+      `system=None`, `assistant_prefix=None`: see `llmenv.env.TaskEnv`.
     - `step_reward=0.0`: at most full less partial.
 
     `reset(seed=s)` fully determines the task. `reset(options={"a": 47, "b": 36})` sets it: any integers, of
@@ -130,8 +130,10 @@ class MultiplicationEnv(TaskEnv[MultiplicationTask]):
         reward: str = "default",
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
         step_reward: float = 0.0,
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
-        super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
+        super().__init__(split, reward, reward_amounts, system, assistant_prefix)
         self.digits = (digits, digits) if isinstance(digits, int) else tuple(digits)
         self.wording = question
         self.step_reward = float(step_reward)

@@ -69,8 +69,8 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
     ## Arguments
     - `dataset`: the data set's name, such as "chain_sum".
     - `config=None`: arguments of the data set, such as `{"min_terms": 2}`; its `seed` is 0 unless given.
-    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`: see
-      `llmenv.env.TaskEnv`.
+    - `split="train"` or `"test"`; `reward="default"` or `"tinyzero"`; `reward_amounts=(1.0, 0.1, 0.0)`;
+      `system=None`, `assistant_prefix=None`: see `llmenv.env.TaskEnv`.
 
     `reset(seed=s)` fully determines the task. `reset(options={"index": i})` sets it, of either split.
 
@@ -89,8 +89,10 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
         split: str = "train",
         reward: str = "default",
         reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
-        super().__init__(split=split, reward=reward, reward_amounts=reward_amounts)
+        super().__init__(split, reward, reward_amounts, system, assistant_prefix)
         if find_spec("reasoning_gym") is None:
             raise ValueError("reasoning-gym is not installed: pip install 'llmenv[reasoning-gym]'")
         self.dataset = dataset

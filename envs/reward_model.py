@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from envs.rewards import AddedReward
+from envs.rewards import AddedReward, finite
 
 _LOCK = threading.Lock()  # environments step in threads; tokenizers bear no second one
 
@@ -63,7 +63,8 @@ class RewardModel(AddedReward):
 
     def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
         if callable(self.model):
-            return self.model(prompt, completion)
+            score = self.model(prompt, completion)
+            return 0.0 if score is None else finite(score, self.model)
         with _LOCK:
             return _classifier(self.model, self.device).score(prompt, completion, self.label, self.max_tokens)
 

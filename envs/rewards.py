@@ -15,6 +15,7 @@ tools have continued is scored as one, with their results in it, at its last ste
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -26,7 +27,9 @@ from gymnasium.utils import RecordConstructorArgs
 
 from llmenv.text import parse_response
 
-RewardFunction = Callable[[str, str, dict[str, Any]], float]  # of prompt, completion and the info of the step
+RewardFunction = Callable[
+    [str, str, dict[str, Any]], float | None
+]  # of prompt, completion and the info of the step
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -81,7 +84,8 @@ class RewardFunctions(AddedReward):
     Args:
         env: a text environment.
         functions: the weight of each function, named "module:function" or given itself. They run in the threads and
-            processes that step the environments, on text of any kind: bound their work.
+            processes that step the environments, on text of any kind: bound their work. One that returns None has
+            nothing to say of the sample, and adds nothing.
         env_weight: of the environment's own reward.
     """
 
@@ -99,7 +103,28 @@ class RewardFunctions(AddedReward):
         ]
 
     def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
-        return sum(weight * function(prompt, completion, info) for function, weight in self.functions)
+        total = 0.0
+        for function, weight in self.functions:
+            score = function(prompt, completion, info)
+            if score is not None:  # as in TRL: the function has nothing to say of this sample
+                total += weight * finite(score, function)
+        return total
+
+
+def finite(score: Any, function: Callable[..., Any]) -> float:
+    """A score as a number; `ValueError` names the function whose score is none, or no finite one."""
+    try:
+        number = math.nan if isinstance(score, str | bytes) else float(score)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        name = getattr(function, "__qualname__", None) or type(function).__qualname__
+        module = getattr(function, "__module__", None) or type(function).__module__
+        raise ValueError(
+            f"the reward function {module}:{name} gave {score!r}, and no finite number: let it return a number, or "
+            "None where it has nothing to say"
+        )
+    return number
 
 
 class LengthPenalty(AddedReward):

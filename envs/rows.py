@@ -21,27 +21,28 @@ class RowEnv(TaskEnv[Task]):
         """Take `rows`, and make a task of the first, so that data of another kind is refused here."""
         self.rows = rows
         self.num_tasks = len(rows)
-        self._task(0)
+        self.task_at(0)
 
     @abstractmethod
     def from_row(self, row: dict[str, Any], number: int) -> Task:
         """Make the task of row `number`; `ValueError` says what the row lacks."""
 
     def draw(self) -> Task:
-        return self._task(int(self.np_random.integers(len(self.rows))))
+        return self.task_at(int(self.np_random.integers(len(self.rows))))
 
     def from_options(self, options: dict[str, Any]) -> Task:
         remedy = f'give options={{"index": i}}, with i from 0 to {len(self.rows) - 1}'
         number = index_from(options, remedy)
         if not 0 <= number < len(self.rows):
             raise ValueError(f"there is no row {number}: {remedy}")
-        return self._task(number)
+        return self.task_at(number)
 
-    def _task(self, number: int) -> Task:
+    def task_at(self, number: int) -> Task:
+        """The task of a row; `ValueError` names the row and says why it is none."""
         try:
             return self.from_row(self.rows[number], number)
         except ValueError as error:
-            raise ValueError(f"row {number} of {self.rows.origin}: {error}") from error
+            raise ValueError(f"{self.rows.where(number)}: {error}") from error
 
 
 def index_from(options: dict[str, Any], remedy: str) -> int:

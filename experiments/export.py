@@ -64,7 +64,7 @@ def export(checkpoint: Path, out: Path) -> None:
     try:
         write_policy(checkpoint, partial)
         card = partial / "README.md"
-        card.write_text(model_card(checkpoint))
+        card.write_text(model_card(checkpoint, partial))
         for file in partial.iterdir():  # safetensors' own are for their owner alone
             shutil.copymode(card, file)
     except BaseException:

@@ -1,10 +1,12 @@
 """Writes the data set of a task, in the schema of TinyZero and verl.
 
     python experiments/prepare_data.py --task countdown --out data/countdown
+    python experiments/prepare_data.py --check-data data/countdown
 
 The folder gets train.parquet and test.parquet, which have no task in common: for `--env Dataset-v0`, TinyZero or verl.
 The same options give the same bytes. Generated tasks are drawn as the environment draws them, each once as long as
-there are new ones. Of a data set, rows are taken in their order, all of them unless told otherwise.
+there are new ones. Of a data set, rows are taken in their order, all of them unless told otherwise; those that an
+environment refuses are left out, and told of. `--check-data` writes nothing, and tells of all rows of what is there.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,10 +27,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from envs.countdown import CountdownEnv
-from envs.math_word import GSM8KEnv, MATHEnv
 from envs.multiplication import MultiplicationEnv
-from llmenv.data import Prompt, flat_prompt, task_row, task_schema, write_rows
+from envs.rows import RowEnv
+from envs.sources import SOURCES
+from experiments.common.check_data import AllOfGSM8K, AllOfMATH, check_data, read_tasks
 from llmenv.env import TaskEnv
+from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 
 Option = typer.Option
 SPLITS = {"train": 327_680, "test": 1024}  # and how many tasks TinyZero generates for each
@@ -47,6 +52,7 @@ class Recipe:
         truth_type: The type of that.
         columns: What a task has in columns of its own.
         fields: The names and types of those.
+        splits: Those that it has.
     """
 
     env: Callable[..., TaskEnv]
@@ -56,6 +62,7 @@ class Recipe:
     truth_type: pa.DataType
     columns: Callable[[Any], dict[str, Any]] = lambda task: {}
     fields: tuple[pa.Field, ...] = ()
+    splits: tuple[str, ...] = tuple(SPLITS)
 
 
 NUMBERS = pa.list_(pa.int64())
@@ -79,20 +86,30 @@ RECIPES = {
         fields=tuple(pa.field(name, pa.int64()) for name in ("num1", "num2", "result")),
     ),
     "gsm8k": Recipe(
-        GSM8KEnv,
+        AllOfGSM8K,
         "openai/gsm8k",
         key=lambda task: task.question,
         truth=lambda task: task.answer,
         truth_type=pa.string(),
     ),
     "math": Recipe(
-        MATHEnv,
+        AllOfMATH,
         "DigitalLearningGmbH/MATH-lighteval",
         key=lambda task: task.question,
         truth=lambda task: task.answer,
         truth_type=pa.string(),
     ),
 }
+for _name, _source in SOURCES.items():
+    if _name not in RECIPES and "prompt" not in _source.columns and "nums" not in _source.columns:
+        RECIPES[_name] = Recipe(
+            partial(AllOfMATH, data=_name),
+            f"math/{_name}",  # which Dataset-v0 knows as mathematics
+            key=lambda task: task.question,
+            truth=lambda task: task.answer,
+            truth_type=pa.string(),
+            splits=tuple(split for split in SPLITS if _source.hub(split)),
+        )
 
 
 @dataclass
@@ -101,13 +118,14 @@ class Written:
 
     num_rows: int = 0
     num_characters: int = 0
+    refused: list[ValueError] = field(default_factory=list)
     keys: set[Hashable] = field(default_factory=set)
     seconds: float = 0.0
 
 
 def main(
-    task: Annotated[str, Option(help=f"{', '.join(RECIPES)}.")],
-    out: Annotated[Path, Option(help="Folder for train.parquet and test.parquet.")],
+    task: Annotated[str | None, Option(help=f"{', '.join(RECIPES)}.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for train.parquet and test.parquet.")] = None,
     num_train: Annotated[
         int | None, Option(min=1, help="Rows to train on. [default: 327680, or all of a data set]")
     ] = None,
@@ -121,9 +139,23 @@ def main(
             help="r1: one message with the whole prompt, as TinyZero has it; chat: a system and a user message."
         ),
     ] = "r1",
+    check: Annotated[
+        str | None,
+        Option(
+            "--check-data", help="Write nothing: read all rows of a file, folder, hub id or named data set."
+        ),
+    ] = None,
+    env: Annotated[
+        str | None, Option(help="The environment that is to read them. [default: by their columns]")
+    ] = None,
 ) -> None:
     """Writes the data set of a task, in the schema of TinyZero and verl."""
     try:
+        if check is not None:
+            check_data(check, env, Console(highlight=False))
+            return
+        if task is None or out is None:
+            raise ValueError("say --task and --out to write a data set, or --check-data to look at one")
         if task not in RECIPES:
             raise ValueError(f"there is no task {task!r}: choose one of {', '.join(RECIPES)}")
         if template not in TEMPLATES:
@@ -141,20 +173,24 @@ def prepare(recipe: Recipe, out: Path, counts: dict[str, int | None], seed: int,
         ValueError: If the environment finds no data, or the splits have tasks in common.
     """
     console = Console(highlight=False)
-    envs = {split: recipe.env(split=split) for split in SPLITS}
+    envs = {split: recipe.env(split=split) for split in recipe.splits}
     out.mkdir(parents=True, exist_ok=True)
-    parts = {split: out / f".{split}.parquet.part" for split in SPLITS}
+    parts = {split: out / f".{split}.parquet.part" for split in recipe.splits}
     try:
         written = {
             split: _write_split(recipe, envs[split], parts[split], counts[split], seed, template, console)
-            for split in SPLITS
+            for split in recipe.splits
         }
-        if common := written["train"].keys & written["test"].keys:
+        if (
+            common := set.intersection(*(part.keys for part in written.values()))
+            if len(written) > 1
+            else None
+        ):
             raise ValueError(
                 f"{len(common)} tasks are in both splits, such as {min(map(str, common))[:80]!r}: take them out of the "
                 "held-out data first; nothing was written"
             )
-        for split in SPLITS:
+        for split in recipe.splits:
             os.replace(parts[split], out / f"{split}.parquet")
     finally:
         for part in parts.values():
@@ -180,7 +216,7 @@ def _write_split(
     )
 
     def rows() -> Iterator[dict[str, Any]]:
-        for index, task in enumerate(_tasks(recipe, env, count, written.keys)):
+        for index, task in enumerate(_tasks(recipe, env, count, written)):
             prompt = _prompt(env, task, template)
             written.num_characters += sum(len(message["content"]) for message in prompt)
             yield task_row(
@@ -198,13 +234,20 @@ def _write_split(
     return written
 
 
-def _tasks(recipe: Recipe, env: TaskEnv, count: int, keys: set[Hashable]) -> Iterator[Any]:
-    """The rows of a data set in their order, or drawn tasks; their keys are added to `keys`."""
-    if env.num_tasks is not None:
-        for index in range(count):
-            env.reset(options={"index": index})
-            keys.add(recipe.key(env.task))
-            yield env.task
+def _tasks(recipe: Recipe, env: TaskEnv, count: int, written: Written) -> Iterator[Any]:
+    """The rows of a data set in their order, or drawn tasks; their keys are added to those of what is written."""
+    keys = written.keys
+    if isinstance(env, RowEnv):
+        good = 0
+        for _, task in read_tasks(env):
+            if isinstance(task, ValueError):
+                written.refused.append(task)
+            else:
+                keys.add(recipe.key(task))
+                yield task
+                good += 1
+            if good == count:
+                return
         return
     num_stale = 0
     for _ in range(count):
@@ -242,6 +285,9 @@ def _summarize(out: Path, written: dict[str, Written], console: Console) -> None
         )
     console.print(table)
     for split, part in written.items():
+        if part.refused:
+            first = f"{len(part.refused):,} rows were left out, the first since {part.refused[0]}"
+            console.print(f"{split}: {first}", markup=False)
         if len(part.keys) < part.num_rows:
             console.print(
                 f"{split}: there are no more than {len(part.keys):,} tasks, so some are there twice or more"

@@ -1,43 +1,39 @@
-"""Rows of data sets: read from parquet, JSONL or the hub, written in the schema of TinyZero and verl.
+"""Rows of data sets, read from parquet, JSONL or the hub.
 
-Knows files, columns and prompts; which task a row is, and how its answers are judged, is for environments to say.
+Knows files and columns; which task a row is, and how its answers are judged, is for environments to say.
 
-A source is a file, a folder, or a hub id: `owner/name` or `owner/name:config`. Its splits, "train" and "test", are:
+A source is a file, a folder, or a hub id: `owner/name`, `owner/name:config`, and with `@split` behind it one split of
+the hub's, whatever its name. Its splits, "train" and "test", are:
 
-- of a folder, the files whose names begin with the split, parquet before JSONL;
+- of a folder, the file named as the split (train.parquet, train.jsonl), else its shards (train-00000-of-00002.parquet),
+  else all files whose names begin with it, unless they have rows in common;
 - of a file with the word "train" or "test" in its name, itself and the file beside it that has the other word;
 - of any file with a column "split", the rows that say so. A row of which nothing says so is training data.
+
+Parquet goes before JSONL. `Question` is read as the column `question`.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from itertools import islice
+from itertools import accumulate, combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+logger = logging.getLogger(__name__)
 
-_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?")
+_HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w.-]+))?")
 _SPLIT_WORD = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
+_SHARD = re.compile(
+    r"[-_.]?[0-9]+(?P<of>-of-[0-9]+)?(-[0-9a-f]+)?"
+)  # what follows the split in a shard's name
 _SUFFIXES = (".parquet", ".jsonl")
-_ROW_GROUP = 10_000  # rows that are in memory at once while a file is written
-
-R1_PREAMBLE = (  # what the template "r1" puts before the system message
-    "A conversation between User and Assistant. The user asks a question, and the Assistant solves it. "
-)
-_FLAT_PROMPTS = (
-    # TinyZero's multiplication has a space where its Countdown and our template have the end of a line.
-    re.compile(rf"{re.escape(R1_PREAMBLE)}(.*?)[\n ]User: (.*)[\n ]Assistant: (.*)", re.DOTALL),
-    re.compile(
-        r"<\|im_start\|>system\n(.*?)<\|im_end\|>\n<\|im_start\|>user\n(.*)<\|im_end\|>\n<\|im_start\|>assistant\n(.*)",
-        re.DOTALL,
-    ),
-)
+_ASKING = ("question", "problem", "prompt")  # two files that have these in common hold the same tasks
 
 
 class Rows(Sequence[dict[str, Any]]):
@@ -65,11 +61,16 @@ class Rows(Sequence[dict[str, Any]]):
     def __reduce__(self) -> tuple[Any, ...]:
         return load_rows, (self.origin, *self._load_arguments)
 
+    def where(self, index: int) -> str:
+        """Which row that is, for an error: "row 3 of FOLDER, row 1 of FILE"."""
+        return f"row {index} of {self.origin}{self._table.where(index)}"
+
 
 class _Table(NamedTuple):
     columns: tuple[str, ...]
     length: int
     get: Callable[[int], dict[str, Any]]
+    where: Callable[[int], str] = lambda index: ""  # of a table of several files, the one that has a row
 
 
 def load_rows(
@@ -90,7 +91,7 @@ def load_rows(
     hub_id = _HUB_ID.fullmatch(str(source))
     if hub_id and path.suffix not in _SUFFIXES and not path.exists():
         origin = str(source)
-        table = _read_hub(hub_id[1], hub_id[2], split or "all", wanted)
+        table = _read_hub(hub_id[1], hub_id[2], hub_id[3] or split or "all", wanted)
     else:
         origin = str(path.absolute())
         stats = [(file, file.stat()) for file in _find_files(path.absolute(), split)]
@@ -108,10 +109,19 @@ def load_rows(
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The files of a folder that hold a split; none where there is no such folder."""
-    for suffix in _SUFFIXES:
-        if files := sorted(folder.glob(f"{split}*{suffix}")):
-            return files
+    """The files of a folder that hold a split; none where there is no such folder.
+
+    What stands beside the file of that very name, or beside its shards, are variants of the same rows, such as
+    train_socratic.jsonl.
+    """
+    kinds: list[Callable[[str], Any]] = [lambda stem: True]
+    if split:
+        kinds = [lambda stem: stem == split, lambda stem: _SHARD.fullmatch(stem, len(split)), *kinds]
+    for is_of_kind in kinds:
+        for suffix in _SUFFIXES:
+            files = sorted(file for file in folder.glob(f"{split}*{suffix}") if is_of_kind(file.stem))
+            if files:
+                return files
     return []
 
 
@@ -144,33 +154,117 @@ def _read_files(
 ) -> _Table:
     """Read files, known by path, time and size so that one which changed is read again."""
     files = [file for file, _, _ in stamps]
-    read = _read_parquet if files[0].suffix == ".parquet" else _read_jsonl
-    return read(files, split, unnamed_split, wanted)
+    if files[0].suffix == ".parquet":
+        _refuse_different_types(files, wanted)
+        tables = [_read_parquet(file, split, unnamed_split, wanted) for file in files]
+    else:
+        tables = [_read_jsonl(file, split, unnamed_split, wanted) for file in files]
+    if len(files) == 1:
+        return tables[0]
+    if split is not None:
+        _refuse_variants(files, split, tables)
+    return _join(files, tables, wanted)
+
+
+def _join(files: Sequence[Path], tables: Sequence[_Table], wanted: Sequence[str]) -> _Table:
+    ends = list(accumulate(table.length for table in tables))
+
+    def find(index: int) -> tuple[int, int]:
+        if not 0 <= index < ends[-1]:
+            raise IndexError(f"there is no row {index} of {ends[-1]}")
+        part = bisect_right(ends, index)
+        return part, index - (ends[part] - tables[part].length)
+
+    def get(index: int) -> dict[str, Any]:
+        part, number = find(index)
+        return tables[part].get(number)
+
+    def where(index: int) -> str:
+        part, number = find(index)
+        return f", row {number} of {files[part].name}"
+
+    columns = tuple(name for name in wanted if any(name in table.columns for table in tables))
+    return _Table(columns, ends[-1], get, where)
+
+
+def _refuse_variants(files: Sequence[Path], split: str, tables: Sequence[_Table]) -> None:
+    """Files that are no numbered parts of one whole may be the same tasks told twice."""
+    shards = [_SHARD.fullmatch(file.stem, len(split)) for file in files]
+    if all(shards) and len({shard["of"] for shard in shards if shard} - {None}) == 1:
+        return
+    for (file, table), (other, its) in combinations(zip(files, tables, strict=True), 2):
+        if table.columns != its.columns:
+            logger.warning(
+                "%s and %s are read as one, and have other columns (%s; %s): if they are no parts of one data set, "
+                "give one of them as data=",
+                *(file, other.name, ", ".join(table.columns), ", ".join(its.columns)),
+            )
+        asking = [name for name in _ASKING if name in table.columns and name in its.columns]
+        if asking and (common := _asked(table, asking) & _asked(its, asking)):
+            raise ValueError(
+                f"{file} and {other.name} have {len(common)} of the same {asking[0]}s, such as "
+                f"{min(common)[1:80]}, so that one is a variant of the other: give one of them as data="
+            )
+
+
+def _asked(table: _Table, asking: Sequence[str]) -> set[str]:
+    rows = (table.get(index) for index in range(table.length))
+    return {json.dumps([row.get(name) for name in asking], default=str, ensure_ascii=False) for row in rows}
+
+
+def _refuse_different_types(files: Sequence[Path], wanted: Sequence[str]) -> None:
+    """A column that is a text in one file and a number in another would be read as two kinds of tasks."""
+    import pyarrow as pa
+
+    first: dict[str, tuple[Path, pa.Field]] = {}
+    for file in files:
+        schema = _parquet_schema(file)
+        for name, own in _spelled(wanted, schema.names).items():
+            field = schema.field(own).with_name(name).remove_metadata()
+            other, its = first.setdefault(name, (file, field))
+            try:
+                pa.unify_schemas([pa.schema([its]), pa.schema([field])], promote_options="permissive")
+            except (pa.ArrowTypeError, pa.ArrowInvalid):
+                raise ValueError(
+                    f"the column {name} is {its.type} in {other} and {field.type} in {file.name}: write it with one "
+                    "type, or put the files into folders of their own"
+                ) from None
+
+
+def _parquet_schema(file: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{file} is no parquet file, or only part of one ({error}): write it again"
+        ) from None
+
+
+def _spelled(wanted: Sequence[str], names: Sequence[str]) -> dict[str, str]:
+    """How a source spells those of the wanted columns that it has: as they are; or, if in lower case, in another."""
+    by_case = {name.lower(): name for name in reversed(names)}
+    spelled = {name: name if name in names else by_case.get(name) for name in wanted}
+    return {name: own for name, own in spelled.items() if own}
 
 
 def _read_parquet(
-    files: list[Path], split: str | None, unnamed_split: str | None, wanted: tuple[str, ...]
+    file: Path, split: str | None, unnamed_split: str | None, wanted: tuple[str, ...]
 ) -> _Table:
-    import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    tables = []
-    for file in files:
-        try:
-            names = pq.read_schema(file).names
-            keep = [name for name in dict.fromkeys((*wanted, "split")) if name in names]
-            tables.append(pq.read_table(file, columns=keep, memory_map=True))
-        except pa.ArrowInvalid as error:
-            raise ValueError(
-                f"{file} is no parquet file, or only part of one ({error}): write it again"
-            ) from None
-    table = pa.concat_tables(tables, promote_options="permissive")
+    names = _parquet_schema(file).names
+    spelled = _spelled(wanted, names)
+    keep = [name for name in dict.fromkeys((*spelled.values(), "split")) if name in names]
+    table = pq.read_table(file, columns=keep, memory_map=True)
     if split is not None and "split" in table.column_names:
         table = table.filter(pc.equal(pc.fill_null(table["split"], unnamed_split), split))
     elif split != unnamed_split and split is not None:
         table = table.slice(0, 0)
-    columns = {name: table[name] for name in wanted if name in table.column_names}
+    columns = {name: table[own] for name, own in spelled.items()}
 
     def get(index: int) -> dict[str, Any]:
         return {name: column[index].as_py() for name, column in columns.items()}
@@ -178,127 +272,54 @@ def _read_parquet(
     return _Table(tuple(columns), len(table), get)
 
 
-def _read_jsonl(
-    files: list[Path], split: str | None, unnamed_split: str | None, wanted: tuple[str, ...]
-) -> _Table:
+def _read_jsonl(file: Path, split: str | None, unnamed_split: str | None, wanted: tuple[str, ...]) -> _Table:
     """Keep the lines as they are, which takes far less memory than the objects in them."""
     lines: list[bytes] = []
     columns: dict[str, None] = {}
-    for file in files:
-        for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"line {number} of {file} is not JSON ({error}): a line must be an object"
-                ) from None
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} of {file} is {line[:40]!r}: a line must be a JSON object")
-            columns.update(dict.fromkeys(row))
-            if split is None or (row.get("split") or unnamed_split) == split:
-                lines.append(line)
+    for number, line in enumerate(file.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"line {number} of {file} is not JSON ({error}): a line must be an object"
+            ) from None
+        if not isinstance(row, dict):
+            raise ValueError(f"line {number} of {file} is {line[:40]!r}: a line must be a JSON object")
+        columns.update(dict.fromkeys(row))
+        if split is None or (row.get("split") or unnamed_split) == split:
+            lines.append(line)
 
     def get(index: int) -> dict[str, Any]:
         row = json.loads(lines[index])
-        return {name: row[name] for name in wanted if name in row}
+        return {name: row[own] for name, own in _spelled(wanted, list(row)).items()}
 
-    return _Table(tuple(name for name in wanted if name in columns), len(lines), get)
+    return _Table(tuple(_spelled(wanted, list(columns))), len(lines), get)
 
 
 @lru_cache(maxsize=8)
 def _read_hub(name: str, config: str | None, split: str, wanted: tuple[str, ...]) -> _Table:
+    missing = f"there is no file or folder {name}, looked for from {Path.cwd()}"
     try:
         from datasets import load_dataset
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"reading {name} from the hub needs the package datasets: pip install 'llmenv[datasets]'"
+            f"{missing}; and if that is a data set of the hub, reading it needs the package datasets: "
+            "pip install 'llmenv[datasets]'"
         ) from error
     try:
         dataset = load_dataset(name, config, split=split)
     except Exception as error:  # of many kinds, of several libraries
         raise ValueError(
-            f"there is no file or folder {name}, and no data set of that name could be loaded from the hub "
-            f"({type(error).__name__}: {error}): check the name and the network"
+            f"{missing}; and no data set of that name could be loaded from the hub ({type(error).__name__}: {error}): "
+            "check the name and the network"
         ) from error
-    columns = [column for column in wanted if column in dataset.column_names]
-    return _Table(tuple(columns), len(dataset), dataset.select_columns(columns).__getitem__)
+    spelled = _spelled(wanted, dataset.column_names)
+    chosen = dataset.select_columns(list(spelled.values()))
 
+    def get(index: int) -> dict[str, Any]:
+        row = chosen[index]
+        return {name: row[own] for name, own in spelled.items()}
 
-class Prompt(NamedTuple):
-    """The parts of a prompt; None where a row leaves one to the environment."""
-
-    question: str
-    system: str | None = None
-    assistant_prefix: str | None = None
-
-
-def flat_prompt(prompt: Prompt) -> str:
-    """A whole prompt in one text, as TinyZero gives it to base models; what the template "r1" makes of the parts."""
-    return f"{R1_PREAMBLE}{prompt.system}\nUser: {prompt.question}\nAssistant: {prompt.assistant_prefix}"
-
-
-def parse_prompt(messages: Sequence[Mapping[str, Any]]) -> Prompt:
-    """Take a row's column "prompt" apart, so that a template is not applied to what one has made already.
-
-    A last user message that is a whole prompt, of TinyZero's form for base models or its form for Qwen's instruct
-    models, gives all three parts. Otherwise it is the question, and a system message, if there is one, the system.
-
-    Raises:
-        ValueError: there is no user message, or it is not a text.
-    """
-    last = {}
-    if not isinstance(messages, str) and all(isinstance(message, Mapping) for message in messages):
-        last = {message.get("role"): message.get("content") for message in messages}
-    content = last.get("user")
-    if not isinstance(content, str):
-        raise ValueError(
-            "the column prompt must be a list of {role, content}, one of the role user with a text"
-        )
-    for form in _FLAT_PROMPTS:
-        if parts := form.fullmatch(content):
-            return Prompt(parts[2], parts[1], parts[3])
-    return Prompt(content, last.get("system"))
-
-
-def task_schema(truth: pa.DataType, *columns: pa.Field) -> pa.Schema:
-    """The columns of a file for TinyZero or verl: a task's own, then those that they read."""
-    import pyarrow as pa
-
-    message = pa.struct([("role", pa.string()), ("content", pa.string())])
-    return pa.schema(
-        [
-            *columns,
-            ("data_source", pa.string()),
-            ("prompt", pa.list_(message)),
-            ("ability", pa.string()),
-            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", truth)])),
-            ("extra_info", pa.struct([("split", pa.string()), ("index", pa.int64())])),
-        ]
-    )
-
-
-def task_row(
-    data_source: str, prompt: Sequence[Mapping[str, str]], truth: Any, split: str, index: int, **columns: Any
-) -> dict[str, Any]:
-    """A row of `task_schema`."""
-    return {
-        **columns,
-        "data_source": data_source,
-        "prompt": prompt,
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": truth},
-        "extra_info": {"split": split, "index": index},
-    }
-
-
-def write_rows(file: Path, rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> None:
-    """Write a parquet file, holding a row group of it in memory at a time. The same rows give the same bytes."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    rows = iter(rows)
-    with pq.ParquetWriter(file, schema) as writer:
-        while group := list(islice(rows, _ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=schema))
+    return _Table(tuple(spelled), len(dataset), get)

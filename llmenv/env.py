@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -9,7 +10,9 @@ from typing import Any, Generic, TypeVar
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import load_env_creator
 
+from llmenv.misspelt import nearest
 from llmenv.text import Response, parse_response
 
 Task = TypeVar("Task")
@@ -98,11 +101,15 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
             innermost first, each a mapping from its "module:Class" to its arguments.
 
     Raises:
-        ValueError: an entry of `wrappers` has another form.
+        ValueError: the environment has no such argument, or an entry of `wrappers` has another form.
     """
     arguments = dict(env_config)
     wrappers = arguments.pop("wrappers", ())
-    env = gym.make(env_id, disable_env_checker=True, **arguments)
+    try:
+        env = gym.make(env_id, disable_env_checker=True, **arguments)
+    except TypeError:
+        _refuse_unknown(env_id, arguments)
+        raise
     for entry in wrappers:
         if not (isinstance(entry, dict) and len(entry) == 1 and all(":" in name for name in entry)):
             raise ValueError(
@@ -113,6 +120,22 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
     return env
 
 
+def _refuse_unknown(env_id: str, arguments: dict[str, Any]) -> None:
+    """Gymnasium does not say what an environment could have been given instead."""
+    spec = gym.registry.get(env_id.rpartition(":")[2])
+    if spec is None or spec.entry_point is None:
+        return
+    creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+    known = inspect.signature(creator).parameters
+    if any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()):
+        return
+    for name in arguments:
+        if name not in known and name not in inspect.signature(gym.make).parameters:
+            raise ValueError(
+                f"{env_id} has no argument {name!r}{nearest(name, known)}: it has {', '.join(known)}"
+            )
+
+
 class TaskEnv(TextEnv, ABC, Generic[Task]):
     """A one-turn environment made of tasks and a verifier.
 
@@ -121,7 +144,7 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
 
     `correct` is a response whose last complete answer block outside the reasoning is right by `verify`. `well_formed`
     is one with exactly one closed `<think>` block, then one `<answer>` block, and nothing but white space between and
-    after (`llmenv.text` has the fine print).
+    after; a model may repeat the `<think>` that its prompt has opened (`llmenv.text` has the fine print).
 
     | response | `reward="default"` | `reward="tinyzero"` |
     |---|---|---|
@@ -138,6 +161,8 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
         split: "train" or "test": which of two disjoint sets of tasks to draw from.
         reward: "default" or "tinyzero": the column of that table. TinyZero pays without looking at form.
         reward_amounts: in place of 1.0, 0.1 and 0.0 there.
+        system: in place of the environment's own system message; "" for none.
+        assistant_prefix: in place of the beginning of the assistant's message; "" where a model is to begin it itself.
     """
 
     system = (
@@ -147,7 +172,12 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
     assistant_prefix = "Let me solve this step by step.\n<think>"
 
     def __init__(
-        self, split: str = "train", reward: str = "default", reward_amounts: Sequence[float] = (1.0, 0.1, 0.0)
+        self,
+        split: str = "train",
+        reward: str = "default",
+        reward_amounts: Sequence[float] = (1.0, 0.1, 0.0),
+        system: str | None = None,
+        assistant_prefix: str | None = None,
     ) -> None:
         super().__init__()
         if split not in ("train", "test"):
@@ -162,6 +192,12 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
         self.reward = reward
         self.reward_amounts = tuple(float(amount) for amount in reward_amounts)
         self.task: Task | None = None
+        given = {"system": system, "assistant_prefix": assistant_prefix}
+        self.given_prompt = {name: text for name, text in given.items() if text is not None}
+        for name, text in self.given_prompt.items():
+            if not isinstance(text, str):
+                raise ValueError(f'{name} must be a text, or "" for none, not {text!r}')
+            setattr(self, name, text)
 
     @abstractmethod
     def draw(self) -> Task:
@@ -187,6 +223,10 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
         """What the info of `reset` gives a prompt template: `system` and `assistant_prefix`, the same for all tasks."""
         return {"system": self.system, "assistant_prefix": self.assistant_prefix}
 
+    def read_response(self, task: Task, action: str) -> Response:
+        """Take a whole message apart; a task that asks for another form than an answer block says so here."""
+        return parse_response(action)
+
     def bonus(self, task: Task, response: Response) -> float:
         """Reward on top of that for answer and form, such as for right steps in the reasoning; none by default."""
         return 0.0
@@ -208,7 +248,7 @@ class TaskEnv(TextEnv, ABC, Generic[Task]):
             raise TypeError(f"the action must be a str, not {type(action).__name__}")
         task, self.task = self.task, None
 
-        response = parse_response(action)
+        response = self.read_response(task, action)
         failure = "no answer" if response.answer is None else self.verify(task, response.answer)
         correct = failure is None
         if correct and not response.well_formed:

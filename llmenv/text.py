@@ -8,7 +8,8 @@ A response is free text with two kinds of blocks, `<think>...</think>` and `<ans
 - An answer block runs from the last `<answer>` before an `</answer>` to it, both outside the reasoning.
 - The answer is the last such block. A later `<answer>` that is never closed does not take it back.
 
-An answer in LaTeX may stand in a box instead, which `extract_boxed` opens. A message that calls a tool ends with a
+An answer in LaTeX may stand in a box instead, which `extract_boxed` opens; where a data set's prompt asks for another
+form of answers, `answer_by_mark` finds them. A message that calls a tool ends with a
 `<tool>...</tool>` block, which `pending_tool_call` finds.
 """
 
@@ -34,7 +35,8 @@ class Response(NamedTuple):
         answer: text of the last complete answer block outside the reasoning, or None.
         well_formed: whether the response is exactly one think block, closed, then exactly one answer block,
             with only white space between and after them. Text before the think block is allowed (a prompt
-            may have put it there), tags anywhere else are not.
+            may have put it there), tags anywhere else are not, but for one repeated `<think>`: a prompt may have opened
+            the block, and the model opened it again.
     """
 
     think: str | None
@@ -98,7 +100,10 @@ def _find_tags(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _well_formed(text: str, tags: list[tuple[int, str]]) -> bool:
-    if tuple(tag for _, tag in tags) != _TAGS:
+    names = tuple(tag for _, tag in tags)
+    if names == ("<think>", *_TAGS):  # a model repeated what its prompt had opened
+        tags, names = tags[1:], names[1:]
+    if names != _TAGS:
         return False
     (_, _), (think_end, _), (answer_start, _), (answer_end, _) = tags
     between = text[think_end + len("</think>") : answer_start]
@@ -113,20 +118,55 @@ def extract_boxed(text: str) -> str | None:
     last. `\boxed 5` boxes what follows up to white space or a dollar sign. A later box that is never closed does not
     take it back. Linear time.
     """
-    start, end = 0, -1
-    opened: list[int] = []  # for every open brace where the content of its box begins, -1 if it is no box's
-    position = 0
+    boxes = find_boxes(text)
+    return boxes[-1].content if boxes else None
+
+
+class Box(NamedTuple):
+    """A box in a text: where it begins and ends, and what is in it, without white space around that."""
+
+    start: int
+    end: int
+    content: str
+
+
+def find_boxes(text: str) -> list[Box]:
+    """All complete boxes, by the rules of `extract_boxed`; of nested ones the innermost."""
+    boxes: list[Box] = []
+    opened: list[
+        tuple[int, int]
+    ] = []  # for every open brace where its box and that's content begin; -1 without one
+    position = last = 0
     while token := _BOX_TOKEN.search(text, position):
         position = token.end()
         if token[0] == "{":
-            opened.append(-1)
+            opened.append((-1, -1))
         elif token[0] == "}" and opened:
-            if (content := opened.pop()) >= start:
-                start, end = content, token.start()
+            start, content = opened.pop()
+            if content >= last:
+                last = content
+                boxes.append(Box(start, position, text[content : token.start()].strip()))
         elif len(token[0]) > 2:  # a box
             if text.startswith("{", position):
                 position += 1
-                opened.append(position)
+                opened.append((token.start(), position))
             elif bare := _BARE_BOX.match(text, position):
-                (start, end), position = bare.span(), bare.end()
-    return text[start:end].strip() if end >= 0 else None
+                last, position = bare.span()
+                boxes.append(Box(token.start(), position, bare[0]))
+    return boxes
+
+
+def answer_by_mark(text: str, mark: str) -> str | None:
+    r"""The answer of a message that has no answer block, where its prompt asked for another form; None without one.
+
+    It stands behind the reasoning: what follows the one `mark`, such as "####" or "Answer:", of the last line that is
+    not empty; for the mark "\boxed" the last box, where there is no other.
+    """
+    if "<answer>" in text or ("<think>" in text and "</think>" not in text):
+        return None
+    text = text.rpartition("</think>")[2].rstrip()
+    if mark == "\\boxed":
+        contents = {box.content for box in find_boxes(text)}
+        return contents.pop() if len(contents) == 1 else None
+    _, *answers = text[text.rfind("\n") + 1 :].split(mark)
+    return answers[0].strip() or None if len(answers) == 1 else None

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from experiments.common.run_folder import read_config, read_table
+from experiments.common.run_folder import last_question, read_config, read_table
 from llmenv.models import smollm2
 
 PACKAGES = ("llmenv", "torch", "transformers", "ray", "gymnasium", "numpy")
@@ -25,11 +25,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
-def model_card(checkpoint: Path) -> str:
+def model_card(checkpoint: Path, policy: Path) -> str:
     """The card (README.md) of a checkpoint's policy, in Markdown with the front matter that the hub reads.
 
     Args:
         checkpoint: Where it lies in a run folder (`RUN/checkpoints/iteration_N`), that folder is reported on.
+        policy: The policy's own folder, whose chat template renders the prompt that is shown.
     """
     run = checkpoint.resolve().parent.parent
     if not (run / "config.yaml").is_file():
@@ -37,7 +38,8 @@ def model_card(checkpoint: Path) -> str:
             f"# {checkpoint.resolve().name}",
             "A language model trained by reinforcement learning with llmenv.",
         ]
-        return "\n\n".join([_front_matter(["llmenv"], None), *body, *_versions()]) + "\n"
+        parts = [_front_matter(["llmenv"], None), *body, *_prompt(policy, "(a question)"), *_versions()]
+        return "\n\n".join(parts) + "\n"
     config = read_config(run)
     iteration = int(checkpoint.resolve().name.removeprefix("iteration_"))
     algo, env, model = config["algo"].upper(), config["environment"]["env"], config["policy"]["model"]
@@ -48,6 +50,7 @@ def model_card(checkpoint: Path) -> str:
         f"`{model}` after {iteration} iterations of {algo}, reinforcement learning in the Gymnasium environment "
         f"`{env}`, by llmenv.",
         *_result(read_table(run, "evaluations"), iteration),
+        *_prompt(policy, last_question(run) or "(a question)"),
         "## Settings",
         f"```yaml\n{yaml.safe_dump(config, sort_keys=False)}```",
         *_versions(),
@@ -85,6 +88,24 @@ def _result(evaluations: pd.DataFrame, iteration: int) -> list[str]:
     tasks = int(evaluations["num_tasks"].iloc[-1])
     about = f"Accuracy on {tasks} held-out tasks, with 95 % Wilson intervals."
     return ["## Result", about, "\n".join(lines)]
+
+
+def _prompt(policy: Path, question: str) -> list[str]:
+    """How the policy is asked: what its chat template makes of a question, which is what training made of it."""
+    from transformers import AutoTokenizer  # takes a second, which a refusal need not wait for
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(policy, trust_remote_code=False)
+    except ValueError:  # code that comes with the model is not run for its card
+        return []
+    messages = [{"role": "user", "content": question}]
+    prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`*", prompt))))  # longer than any in the prompt
+    code = "tokenizer.apply_chat_template(messages, add_generation_prompt=True)"
+    about = (
+        f"The tokenizer's chat template renders what training rendered; `{code}` makes of one user's message:"
+    )
+    return ["## Prompt", about, f"{fence}text\n{prompt}\n{fence}"]
 
 
 def _versions() -> list[str]:

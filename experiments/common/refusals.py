@@ -7,7 +7,6 @@ importing RLlib takes seconds.
 from __future__ import annotations
 
 import ast
-import difflib
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +15,7 @@ from typing import Any
 
 import algorithms
 from algorithms import bounds
+from llmenv.misspelt import nearest
 
 Sections = Mapping[str, Mapping[str, Any]]
 OURS = ("config.py", "grpo.py", "ppo.py", "sections/*.py")  # of `algorithms`
@@ -56,19 +56,14 @@ def refuse_names(section: str, names: Iterable[str]) -> None:
     """Raises `ValueError`, with what may have been meant, for a section or a setting that there is not."""
     if section not in _ours() and section not in _rllibs():
         raise ValueError(
-            f"there is no section {section!r}{_nearest(section, _ours())}: one of {_list(_ours())}"
+            f"there is no section {section!r}{nearest(section, _ours())}: one of {_list(_ours())}"
         )
     known = _ours().get(section, {})
     for name in names:
         if name not in known and name not in _rllibs().get(section, {}):
             raise ValueError(
-                f"there is no setting {section}.{name}{_nearest(name, known)}: {section} has {_list(known)}"
+                f"there is no setting {section}.{name}{nearest(name, known)}: {section} has {_list(known)}"
             )
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def _list(names: Iterable[str]) -> str:

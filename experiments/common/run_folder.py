@@ -52,6 +52,12 @@ def read_table(path: Path, name: str) -> pd.DataFrame:
     return pd.read_csv(file) if file.exists() else pd.DataFrame()
 
 
+def last_question(path: Path) -> str | None:
+    """What the environment asked first in the newest evaluation of a run folder; None before there is one."""
+    files = sorted((path / "samples").glob("eval_sampled_*.parquet"))
+    return str(pd.read_parquet(files[-1], columns=["prompt"])["prompt"].iloc[0]) if files else None
+
+
 def is_bare(path: Path) -> bool:
     """Whether a run has got no further than its start: nothing has been evaluated or trained."""
     return all(read_table(path, name).empty for name in TABLES)
@@ -132,12 +138,14 @@ class RunFolder:
         with _replaced(self.path / f"{name}.csv") as file:
             table.to_csv(file, index=False)
 
-    def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> None:
+    def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> pd.DataFrame:
+        """Writes episodes as a table, a row each, and returns it."""
         folder = self.path / "samples"
         folder.mkdir(exist_ok=True)
         frame = pd.DataFrame([_record(episode) for episode in episodes])
         with _replaced(folder / f"{name}_{iteration:06d}.parquet") as file:
             frame.to_parquet(file, index=False)
+        return frame
 
     def save_checkpoint(self, iteration: int, save: Callable[[str], Any], keep: int) -> Path:
         """Writes a checkpoint, unless there is one of this iteration, and keeps the newest `keep`.
@@ -183,8 +191,8 @@ class RunFolder:
         with _replaced(self.path / "summary.json") as file:
             file.write_text(json.dumps(summary, indent=2) + "\n")
 
-    def draw_curve(self, title: str) -> None:
-        """Draws `curve.png` from the tables."""
+    def draw_curve(self, title: str) -> Path:
+        """Draws `curve.png` from the tables, and returns where it is."""
         import matplotlib
 
         matplotlib.use("Agg")
@@ -214,8 +222,10 @@ class RunFolder:
         accuracy.set(xlabel="iteration", ylabel="accuracy", ylim=(0, 1))
         length.set(xlabel="iteration")
         accuracy.legend(loc="lower right")
-        figure.savefig(self.path / "curve.png", dpi=110)
+        file = self.path / "curve.png"
+        figure.savefig(file, dpi=110)
         plt.close(figure)
+        return file
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # a row that TensorBoard does not get has been told of by `plot`

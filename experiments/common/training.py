@@ -15,9 +15,9 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from experiments.common import figures, settings
 from experiments.common.display import Display, duration, quieten
@@ -25,12 +25,13 @@ from experiments.common.ownership import claim
 from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
-from experiments.common.wandb_run import start_wandb
+from experiments.common.wandb_run import WandbRun, start_wandb
 from experiments.export import export
 from llmenv.models.names import resolve_model, trust_remote_code
 
 if TYPE_CHECKING:
     from algorithms.base import LLMAlgorithm
+    from llmenv.episode import TextEpisode
 
 
 def start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
@@ -122,7 +123,7 @@ class Training:
         run: How long, and what to leave behind.
         folder: Where to.
         display: What is shown meanwhile.
-        logger: A run of wandb's; None for none.
+        logger: A run at Weights & Biases; None for none.
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Training:
         run: settings.RunSettings,
         folder: RunFolder,
         display: Display,
-        logger: Any,
+        logger: WandbRun | None,
     ):
         self.algorithm = algorithm
         self.settings = run
@@ -214,7 +215,7 @@ class Training:
             ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
             if self.algorithm.iteration:
                 self.display.evaluations(ends)
-        self.display.say(f"{duration(seconds)} minutes; policy, curve and summary are in")
+        self.display.say(f"took {duration(seconds)}; policy, curve and summary are in")
         self.display.say(f"{self.folder.path}")
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
@@ -288,14 +289,16 @@ class Training:
         iteration, config = self.algorithm.iteration, self.algorithm.config
         with self._harmless("TensorBoard"):
             self.folder.plot("evaluations", row)
-        with self._harmless("samples"):
-            for name, episodes in self.algorithm.last_evaluation.items():
-                self.folder.write_samples(f"eval_{name}", iteration, episodes)
-        with self._harmless("curve.png"):
-            self.folder.draw_curve(f"{config.method} on {config.env}, {config.base_model}")
         if self.logger:
             with self._harmless("wandb"):
-                self.logger.log({f"evaluation/{key}": value for key, value in row.items()}, step=iteration)
+                self.logger.plot("evaluations", row)
+        for name, episodes in self.algorithm.last_evaluation.items():
+            self._write_samples(f"eval_{name}", episodes)
+        with self._harmless("curve.png"):
+            file = self.folder.draw_curve(f"{config.method} on {config.env}, {config.base_model}")
+            if self.logger:
+                with self._harmless("wandb"):
+                    self.logger.curve(file, iteration)
         if on_screen:
             with self._harmless("display"):
                 self.display.evaluations({f"after {iteration}" if iteration else "before": row})
@@ -308,18 +311,25 @@ class Training:
             self.folder.plot("progress", row)
         if self.logger:
             with self._harmless("wandb"):
-                self.logger.log(row, step=iteration)
+                self.logger.plot("progress", row)
         with self._harmless("display"):
             self.display.iteration(row, seconds_left)
         episodes, run = self.algorithm.last_episodes, self.settings
         shown = _due(iteration, run.show_every)
         if shown or last or _due(iteration, run.evaluate_every):
-            with self._harmless("samples"):
-                self.folder.write_samples("train", iteration, episodes)
+            self._write_samples("train", episodes)
         if shown:
             valid = [episode for episode in episodes if episode.valid]
             with self._harmless("display"):
                 self.display.sample(valid[iteration % len(valid)])
+
+    def _write_samples(self, name: str, episodes: Sequence[TextEpisode]) -> None:
+        iteration = self.algorithm.iteration
+        with self._harmless("samples"):
+            frame = self.folder.write_samples(name, iteration, episodes)
+            if self.logger:
+                with self._harmless("wandb"):
+                    self.logger.samples(name, iteration, frame)
 
     @contextlib.contextmanager
     def _harmless(self, kind: str) -> Iterator[None]:

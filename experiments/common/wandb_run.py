@@ -1,20 +1,53 @@
-"""A run folder's run of Weights & Biases. Knows nothing about what is logged to it."""
+"""A run folder's run of Weights & Biases: figures under the names that TensorBoard has, samples, the curve."""
 
 from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 64  # samples of each table: the run folder has all of them
 
 
-def start_wandb(config: dict[str, Any], output: Path) -> Any:
+class WandbRun:
+    """What a run logs to Weights & Biases.
+
+    Args:
+        run: wandb's own.
+    """
+
+    def __init__(self, run: Any):
+        self._run = run
+
+    def plot(self, table: str, row: dict[str, float]) -> None:
+        """Logs a row of `progress` or `evaluations`, each figure as `table/figure`."""
+        figures = {f"{table}/{key}": value for key, value in row.items() if key != "iteration"}
+        self._run.log(figures, step=int(row["iteration"]))
+
+    def samples(self, name: str, iteration: int, frame: pd.DataFrame) -> None:
+        """Logs the first samples of a table of the run folder's `samples/`."""
+        import wandb
+
+        texts = frame.head(SHOWN).astype(object).where(frame.head(SHOWN).notna(), None)
+        self._run.log({f"samples/{name}": wandb.Table(dataframe=texts)}, step=iteration)
+
+    def curve(self, file: Path, iteration: int) -> None:
+        import wandb
+
+        self._run.log({"curve": wandb.Image(str(file))}, step=iteration)
+
+
+def start_wandb(config: dict[str, Any], output: Path) -> WandbRun:
     """The run of wandb's that belongs to a folder, the same one however often it is resumed."""
     import wandb
 
     file = output / "wandb_id"
     if not file.exists():
         file.write_text(secrets.token_hex(4))
-    return wandb.init(
+    run = wandb.init(
         project="llmenv",
         name=output.resolve().name,
         id=file.read_text(),
@@ -23,3 +56,4 @@ def start_wandb(config: dict[str, Any], output: Path) -> Any:
         allow_val_change=True,  # where things run may be another place
         dir=str(output),
     )
+    return WandbRun(run)

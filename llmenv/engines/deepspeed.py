@@ -154,6 +154,8 @@ def deepspeed_world(config: Config, device: torch.device) -> Iterator[None]:
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        # DeepSpeed goes on with the groups of a world that another has destroyed, as vLLM does where it shuts down.
+        deepspeed.utils.groups._release_process_group_references()
     deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     if config["zero_optimization"]["stage"] < 3:
         yield

@@ -16,9 +16,9 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from llmenv.data import R1_PREAMBLE
 from llmenv.models.chat_template import ChatTemplate, still_to_open
 from llmenv.models.names import is_trusted, load_tokenizer, resolve_model
+from llmenv.schema import R1_PREAMBLE
 
 TEMPLATES = ("auto", "r1", "chat", "raw")
 _MARKER = re.compile(r"<.+>|\[.+\]")

@@ -13,9 +13,9 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from llmenv.data import R1_PREAMBLE
 from llmenv.models.chat_template import still_to_open
 from llmenv.models.renderer import Renderer
+from llmenv.schema import R1_PREAMBLE
 
 # The environment's prefix begins the first answer; those of later turns are its own to say, turn by turn.
 _FIRST = (

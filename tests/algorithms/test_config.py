@@ -25,7 +25,10 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray o
     [
         ({"env": "envs:Nowhere-v0"}, r"environment 'envs:Nowhere-v0' cannot be made.*module:Id-v0"),
         ({"env": "nowhere:Countdown-v0"}, r"environment 'nowhere:Countdown-v0' cannot be made"),
-        ({"env_config": {"spilt": "train"}}, r"cannot be made with \{'spilt': 'train'\}"),
+        (
+            {"env_config": {"spilt": "train"}},
+            r"has no argument 'spilt' \(did you mean split.*it has num_numbers, ",
+        ),
         (
             {"env": "envs:GSM8K-v0", "env_config": {"data": "/no.jsonl"}},
             r"cannot be made .*no file /no.jsonl",

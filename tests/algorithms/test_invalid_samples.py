@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from algorithms.groups import comparable
+from algorithms.groups import MOST_ERRORS, SampleErrors, comparable
 from llmenv.episode import TextEpisode
 from support import (
     flat_weights,
@@ -153,3 +155,30 @@ def test_a_group_of_one_is_no_group_too_small() -> None:
     episodes = [TextEpisode(0, 0), TextEpisode(1, 0), TextEpisode(1, 1), TextEpisode(2, 0, error="lost")]
     assert comparable(episodes, group_size=1) == episodes[:3]
     assert comparable(episodes, group_size=2) == episodes[1:3]
+
+
+def test_each_error_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Row 2 of three has no answer: four samples of each iteration fail, and one line says which row it is."""
+    rows = [{"question": f"{i}?", "answer": "" if i == 2 else "1"} for i in range(3)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    config = small_config("tiny", prompts_per_iteration=3)
+    config = config.environment("envs:GSM8K-v0", env_config={"data": str(tmp_path / "rows.jsonl")})
+    algorithm = config.build_algo()
+    for _ in range(2):
+        assert algorithm.train()["rollout"]["num_invalid"] == 4
+    algorithm.stop()
+    told = [record.getMessage() for record in caplog.records if "a sample is invalid" in record.getMessage()]
+    assert len(told) == 1
+    assert f"row 2 of {tmp_path / 'rows.jsonl'}: it has no right answer" in told[0]
+
+
+def test_of_many_errors_the_first_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    errors = SampleErrors()
+    failed = [TextEpisode(0, i, error=f"ValueError: row {i}") for i in range(50)]
+    overlong = [TextEpisode(0, i, error=f"PromptTooLong: {i} tokens") for i in range(5)]
+    errors.tell([TextEpisode(0, 0), *overlong, *failed[:5], *failed])
+    errors.tell(failed)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == MOST_ERRORS
+    assert "PromptTooLong: 0 tokens" in told[0] and "row 0" in told[1]
+    assert told[-1].endswith(f"row {MOST_ERRORS - 2}; further ones are only counted")

@@ -87,7 +87,8 @@ RESPONSES: dict[str, list[tuple[str, bool, bool]]] = {
         (PREFIX + RIGHT + "</think>", False, False),
         (PREFIX + " so <answer> 44 + 19 + 35 </think> </answer>", False, False),
         ("<think></think>" + RIGHT, True, True),
-        (PREFIX + "<think> again </think>\n" + RIGHT, True, False),
+        (PREFIX + "<think> again </think>\n" + RIGHT, True, True),  # opened by the prompt, and by the model
+        (PREFIX + "<think><think> again </think>\n" + RIGHT, True, False),
         (PREFIX + "<think> again </think> more </think>\n" + RIGHT, True, False),
         (PREFIX + "<think> again </think>\n" + RIGHT + " still thinking </think>", False, False),
         (OK + "<think> more </think>\n" + RIGHT, True, False),

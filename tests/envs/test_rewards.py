@@ -120,6 +120,53 @@ def test_hostile_text_is_scored_in_time() -> None:
         assert time.perf_counter() - start < 10
 
 
+class Brevity:
+    """A reward function that is an object."""
+
+    def __call__(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
+        return float("inf")
+
+
+def abstains(prompt: str, completion: str, info: dict[str, Any]) -> None:
+    return None
+
+
+def test_a_function_that_abstains_adds_nothing() -> None:
+    for functions in (
+        {abstains: 5.0},
+        {"test_rewards:abstains": 1.0},
+        {abstains: 1.0, lambda p, c, i: None: 2.0},
+    ):
+        assert pay(RewardFunctions(gym.make("Countdown-v0"), functions), RIGHT) == 1.0
+    both = {
+        abstains: 1.0,
+        lambda p, c, i: 0.5: 2.0,
+        lambda p, c, i: True: 1.0,
+        lambda p, c, i: torch.tensor(2): 1.0,
+    }
+    assert pay(RewardFunctions(gym.make("Countdown-v0"), both), RIGHT) == 1 + 2 * 0.5 + 1 + 2
+    assert pay(RewardModel(gym.make("Countdown-v0"), lambda p, c: None), RIGHT) == 1.0
+
+
+@pytest.mark.parametrize(
+    "score", [float("nan"), float("inf"), -float("inf"), [1.0], "1.0", {}, 1j, torch.tensor([1.0, 2])]
+)
+def test_a_score_that_is_no_finite_number_names_the_function(score: Any) -> None:
+    def gives(*args: Any) -> Any:
+        return score
+
+    for env in (
+        RewardFunctions(gym.make("Countdown-v0"), {abstains: 1.0, gives: 1.0}),
+        RewardModel(gym.make("Countdown-v0"), gives),
+    ):
+        with pytest.raises(
+            ValueError, match=r"reward function test_rewards:.*gives gave .* no finite number"
+        ):
+            pay(env, RIGHT)
+    with pytest.raises(ValueError, match=r"reward function test_rewards:Brevity gave inf"):
+        pay(RewardFunctions(gym.make("Countdown-v0"), {Brevity(): 1.0}), RIGHT)
+
+
 class ToolsAndTalk(TextEnv):
     """A message that a tool continues once, then a message that ends the episode."""
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import RunFolder, checkpoints
 from experiments.export import app
+from llmenv.models.renderer import Renderer
 from support import small_config
 
 CONFIG = {
@@ -48,6 +50,7 @@ def run(ray_cluster, model_folder, tmp_path_factory) -> tuple[Path, torch.Tensor
         folder.log("evaluations", row)
     for iteration in (1, 2):
         algorithm.train()
+        folder.write_samples("eval_sampled", iteration, algorithm.last_episodes)
         folder.save_checkpoint(iteration, algorithm.save_to_path, keep=2)
     with torch.no_grad():
         logits = algorithm.learner_group._learner.policy.model(torch.arange(40)[None]).logits
@@ -90,7 +93,7 @@ def test_nothing_is_started_for_it(run, tmp_path):
     script = (
         "import sys; from pathlib import Path; from experiments.export import export; "
         "export(Path(sys.argv[1]), Path(sys.argv[2])); "
-        "assert not {'ray', 'gymnasium', 'transformers'} & sys.modules.keys()"
+        "assert not {'ray', 'gymnasium', 'vllm'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", script, run[0], tmp_path / "out"], check=True)
 
@@ -111,8 +114,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_card_reports_the_run_up_to_the_checkpoint(run):
-    text = model_card(checkpoints(run[0])[-1])
+def test_the_card_reports_the_run_up_to_the_checkpoint(run, tmp_path):
+    assert export(run[0], tmp_path / "out").exit_code == 0
+    text = (tmp_path / "out" / "README.md").read_text()
     card = ModelCard(text)
     assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert card.data.library_name == "transformers" and card.data.pipeline_tag == "text-generation"
@@ -127,10 +131,28 @@ def test_the_card_reports_the_run_up_to_the_checkpoint(run):
     assert "transformers 5." in card.text
 
 
-def test_a_folder_is_no_base_model_for_the_hub(run):
+def test_the_card_shows_a_prompt_as_training_rendered_it(run, model_folder, tmp_path):
+    assert export(run[0], tmp_path / "out").exit_code == 0
+    shown = (tmp_path / "out" / "README.md").read_text().split("## Prompt")[1]
+    question = pd.read_parquet(run[0] / "samples" / "eval_sampled_000002.parquet")["prompt"][0]
+    assert question.startswith("task ")
+    renderer = Renderer.from_model(str(model_folder))
+    prompt = renderer.encode(question, None, "")
+    assert f"```text\n{renderer.tokenizer.decode(prompt.token_ids)}\n```" in shown
+
+
+def test_the_fence_is_longer_than_any_in_the_prompt(run, tmp_path, monkeypatch):
+    assert export(run[0], tmp_path / "out").exit_code == 0
+    monkeypatch.setattr("experiments.common.model_card.last_question", lambda _: "What prints ````x````?")
+    shown = model_card(checkpoints(run[0])[-1], tmp_path / "out").split("## Prompt")[1]
+    assert "`````text\n" in shown and "What prints ````x````?" in shown
+
+
+def test_a_folder_is_no_base_model_for_the_hub(run, tmp_path):
+    assert export(run[0], tmp_path / "out").exit_code == 0
     config = {**CONFIG, "policy": {"model": str(run[0])}}
     RunFolder(run[0]).write_config(config, anew=True)
-    assert "base_model:" not in model_card(checkpoints(run[0])[-1])
+    assert "base_model:" not in model_card(checkpoints(run[0])[-1], tmp_path / "out")
     RunFolder(run[0]).write_config(CONFIG, anew=True)
 
 

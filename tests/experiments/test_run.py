@@ -146,12 +146,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "tolerance"), [(1, {}), (2, {"rtol": 0, "atol": 1e-5})])
-def test_with_runners_and_learners_in_processes_of_their_own_too(tmp_path, number, tolerance):
-    actors = [f"--num-env-runners={number}", f"--num-learners={number}"]
-    whole = run(f"--output={tmp_path / 'whole'}", *SMALL, *actors)
-    assert whole.returncode == 0, whole.stdout + whole.stderr
-    killed_and_resumed(tmp_path / "killed", *actors)
-    assert_same_run(tmp_path / "killed", tmp_path / "whole", **tolerance)
+def test_with_runners_and_learners_in_processes_of_their_own_too(run_folder, tmp_path, number, tolerance):
+    """Killed, resumed, and the same run as one in a single process that went through."""
+    whole, _ = run_folder
+    killed_and_resumed(tmp_path, f"--num-env-runners={number}", f"--num-learners={number}")
+    assert_same_run(tmp_path, whole, **tolerance)
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llmenv.data import Prompt, Rows, flat_prompt, load_rows, parse_prompt, task_row, task_schema, write_rows
+from llmenv.data import Rows, load_rows
+from llmenv.schema import Prompt, flat_prompt, parse_prompt, task_row, task_schema, write_rows
 
 SYSTEM = (
     "The assistant first thinks about the reasoning process in the mind and then provides the user with "
@@ -58,10 +59,64 @@ def test_the_prompt_for_qwens_instruct_models() -> None:
 
 def test_messages() -> None:
     assert parse_prompt(user("What is 1 + 1?")) == Prompt("What is 1 + 1?", None, None)
-    messages = [{"role": "system", "content": "Be brief."}, *user("first"), *user("last")]
-    assert parse_prompt(messages) == Prompt("last", "Be brief.", None)
+    system = {"role": "system", "content": "Be brief."}
+    assert parse_prompt([system, *user("last")]) == Prompt("last", "Be brief.", None)
+    assert parse_prompt([{"role": "system", "content": None}, *user("last")]) == Prompt("last", None, None)
     half = FLAT.partition("\nUser: ")[0]
     assert parse_prompt(user(half)).question == half
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    """Messages whose role is told by their first letter: s, u, a or t."""
+    roles = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
+    return [{"role": roles[text[0]], "content": text} for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("messages", "begun"),
+    [
+        (("u", "a: Sure.\n<think>"), "a: Sure.\n<think>"),
+        (("s", "u", "a: Let's see"), "a: Let's see"),
+        (("u", "a <think>\n"), "a <think>\n"),
+        (("s", "u", "a: 1. Look.\n2."), "a: 1. Look.\n2."),
+        (("u", "a: Well, "), "a: Well, "),
+    ],
+)
+def test_what_the_assistant_has_begun(messages: tuple[str, ...], begun: str) -> None:
+    assert parse_prompt(turns(*messages)).assistant_prefix == begun
+    assert parse_prompt(turns(*messages)).question == "u"
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        turns("u: Let x be 2.", "a: Noted.", "u: What is x + 2?"),
+        turns("s", "u: 1 + 1?", "a: 2", "u: 2 + 2?", "a: 4", "u: 3 + 3?"),
+        turns("s", "u: first", "u: last"),
+        turns("s: one", "s: two", "u"),
+        turns("u", "s"),
+        turns("a: Hello.", "u"),
+        turns("u", "t: result"),
+        turns("u", "a", "a"),
+        [*user(FLAT), *turns("a: more")],
+        user(
+            "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\n1?<|im_end|>\n<|im_start|>assistant\n1<|im_end|>\n"
+            "<|im_start|>user\n2?<|im_end|>\n<|im_start|>assistant\n"
+        ),
+    ],
+)
+def test_no_turn_is_lost(messages: list[dict[str, str]]) -> None:
+    with pytest.raises(ValueError, match=r"the column prompt has the turns .* into one user message"):
+        parse_prompt(messages)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: so\n#### 5", "a: \\boxed{5}", "a: <answer>5", "a</think>", "a <think>b</think><answer>5</answer>"],
+)
+def test_an_answer_is_not_given_away(text: str) -> None:
+    with pytest.raises(ValueError, match="holds an answer already"):
+        parse_prompt(turns("u", text))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from llmenv.text import Response, extract_boxed, parse_response
+from llmenv.text import Response, answer_by_mark, extract_boxed, find_boxes, parse_response
 
 
 def test_well_formed() -> None:
@@ -20,6 +20,13 @@ def test_well_formed() -> None:
         "<think></think><answer></answer>",
         "any text before <think>a</think> \n\t<answer>b</answer> \n",
         "a < b <think>1 < 2 > 3</think>\u2003<answer>x</answer>\u00a0",
+        # A prompt opened the block, and the model opened it again.
+        "<think><think>a</think><answer>c</answer>",
+        "<think>\n<think>\na\n</think>\n\n<answer>c</answer>\n",
+        "Let me solve this step by step.\n<think><think> a</think><answer>c</answer>",
+        "<think>\n\n\t<think></think><answer>c</answer>",
+        "Sure. <think> <think>a < b</think> <answer>c</answer>",
+        "<think>Let me solve this step by step.\n<think>a</think><answer>c</answer>",  # where the template opens it
     ],
 )
 def test_well_formed_oddities(text: str) -> None:
@@ -39,7 +46,10 @@ def test_well_formed_oddities(text: str) -> None:
         "<answer>b</answer><think>a</think>",
         "<think>a</think><answer>b</answer><answer>c</answer>",
         "<think>a</think><think>b</think><answer>c</answer>",
-        "<think><think>a</think><answer>c</answer>",
+        "<think><think><think>a</think><answer>c</answer>",
+        "<think><think>a</think></think><answer>c</answer>",
+        "<think>a</think><answer>b</answer><think>",
+        "<think><answer>a</answer><think>b</think><answer>c</answer>",
         "<think>maybe <answer>b</answer></think><answer>c</answer>",
         "</think><think>a</think><answer>c</answer>",
         "<THINK>a</THINK><answer>c</answer>",
@@ -153,3 +163,44 @@ def test_opening_a_box_takes_linear_time(unit: str) -> None:
     start = time.process_time()
     extract_boxed(text)
     assert time.process_time() - start < 5.0  # under 1 s; minutes if the time were quadratic
+
+
+@pytest.mark.parametrize(
+    ("text", "contents"),
+    [
+        (r"$\boxed{1}$ and $\boxed{-2}.$", ["1", "-2"]),
+        (r"\boxed{x = \boxed{7}} \boxed 5$", ["7", "5"]),
+        (r"\fbox{ \{1, 2\} } \boxed{", [r"\{1, 2\}"]),
+        (r"{\boxed{\frac{1}{2}}}\boxed{}", [r"\frac{1}{2}", ""]),
+        ("none", []),
+    ],
+)
+def test_all_boxes(text: str, contents: list[str]) -> None:
+    boxes = find_boxes(text)
+    assert [box.content for box in boxes] == contents
+    assert all(text[box.start] == "\\" and box.content in text[box.start : box.end] for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("text", "mark", "answer"),
+    [
+        ("<think>48 + 24</think>\n#### 72", "####", "72"),
+        ("so\n#### 1,200\n", "####", "1,200"),
+        ("x\nAnswer: 5", "Answer:", "5"),
+        (r"so $\boxed{3}$.", r"\boxed", "3"),
+        (r"it is $\boxed{3}$: \boxed{3}", r"\boxed", "3"),
+        (r"<think>\boxed{4}</think> it is \boxed{3}", r"\boxed", "3"),
+        # Not where something follows, two are offered, the reasoning goes on, or a block has been begun.
+        ("#### 72\nor 73", "####", None),
+        ("#### 72 #### 73", "####", None),
+        (r"\boxed{3} or \boxed{4}", r"\boxed", None),
+        ("<think>#### 72", "####", None),
+        ("<think>#### 72</think>", "####", None),
+        ("<answer>\n#### 72", "####", None),
+        ("####", "####", None),
+        ("72", "####", None),
+        ("", "####", None),
+    ],
+)
+def test_an_answer_behind_a_mark(text: str, mark: str, answer: str | None) -> None:
+    assert answer_by_mark(text, mark) == answer

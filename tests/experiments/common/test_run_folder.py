@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -15,11 +16,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import wandb
+from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from algorithms import GRPO
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
-from experiments.common.wandb_run import start_wandb
+from experiments.common.wandb_run import SHOWN, start_wandb
 from llmenv.episode import TextEpisode, Turn
 from llmenv.evaluation import wilson_interval
 from support import flat_weights, small_config
@@ -252,3 +255,25 @@ def test_a_resumed_run_is_the_same_one_at_wandb(tmp_path: Path, monkeypatch: pyt
     first, other, again = (call["id"] for call in calls)
     assert first == again != other
     assert calls[2]["resume"] == "allow" and calls[2]["config"]["sampling"]["run_seed"] == 3
+
+
+def test_wandb_gets_the_figures_samples_and_curve_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    folder, run = RunFolder(tmp_path), start_wandb({"algo": "GRPO"}, tmp_path)
+    run.plot("progress", {"iteration": 2, "accuracy": 0.25})
+    episodes = [TextEpisode(0, i, [], observation=f"{i} x 5?", seed=i) for i in range(SHOWN + 1)]
+    run.samples("train", 2, folder.write_samples("train", 2, episodes))
+    (table,) = tmp_path.glob("wandb/**/train*.table.json")
+    rows = json.loads(table.read_text())
+    assert rows["data"][3][rows["columns"].index("prompt")] == "3 x 5?"
+    Image.new("RGB", (3, 2)).save(tmp_path / "curve.png")
+    run.curve(tmp_path / "curve.png", 2)
+    run.plot("evaluations", {"iteration": 3, "sampled_accuracy": 0.5})  # a step is whole when the next begins
+    logged = dict(wandb.run.summary)
+    assert logged["progress/accuracy"] == 0.25 and "progress/iteration" not in logged
+    assert (logged["samples/train"]["nrows"], logged["samples/train"]["ncols"]) == (SHOWN, 16)
+    assert (logged["curve"]["width"], logged["curve"]["height"]) == (3, 2)
+    wandb.finish()

@@ -13,6 +13,7 @@ from runs import algorithm, at_iteration, learned, logged, names, raises, traini
 
 from algorithms import GRPO
 from experiments.common.run_folder import CheckpointError, checkpoints
+from experiments.common.wandb_run import WandbRun
 from llmenv.rllib.runner_group import RunnersLostError
 
 __all__ = ["algorithm"]  # the fixture
@@ -183,7 +184,7 @@ class BrokenWandb:
 
 
 def test_what_is_for_people_never_costs_a_run(algorithm, tmp_path, monkeypatch, capsys):
-    run = training(algorithm, tmp_path, BrokenWandb(), iterations=3, evaluate_every=1, show_every=1)
+    run = training(algorithm, tmp_path, WandbRun(BrokenWandb()), iterations=3, evaluate_every=1, show_every=1)
     monkeypatch.setattr("pandas.DataFrame.to_csv", raises_for_all(OSError("No space left on device")))
     for name in ("plot", "write_samples", "draw_curve"):
         monkeypatch.setattr(run.folder, name, raises_for_all(OSError("No space left on device")))

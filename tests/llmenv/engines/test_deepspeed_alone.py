@@ -49,6 +49,13 @@ def local_group(
     return config.build_learner_group(spaces=SPACES)
 
 
+def test_a_learner_lives_in_a_world_of_its_own(model_folder: str, theirs: Update) -> None:
+    """vLLM destroys the process's groups where it shuts down, those that DeepSpeed remembers among them."""
+    local_group(model_folder, "3")
+    torch.distributed.destroy_process_group()
+    assert_same_steps(Update(local_group(model_folder, "3"), uneven_plan(1)), theirs)
+
+
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_a_learner_in_the_driver_needs_no_others(model_folder: str, theirs: Update, stage: str) -> None:
     group = local_group(model_folder, stage)

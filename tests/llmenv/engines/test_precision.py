@@ -68,8 +68,8 @@ def assert_moved_alike(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float((ours[moved] != 0).float().mean()) >= 0.99
 
 
-# How many groups a step has rows of, and the engines that are tried, of a minute each with the largest.
-MODELS = {"small": (5, ENGINES), "tiny": (5, ENGINES), "smollm2-135m": (1, [PLAIN, "3"])}
+# How many groups a step has rows of, and the engines that are tried, of two minutes each with the largest.
+MODELS = {"small": (5, ENGINES), "tiny": (5, ENGINES), "smollm2-135m": (1, [PLAIN])}
 
 
 @cache
