@@ -71,7 +71,12 @@ def try_path(folder: str, path: str) -> Cell:
             learner = config.build_learner_group(spaces=SPACES)._learner
         except REFUSALS as error:
             return Cell("refused", shorten(error))
-    gaps = compare(learner, reference(folder, config))
+    try:
+        gaps = compare(learner, reference(folder, config))
+    except RuntimeError as error:
+        if "set shared_prompts=False" not in str(error):
+            raise
+        return Cell("refused", shorten(error))  # in a run by the comparison of sampler and learner at its start
     if not (gaps[0] < EXACT and gaps[1] < GRADIENT_GAP):
         return Cell("wrong", f"log-probabilities by {gaps[0]:.1g} nats, gradients by {gaps[1]:.1%}")
     slower = config.shared_prompts and learner.policy.why_not_shared
@@ -170,7 +175,8 @@ def shorten(message: object) -> str:
     text = " ".join(str(message).split())
     text = re.sub(r"/\S*/", "", text)
     text = re.sub(r"(by|are) [(]?\d[\d.e+-]*( nats|%)", r"\1 some\2", text)
-    text = re.split(r"(?<!\w\.\w)[.;:] (?:[A-Z]|set|give|take|leave)|, which are no linear layers| from the learner's", text)[0]
+    rest = r"\. (?=[A-Z])|[.:;] (?=set|give|take|leave)| \(take|, which are no linear layers| from the learner's"
+    text = re.split(rest, text)[0]
     return text.replace("|", "/")[:200]
 
 
@@ -187,8 +193,8 @@ def cell_of(folder: str, column: str) -> Cell:
 
 def row_of(kind: str, columns: Sequence[str]) -> dict[str, Cell]:
     """Some of the columns of an architecture's row. vLLM's is found in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        make_folder(kind, Path(folder))
+    with tempfile.TemporaryDirectory() as parent:
+        folder = make_folder(kind, Path(parent) / kind)
         cells = {}
         for column in columns:
             if column == "vllm":
