@@ -30,7 +30,9 @@ LINEAR: Settings = {
 }
 FEW: Settings = {"moe_intermediate_size": 32, "num_experts": 4, "num_experts_per_tok": 2}
 ONE_BY_ONE: Settings = {"layer_types": ["linear_attention", "full_attention"]}
-LATENT: Settings = {name: size for name, size in EXPERTS["deepseek_v3"].items() if "_rank" in name or "_head_dim" in name}
+LATENT: Settings = {
+    name: size for name, size in EXPERTS["deepseek_v3"].items() if "_rank" in name or "_head_dim" in name
+}
 
 DENSE: dict[str, Settings] = {
     "llama": {},
@@ -52,7 +54,12 @@ DENSE: dict[str, Settings] = {
     "glm4": {},
     "gpt2": OLD,
     "gpt_bigcode": OLD,
-    "gpt_neo": {"hidden_size": 64, "num_layers": 2, "num_heads": 2, "attention_types": [[["global", "local"], 1]]},
+    "gpt_neo": {
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+    },
     "gpt_neox": NO_HEAD_SIZE,
     "gptj": {**OLD, "rotary_dim": 16},
     "granite": {"logits_scaling": 2.0},
@@ -85,7 +92,12 @@ MIXTURES: dict[str, Settings] = {
         "scoring_func": "softmax",
         "n_group": 1,
     },
-    "ernie4_5_moe": {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32, "moe_num_shared_experts": 1},
+    "ernie4_5_moe": {
+        "moe_num_experts": 4,
+        "moe_k": 2,
+        "moe_intermediate_size": 32,
+        "moe_num_shared_experts": 1,
+    },
     "flex_olmo": {"num_experts": 4, "num_experts_per_tok": 2},
     "glm4_moe": {"moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2},
     "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2, **NO_HEAD_SIZE},
@@ -144,9 +156,15 @@ def make_folder(kind: str, folder: Path) -> str:
     # Some rows more than tokens, as most models have: the tokenizers of some kinds add one of their own.
     settings = {**SIZES, **ARCHITECTURES[kind], "vocab_size": len(tokenizer) + 8}
     settings = {name: value for name, value in settings.items() if value is not None}
-    special = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    special = {
+        "bos_token_id": None,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings, **special)).save_pretrained(folder)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **settings, **special)).save_pretrained(
+            folder
+        )
     tokenizer.save_pretrained(folder)
     return str(folder)

@@ -24,21 +24,21 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 
-import numpy as np
-import ray
-import torch
+import numpy as np  # noqa: E402
+import ray  # noqa: E402
+import torch  # noqa: E402
 
-from algorithms.config import LLMConfig
-from architectures import ARCHITECTURES, make_folder
-from llmenv.engines.torch import TorchEngine
-from llmenv.models import lora
-from llmenv.models.names import load_causal_lm
-from llmenv.policy.batch import TokenBatch, TokenRow
-from llmenv.rllib.learner import LLMLearner
-from llmenv.rllib.probe import EXACT, MismatchError, measure
-from llmenv.samplers.vllm_loading import IncompleteError
-from support import random_episodes, small_config
-from updates import PARTITION_ALL, SPACES
+from algorithms.config import LLMConfig  # noqa: E402
+from architectures import ARCHITECTURES, make_folder  # noqa: E402
+from llmenv.engines.torch import TorchEngine  # noqa: E402
+from llmenv.models import lora  # noqa: E402
+from llmenv.models.names import load_causal_lm  # noqa: E402
+from llmenv.policy.batch import TokenBatch, TokenRow  # noqa: E402
+from llmenv.rllib.learner import LLMLearner  # noqa: E402
+from llmenv.rllib.probe import EXACT, MismatchError, measure  # noqa: E402
+from llmenv.samplers.vllm_loading import IncompleteError  # noqa: E402
+from support import random_episodes, small_config  # noqa: E402
+from updates import PARTITION_ALL, SPACES  # noqa: E402
 
 # How a learner is told to go each path.
 PATHS: dict[str, Callable[[LLMConfig], Any]] = {
@@ -76,7 +76,9 @@ def try_path(folder: str, path: str) -> Cell:
     except RuntimeError as error:
         if "set shared_prompts=False" not in str(error):
             raise
-        return Cell("refused", shorten(error))  # in a run by the comparison of sampler and learner at its start
+        return Cell(
+            "refused", shorten(error)
+        )  # in a run by the comparison of sampler and learner at its start
     if not (gaps[0] < EXACT and gaps[1] < GRADIENT_GAP):
         return Cell("wrong", f"log-probabilities by {gaps[0]:.1g} nats, gradients by {gaps[1]:.1%}")
     slower = config.shared_prompts and learner.policy.why_not_shared
@@ -102,7 +104,9 @@ def try_sampler(folder: str, sampler: str) -> Cell:
     gap = measure(algorithm.runners, algorithm.learner_group, algorithm.config)
     algorithm.stop()
     assert gap is not None
-    return Cell("works") if gap < EXACT else Cell("wrong", f"after a sync log-probabilities by {gap:.1g} nats")
+    return (
+        Cell("works") if gap < EXACT else Cell("wrong", f"after a sync log-probabilities by {gap:.1g} nats")
+    )
 
 
 class Told(logging.Handler):
@@ -175,7 +179,9 @@ def shorten(message: object) -> str:
     text = " ".join(str(message).split())
     text = re.sub(r"/\S*/", "", text)
     text = re.sub(r"(by|are) [(]?\d[\d.e+-]*( nats|%)", r"\1 some\2", text)
-    rest = r"\. (?=[A-Z])|[.:;] (?=set|give|take|leave)| \(take|, which are no linear layers| from the learner's"
+    rest = (
+        r"\. (?=[A-Z])|[.:;] (?=set|give|take|leave)| \(take|, which are no linear layers| from the learner's"
+    )
     text = re.split(rest, text)[0]
     return text.replace("|", "/")[:200]
 
@@ -224,7 +230,9 @@ def reasons(cells: dict[str, Cell]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="ARCHITECTURE", help="default: all")
-    parser.add_argument("--columns", nargs="+", choices=COLUMNS[1:-1], default=COLUMNS[1:-1], metavar="COLUMN")
+    parser.add_argument(
+        "--columns", nargs="+", choices=COLUMNS[1:-1], default=COLUMNS[1:-1], metavar="COLUMN"
+    )
     args = parser.parse_args()
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")

@@ -57,10 +57,12 @@ def add_adapters(
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, model)
-        except ValueError as error:  # some layers are used without being called, and adapters would do nothing
+        except (
+            ValueError
+        ) as error:  # some layers are used without being called, and adapters would do nothing
             raise ValueError(
-                f"LoRA does not adapt these layers of {type(model).__name__} ({error}): give lora_targets without them, "
-                "or leave lora_rank out"
+                f"LoRA does not adapt these layers of {type(model).__name__} ({error}): give lora_targets without "
+                "them, or leave lora_rank out"
             ) from error
     cast_adapter_dtype(model, adapter_name="default")
 
@@ -68,11 +70,7 @@ def add_adapters(
 def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
     """Full names of the layers to adapt."""
     output = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if _is_linear(module) and module is not output
-    ]
+    linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not output]
     known = sorted({name.rpartition(".")[2] for name in linear})
     if not linear:
         raise ValueError(

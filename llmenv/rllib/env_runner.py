@@ -76,8 +76,8 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             if self.sampler.changes_transformers and config.num_env_runners == 0:
                 self.sampler.close()
                 raise ValueError(
-                    f"vLLM runs {config.base_model!r} with transformers' class, and changes that for all of this process: "
-                    "the learner could not load it. Give the sampler a process of its own: --num-env-runners 1"
+                    f"vLLM runs {config.base_model!r} with transformers' class, and changes that for all of this "
+                    "process: the learner could not load it. Give the sampler a process of its own: --num-env-runners 1"
                 )
             if config.shares_gpu:
                 # Until the first weights are brought: a learner is started after the runners, and takes more memory
