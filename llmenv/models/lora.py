@@ -45,7 +45,7 @@ def add_adapters(
         seed: A is drawn with it: the same on every learner.
 
     Raises:
-        ValueError: If a target is the name of no such layer.
+        ValueError: If a target is the name of no such layer, or of one that peft does not adapt.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.functional import cast_adapter_dtype
@@ -55,18 +55,22 @@ def add_adapters(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        try:
+            inject_adapter_in_model(config, model)
+        except (
+            ValueError
+        ) as error:  # some layers are used without being called, and adapters would do nothing
+            raise ValueError(
+                f"LoRA does not adapt these layers of {type(model).__name__} ({error}): give lora_targets without "
+                "them, or leave lora_rank out"
+            ) from error
     cast_adapter_dtype(model, adapter_name="default")
 
 
 def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list[str]:
     """Full names of the layers to adapt."""
     output = model.get_output_embeddings()
-    linear = [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not output
-    ]
+    linear = [name for name, module in model.named_modules() if _is_linear(module) and module is not output]
     known = sorted({name.rpartition(".")[2] for name in linear})
     if not linear:
         raise ValueError(
@@ -91,13 +95,18 @@ def _target_layers(model: PreTrainedModel, targets: str | Sequence[str]) -> list
     return sorted({name for names in chosen.values() for name in names})
 
 
+def _is_linear(module: nn.Module) -> bool:
+    """Whether it computes as a linear layer does: routers of experts that are a kind of one may give more than that."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
 def _matrices_outside_layers(model: PreTrainedModel) -> list[str]:
     """Last two parts of the names of parameters that multiply, and belong to no linear layer and no embedding."""
     return sorted(
         {
             ".".join(f"{name}.{parameter}".split(".")[-2:])
             for name, module in model.named_modules()
-            if not isinstance(module, nn.Linear | nn.Embedding)
+            if not (_is_linear(module) or isinstance(module, nn.Embedding))
             for parameter, tensor in module.named_parameters(recurse=False)
             if len(getattr(tensor, "ds_shape", tensor.shape)) >= 2 and "bias" not in parameter
         }

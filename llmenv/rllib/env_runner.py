@@ -73,6 +73,12 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
                 weight_transfer=config.weight_transfer,
                 sampler_kwargs=config.engine_arguments,
             )
+            if self.sampler.changes_transformers and config.num_env_runners == 0:
+                self.sampler.close()
+                raise ValueError(
+                    f"vLLM runs {config.base_model!r} with transformers' class, and changes that for all of this "
+                    "process: the learner could not load it. Give the sampler a process of its own: --num-env-runners 1"
+                )
             if config.shares_gpu:
                 # Until the first weights are brought: a learner is started after the runners, and takes more memory
                 # for that than it holds afterwards.

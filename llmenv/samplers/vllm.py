@@ -62,8 +62,12 @@ class VLLMSampler:
         weight_transfer: vLLM's transport for weights that come by `transfer` (see `llmenv.weights.transfer`).
         sampler_kwargs: vLLM's engine arguments, passed on unchanged; they win over the above.
 
+    Attributes:
+        changes_transformers: Whether vLLM runs transformers' own class of model, which it then changes: nobody else in
+            this process can make another.
+
     Raises:
-        ValueError: See `check_settings`.
+        ValueError: See `check_settings`; or if vLLM does not take the model.
     """
 
     def __init__(
@@ -100,7 +104,14 @@ class VLLMSampler:
         preload = os.environ.get("LD_PRELOAD", "")
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=FutureWarning)
-            self._llm = LLM(model, logprobs_mode="processed_logprobs", **settings)
+            try:
+                self._llm = LLM(model, logprobs_mode="processed_logprobs", **settings)
+            except (ValueError, NotImplementedError) as error:  # of the model, or of a setting
+                said = " ".join(str(error).partition(" Supported architectures:")[0].split())
+                raise ValueError(
+                    f"vLLM does not start with {model!r}: {said[:500]} (take --sampler transformers, or change "
+                    "sampler_kwargs if one of them is named)"
+                ) from error
         # vLLM has its workers preload libraries; other children of this process have nothing to do with them.
         os.environ["LD_PRELOAD"] = preload
         self.max_sequence_tokens = self._llm.model_config.max_model_len
@@ -109,6 +120,7 @@ class VLLMSampler:
         self._eager = self._llm.model_config.enforce_eager
         self._asleep: set[str] = set()  # what of the engine's memory has been given back, by vLLM's tags
         self._llm.collective_rpc(loading.watch)
+        self.changes_transformers = any(self._llm.collective_rpc(loading.borrows))
 
     def load_weights(self, packed: weights.Packed, version: int) -> None:
         """See `Sampler.load_weights`; under the names that the model's files have.

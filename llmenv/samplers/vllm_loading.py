@@ -32,6 +32,11 @@ def watch(worker: Any) -> None:
     model.load_weights = load_and_note
 
 
+def borrows(worker: Any) -> bool:
+    """Whether a worker's model is made of a class of transformers', since vLLM has none of its own for it."""
+    return any("models.transformers" in kind.__module__ for kind in type(_model(worker)).__mro__)
+
+
 def begin(worker: Any) -> None:
     """Before the weights of one sync arrive.
 

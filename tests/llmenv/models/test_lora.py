@@ -12,6 +12,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from adapters import move_adapters
+from architectures import make_folder
 from llmenv.models import lora
 from llmenv.models.names import load_causal_lm
 from llmenv.policy.batch import TokenBatch, TokenRow
@@ -146,6 +147,29 @@ def test_what_is_no_linear_layer_is_left_out_and_told_of(
     assert f'"all-linear" leaves out {left}' in record.getMessage()
     trained = {name.split(".")[-4] for name, p in mixture.named_parameters() if p.requires_grad}
     assert trained == {"q_proj", "k_proj", "v_proj", "o_proj"}
+
+
+def test_a_router_that_is_a_kind_of_linear_layer_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Phi-MoE's gives more than a product: with an adapter its layer would fail."""
+    mixture = load_causal_lm(make_folder("phimoe", tmp_path))
+    lora.add_adapters(mixture, rank=3, alpha=6, targets="all-linear", seed=0)
+    assert "experts.gate_up_proj, router.weight of PhimoeForCausalLM" in caplog.text
+    assert mixture(input_ids=torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+def test_layers_that_adapters_would_not_reach_are_refused(tmp_path: Path) -> None:
+    """Mamba's fast kernels take the weight of out_proj, and never call the layer."""
+    folder = make_folder("mamba", tmp_path)
+    settings: dict[str, Any] = {"rank": 3, "alpha": 6, "seed": 0}
+    with pytest.raises(
+        ValueError, match=r"LoRA does not adapt these layers of MambaForCausalLM.*lora_targets"
+    ):
+        lora.add_adapters(load_causal_lm(folder), targets="all-linear", **settings)
+    model = load_causal_lm(folder)
+    lora.add_adapters(model, targets=["in_proj", "x_proj"], **settings)
+    assert {n.split(".")[-4] for n, p in model.named_parameters() if p.requires_grad} == {"in_proj", "x_proj"}
 
 
 def test_a_model_without_linear_layers_is_refused() -> None:
