@@ -50,6 +50,9 @@ _CHOICE = re.compile(
     r"\s*(?:(?i:option|choice|answer)\s*:?\s*)?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?=\s|\Z)|(?=\s*\Z)))\s*(.*)",
     re.DOTALL,
 )
+_GOES_ON = re.compile(
+    r"[A-J]\)\s*\}*(?:[^\s\\.,:;(){}\[\]$*A-Za-z0-9]|(?<!\s)[A-Za-z0-9])"
+)  # `(C)+1`, `(C)x`
 _OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 
 
@@ -129,6 +132,8 @@ def _choices(answer: str, gold: str) -> Iterator[tuple[str, str]]:
     if not right:
         return
     letter, text = right[1] or right[2], right[3].strip()
+    if _GOES_ON.search(answer):
+        return
     given = _CHOICE.fullmatch(_MARKS.sub(r" \1 ", unwrapped(answer)))
     if not given:
         if text:
