@@ -42,7 +42,7 @@ from envs.verify.math_answer.uncomputed import is_uncomputed
 from envs.verify.math_answer.values import same_value
 
 _SIGN = re.compile(r"[+/=<>^|]|(?<![A-Za-z])-|-(?![A-Za-z])")  # which words have not
-_CHOICE = re.compile(r"\\?(?<![A-Za-z])(?:max|min)(?![A-Za-z])")
+_CHOICE = re.compile(r"\\(?:max|min)(?![A-Za-z])|(?<![A-Za-z\\])(?:max|min)\s*[({\[]")  # and no minutes
 
 
 def judge(answer: str, gold: str, question: str = "") -> str | None:
