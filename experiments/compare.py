@@ -55,13 +55,17 @@ def main(
         Path | None,
         typer.Option(help="A .csv file to write all flipped tasks to, with what both models wrote."),
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(help="A column of the records: tasks with the same value there are not independent."),
+    ] = None,
 ) -> None:
     """Compares models on the tasks that they have in common: accuracy, differences with their intervals, flips."""
     try:
         if not 2 <= len(evaluations) <= len(ascii_uppercase):
             raise ValueError(f"give 2 to {len(ascii_uppercase)} evaluations, not {len(evaluations)}")
         frames = {name: read_records(path) for name, path in zip(ascii_uppercase, evaluations, strict=False)}
-        pairs = compare_all(frames)
+        pairs = compare_all(frames, cluster)
         if output is not None:
             pd.concat([pair.flips for pair in pairs]).to_csv(output, index=False)
     except (ValueError, OSError) as error:
@@ -70,7 +74,7 @@ def main(
     console = Console(highlight=False)
     for name, path in zip(frames, evaluations, strict=True):
         console.print(Text(f"{name}  {path}"), soft_wrap=True)
-    _show_accuracies(frames, console)
+    _show_accuracies(frames, cluster, console)
     _show_pairs(pairs, console)
     for pair in pairs:
         _show_flips(pair, console)
@@ -78,22 +82,26 @@ def main(
         console.print(Text(f"{sum(len(pair.flips) for pair in pairs)} flips: {output}"), soft_wrap=True)
 
 
-def compare_all(frames: dict[str, pd.DataFrame]) -> list[Pair]:
+def compare_all(frames: dict[str, pd.DataFrame], cluster: str | None = None) -> list[Pair]:
     """Every two models on every environment that both have tasks of, with p values adjusted for there being several.
 
     Args:
         frames: What `read_records` gave, by the models' names.
+        cluster: A column, in which tasks that have something in common have the same value.
 
     Raises:
-        ValueError: If two have no task in common, or their environments' arguments differ.
+        ValueError: If two have no task in common, their environments' arguments differ, or one lacks that column.
     """
+    for name, frame in frames.items():
+        if cluster is not None and cluster not in frame:
+            raise ValueError(f"{name} has no column {cluster!r} to cluster by: it has {', '.join(frame)}")
     pairs = []
     for first, second in combinations(frames, 2):
         _refuse_others(first, frames[first], second, frames[second])
         for env in dict.fromkeys(frames[first]["env"]):
             ours, theirs = (frames[name][frames[name]["env"] == env] for name in (first, second))
             if set(ours["task"]) & set(theirs["task"]):
-                pairs.append(_pair(str(env), first, ours, second, theirs))
+                pairs.append(_pair(str(env), first, ours, second, theirs, cluster))
     adjusted = holm([pair.found.p_value for pair in pairs])
     return [
         pair._replace(found=replace(pair.found, p_value=p)) for pair, p in zip(pairs, adjusted, strict=True)
@@ -119,14 +127,16 @@ def _refuse_others(first: str, ours: pd.DataFrame, second: str, theirs: pd.DataF
         )
 
 
-def _pair(env: str, first: str, ours: pd.DataFrame, second: str, theirs: pd.DataFrame) -> Pair:
+def _pair(
+    env: str, first: str, ours: pd.DataFrame, second: str, theirs: pd.DataFrame, cluster: str | None
+) -> Pair:
     (our_tasks, our_table), (their_tasks, their_table) = verdicts(ours), verdicts(theirs)
     their_rows = {task: i for i, task in enumerate(their_tasks)}
     both = [i for i, task in enumerate(our_tasks) if task in their_rows]
     tasks = [our_tasks[i] for i in both]
     left, right = our_table[both], their_table[[their_rows[task] for task in tasks]]
     try:
-        found = compare(left, right)
+        found = compare(left, right, _clusters(ours, tasks, cluster))
     except ValueError as error:
         raise ValueError(f"{first} and {second}, {env}: {error}") from error
     means = pd.DataFrame({"first_accuracy": task_means(left), "second_accuracy": task_means(right)}, tasks)
@@ -134,6 +144,12 @@ def _pair(env: str, first: str, ours: pd.DataFrame, second: str, theirs: pd.Data
     for place, (name, value) in enumerate({"env": env, "first": first, "second": second}.items()):
         flips.insert(place, name, value)
     return Pair(env, first, second, found, flips)
+
+
+def _clusters(frame: pd.DataFrame, tasks: Sequence[str], cluster: str | None) -> list[str] | None:
+    if cluster is None:
+        return None
+    return frame.drop_duplicates("task").set_index("task")[cluster].astype(str).loc[list(tasks)].tolist()
 
 
 def _flips(means: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -149,7 +165,7 @@ def _flips(means: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.
     return flips.reset_index(names="task")
 
 
-def _show_accuracies(frames: dict[str, pd.DataFrame], console: Console) -> None:
+def _show_accuracies(frames: dict[str, pd.DataFrame], cluster: str | None, console: Console) -> None:
     for env in dict.fromkeys(env for frame in frames.values() for env in frame["env"]):
         table = _table(str(env), ("", "tasks", "accuracy", "95 %", "bounds", "expected", "scored", "errored"))
         passes = []
@@ -157,8 +173,8 @@ def _show_accuracies(frames: dict[str, pd.DataFrame], console: Console) -> None:
             own = frame[frame["env"] == env]
             if own.empty:
                 continue
-            _, correct = verdicts(own)
-            found = accuracy(correct)
+            tasks, correct = verdicts(own)
+            found = accuracy(correct, _clusters(own, tasks, cluster))
             whole = found.scored == found.expected
             table.add_row(
                 name,

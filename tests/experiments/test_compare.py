@@ -143,6 +143,22 @@ def test_runs_and_a_file_of_one(tmp_path: Path) -> None:
     assert read_records(a)["task"].nunique() == 20
 
 
+def test_tasks_of_a_cluster_are_not_independent(tmp_path: Path) -> None:
+    """Twenty tasks of four templates, all of one of which B wins: that is one thing won, not five."""
+    parts = [
+        [record(f"t{i}", 0, right and i < 5, index=i // 5) for i in range(20)] for right in (False, True)
+    ]
+    a, b = (evaluation(tmp_path / name, part) for name, part in zip("ab", parts, strict=True))
+    assert " 0.0625 5 15 0 " in " ".join(compare(a, b).output.split())  # 2 / 2^5
+    clustered = " ".join(compare(a, b, "--cluster", "index").output.split())
+    assert " 1.0000 5 15 0 " in clustered  # of one cluster that differs both signs are as far from 0
+    assert "B 20 25.0%" in clustered and "B 20 25.0% 11.2-46.9%" not in clustered
+    refused = compare(a, b, "--cluster", "topic")
+    assert (
+        refused.exit_code == 2 and "A has no column 'topic' to cluster by: it has task, env" in refused.output
+    )
+
+
 def test_hostile_answers_are_text(tmp_path: Path) -> None:
     hostile = "[bold red]x[/] \x1b]52;c;aGk=\x07\x1b[2J\n" + "9" * 100_000
     a = tasks_of(tmp_path / "a", range(0), answer=hostile)

@@ -132,6 +132,24 @@ def test_the_exact_test_rejects_a_true_null_less_often() -> None:
     assert rejected(0.01, 128, 1, 500)[0] <= 0.01
 
 
+def test_a_true_null_of_clustered_tasks() -> None:
+    """Fifty clusters of ten tasks, which have each policy's luck in common: they are not five hundred tasks."""
+    rng = np.random.default_rng(0)
+    clusters = np.repeat(np.arange(50), 10).tolist()
+    naive, rejects, holds = [], [], []
+    for own in rng.beta(0.6, 1.4, size=(400, 2, 50, 1)):
+        first, second = (rng.random((2, 50, 10)) < own).astype(float).reshape(2, 500, 1)
+        naive.append(compare(first, second).p_value <= 0.05)
+        found = compare(first, second, clusters)
+        rejects.append(found.p_value <= 0.05)
+        holds.append(found.low <= 0.0 <= found.high)
+    print(
+        f"50 clusters of 10: rejects {np.mean(rejects):.3f} (naive {np.mean(naive):.3f}), holds {np.mean(holds):.3f}"
+    )
+    assert np.mean(naive) > 0.2
+    assert 0.02 <= np.mean(rejects) <= 0.08 and 0.92 <= np.mean(holds) <= 0.98  # standard error 0.011
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.99])
 @pytest.mark.parametrize(("tasks", "samples"), [(128, 8), (512, 1), (512, 8)])
