@@ -8,39 +8,12 @@ import math
 import pytest
 
 from llmenv.episode import TextEpisode, Turn
-from llmenv.evaluation import summarize, warn_if_cut, wilson_interval
-
-
-def test_wilson_interval() -> None:
-    # 8 of 10, z^2 = 3.841459: centre (0.8 + 0.192073) / 1.384146 = 0.716740;
-    # spread 1.959964 sqrt(0.8 * 0.2 / 10 + 0.0384146 / 4) / 1.384146 = 1.959964 * 0.160012 / 1.384146 = 0.226577.
-    assert wilson_interval(8, 10) == pytest.approx((0.490162, 0.943318), abs=1e-5)
-
-
-def test_wilson_interval_at_the_ends() -> None:
-    # 0 of 10: centre = spread = 0.192073 / 1.384146 = 0.138767, so that the interval is (0, 0.277533).
-    low, high = wilson_interval(0, 10)
-    assert (low, high) == (pytest.approx(0.0, abs=1e-12), pytest.approx(0.277533, abs=1e-5))
-    assert wilson_interval(10, 10) == pytest.approx((1 - high, 1.0), abs=1e-9)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
-def test_the_proportion_lies_in_its_interval() -> None:
-    """Wherever rounding puts the bounds: at 0 and 1 they are the proportion itself."""
-    for n in range(1, 1101):
-        for k in {0, 1, n // 3, n // 2, n - 1, n}:
-            low, high = wilson_interval(k, n)
-            assert 0.0 <= low <= k / n <= high <= 1.0, (k, n)
-        assert wilson_interval(n, n)[1] == 1.0 and wilson_interval(0, n)[0] == 0.0
-
-
-def test_interval_narrows_with_the_square_root_of_the_trials() -> None:
-    widths = [high - low for low, high in (wilson_interval(n // 2, n) for n in (400, 1600))]
-    assert widths[0] / widths[1] == pytest.approx(2.0, rel=0.01)
+from llmenv.evaluation import summarize, warn_if_cut
+from llmenv.statistics import wilson_interval
 
 
 def make_episode(
-    reward: float, response: int, error: str | None = None, **info: bool | str | None
+    reward: float, response: int, error: str | None = None, group: int = 0, **info: bool | str | None
 ) -> TextEpisode:
     turn = Turn(
         prompt_ids=[1, 2],
@@ -49,7 +22,7 @@ def make_episode(
         info=dict(info),
         finish_reason="length" if response == 8 else "stop",
     )
-    return TextEpisode(0, 0, [turn], error=error)
+    return TextEpisode(group, 0, [turn], error=error)
 
 
 def test_summary_is_over_valid_episodes() -> None:
@@ -61,6 +34,8 @@ def test_summary_is_over_valid_episodes() -> None:
         make_episode(9.0, 100, error="lost", correct=True, failure="memory limit"),
         TextEpisode(0, 0, error="PromptTooLong"),
     ]
+    for group, episode in enumerate(episodes):
+        episode.group = group
     episodes[1].truncated = episodes[4].truncated = True
     summary = summarize(episodes)
     low, high = wilson_interval(2, 4)
@@ -77,6 +52,23 @@ def test_summary_is_over_valid_episodes() -> None:
         "num_episodes": 4,
         "num_invalid": 2,
     }
+
+
+def test_samples_of_a_task_are_no_tasks() -> None:
+    """Four tasks of which one is right in all of its eight samples tell no more than one sample of each would."""
+    alone = summarize([make_episode(0.0, 2, group=g, correct=g == 0) for g in range(4)])
+    eight = summarize([make_episode(0.0, 2, group=g, correct=g == 0) for g in range(4) for _ in range(8)])
+    low, high = wilson_interval(1, 4)
+    assert (alone["accuracy"], alone["accuracy_low"], alone["accuracy_high"]) == (0.25, low, high)
+    assert eight["accuracy"] == 0.25 and eight["num_episodes"] == 32
+    assert eight["accuracy_low"] <= low and eight["accuracy_high"] >= high
+
+
+def test_a_task_counts_once_however_many_of_its_samples_are_valid() -> None:
+    # Task 0 is right in its only sample, task 1 wrong in all three: (1 + 0) / 2.
+    episodes = [make_episode(1.0, 2, group=0, correct=True)]
+    episodes += [make_episode(0.0, 2, group=1, correct=False) for _ in range(3)]
+    assert summarize(episodes)["accuracy"] == 0.5
 
 
 @pytest.mark.parametrize(

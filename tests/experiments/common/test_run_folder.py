@@ -24,7 +24,7 @@ from algorithms import GRPO
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
 from experiments.common.wandb_run import SHOWN, start_wandb
 from llmenv.episode import TextEpisode, Turn
-from llmenv.evaluation import wilson_interval
+from llmenv.statistics import wilson_interval
 from support import flat_weights, small_config
 
 
