@@ -62,10 +62,6 @@ def main() -> None:
     """Judges them, and says how long that took."""
     verify_math("1/2", "0.5")  # starts a worker
 
-    def judged(pair: tuple[str, str]) -> tuple[float, str | None]:
-        started = time.perf_counter()
-        return time.perf_counter() - started, verify_math(*pair)
-
     started = time.perf_counter()
     with ThreadPoolExecutor(2) as executor:
         verdicts = list(executor.map(lambda pair: verify_math(*pair), pairs()))
