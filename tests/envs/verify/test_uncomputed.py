@@ -9,7 +9,7 @@ import pytest
 
 import envs  # noqa: F401 (registers)
 from envs.verify.verifiers import verify_math
-from experiments.benchmarks.heavy_answers import pairs
+from experiments.benchmarks.bench_heavy import pairs
 
 UNCOMPUTED = [
     (r"Compute $99^2+99+1$ in your head.", "99^2+99+1", "9901"),

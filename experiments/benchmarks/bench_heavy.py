@@ -1,6 +1,6 @@
 r"""Answers that a computer algebra system would work on for long: power towers, nested roots, huge factorials.
 
-    python experiments/benchmarks/heavy_answers.py
+    python experiments/benchmarks/bench_heavy.py
 
 judges 1,000 of them, by golds that the verifier's own grammar knows and by others, two at once, and takes the time.
 """
