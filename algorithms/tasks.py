@@ -41,7 +41,9 @@ def training_requests(config: LLMConfig, num_tasks: int | None, update: int) -> 
     """
     size = config.prompts_per_iteration
     rows = range(update * size, (update + 1) * size)
-    return _requests(config, range(size), update, rows_of(num_tasks, rows, TRAIN_ROWS_STREAM, config.root_seed))
+    return _requests(
+        config, range(size), update, rows_of(num_tasks, rows, TRAIN_ROWS_STREAM, config.root_seed)
+    )
 
 
 def refill_requests(

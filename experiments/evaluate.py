@@ -39,7 +39,9 @@ def main(
     ] = "tiny",
     env: Annotated[
         list[str] | None,
-        typer.Option(help="Gymnasium id; `module:Id-v0` for one of your own; repeatable. (default: Countdown-v0)"),
+        typer.Option(
+            help="Gymnasium id; `module:Id-v0` for one of your own; repeatable. (default: Countdown-v0)"
+        ),
     ] = None,
     env_set: Annotated[
         list[str] | None, typer.Option(help="key=value, an argument of the environments; repeatable.")

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -26,17 +25,16 @@ def progress(console: Console) -> Iterator[Callable[[int, int], None]]:
 
 def show(summary: dict[str, Any], console: Console) -> None:
     """Prints a row an environment; in 80 columns."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    rows = summary["environments"]
+    samples = max((int(k) for row in rows.values() for k in row["pass_at_k"]), default=1)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
     table.add_column("environment", overflow="fold")
-    for name in (*COVERAGE, "accuracy"):
+    for name in (*COVERAGE, "accuracy", "95 %", f"pass@{samples}"):
         table.add_column(name, justify="right")
-    samples = max((int(k) for row in summary["environments"].values() for k in row["pass_at_k"]), default=1)
-    if samples > 1:
-        table.add_column(f"pass@{samples}", justify="right")
-    for env, row in summary["environments"].items():
-        best = [_percent(row["pass_at_k"].get(str(samples)))] if samples > 1 else []
-        cells = [env.rpartition(":")[2], *(f"{row[name]}" for name in COVERAGE), _accuracy(row), *best]
-        table.add_row(*map(Text, cells))
+    for env, row in rows.items():
+        best = _percent(row["pass_at_k"].get(str(samples)))
+        cells = [env.rpartition(":")[2], *(f"{row[name]}" for name in COVERAGE)]
+        table.add_row(*map(Text, (*cells, _percent(row["accuracy"]), _interval(row), best)))
     console.print(table)
     for env, row in summary["environments"].items():
         if row["scored"] < row["expected"]:
@@ -47,11 +45,9 @@ def show(summary: dict[str, Any], console: Console) -> None:
             )
 
 
-def _accuracy(row: dict[str, Any]) -> str:
-    value = _percent(row["accuracy"])
-    if row["accuracy_low"] is None:
-        return value
-    return f"{value} ({_percent(row['accuracy_low'])} to {_percent(row['accuracy_high'])})"
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["accuracy_low"], row["accuracy_high"]
+    return "-" if low is None else f"{100 * low:.1f}-{100 * high:.1f}"
 
 
 def _percent(share: float | None) -> str:

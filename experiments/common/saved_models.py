@@ -6,7 +6,6 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from experiments.common.run_folder import checkpoints
 from llmenv.models import smollm2
 from llmenv.models.names import ADAPTERS_IN_CHECKPOINT, POLICY_IN_CHECKPOINT, resolve_model
 from llmenv.models.saved_policy import has_policy, write_policy
@@ -34,8 +33,11 @@ def saved_model(name: str) -> str:
 def left_by_run(name: str) -> Path | None:
     """The checkpoint, or the policy, that a name of a run folder or of a checkpoint means; None of other names."""
     folder = Path(name).expanduser()
-    if newest := checkpoints(folder):
-        return newest[-1]
+    if (folder / "checkpoints").is_dir():
+        from experiments.common.run_folder import checkpoints  # and with it pandas
+
+        if newest := checkpoints(folder):
+            return newest[-1]
     if (folder / "config.yaml").is_file() and (folder / "policy").is_dir():
         return folder / "policy"
     return folder if has_policy(folder) else None

@@ -26,10 +26,24 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # The column of each figure, and its type in the files.
-TEXTS = (
-    "task env env_options messages prompt completion finish_reason turns answer right_answer failure error "
-    "model fingerprint sampler versions"
-).split()
+TEXTS = [
+    "task",
+    "env",
+    "env_options",
+    "messages",
+    "prompt",
+    "completion",
+    "finish_reason",
+    "turns",
+    "answer",
+    "right_answer",
+    "failure",
+    "error",
+    "model",
+    "fingerprint",
+    "sampler",
+    "versions",
+]
 NUMBERS = {
     "seed": "int64",
     "index": "int64",

@@ -95,9 +95,7 @@ def evaluate(
     subject = load_subject(model, sampler) if isinstance(model, str) else model
     records = Records(Path(output), plan.settings(subject))
     asked = {
-        each: evaluation_requests(
-            plan.num_tasks, count_tasks(each, options[each]), plan.samples, plan.seed
-        )
+        each: evaluation_requests(plan.num_tasks, count_tasks(each, options[each]), plan.samples, plan.seed)
         for each in plan.envs
     }
     done = records.done()
@@ -218,6 +216,8 @@ class _Asking:
         return [{**self._row(episode), **self.common, "seconds": seconds} for episode in episodes]
 
     def _row(self, episode: TextEpisode) -> dict[str, Any]:
+        if not self.subject.takes_prefix:
+            episode.assistant_prefix = ""
         first = episode.turns[0].prompt_ids.tolist() if episode.turns else []
         prompt = self.subject.renderer.tokenizer.decode(first, skip_special_tokens=False)
         return record(episode, self.env, self.options, prompt)

@@ -23,6 +23,7 @@ class Subject:
         fingerprint: Another one is another model.
         renderer: Of its prompts; only what `llmenv.rollout` asks of one.
         sampler: Of its responses.
+        takes_prefix: Whether the environment's beginning of an answer is put into its prompt.
         settings: What else decides what it says, such as the sampler's name; of JSON's types.
     """
 
@@ -31,6 +32,7 @@ class Subject:
     renderer: Renderer
     sampler: Sampler
     settings: dict[str, Any] = field(default_factory=dict)
+    takes_prefix: bool = True
 
 
 def load_subject(
@@ -109,5 +111,3 @@ def fingerprint(folder: str) -> str:
             with file.open("rb") as content:
                 digest.update(file.name.encode() + hashlib.file_digest(content, "sha256").digest())
     return digest.hexdigest()[:16]
-
-

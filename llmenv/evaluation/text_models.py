@@ -137,7 +137,8 @@ def function_subject(name: str) -> Subject:
 def text_subject(name: str, source: str, sampler: TextSampler, settings: dict[str, Any]) -> Subject:
     """Puts together what is evaluated; another `source` is another model."""
     fingerprint = hashlib.sha256(source.encode()).hexdigest()[:16]
-    return Subject(name, fingerprint, Characters(), sampler, settings)  # type: ignore[arg-type]
+    characters: Any = Characters()  # has what a rollout asks of a renderer
+    return Subject(name, fingerprint, characters, sampler, settings, takes_prefix=False)
 
 
 def _source(function: Any) -> str:
