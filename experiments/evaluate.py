@@ -33,10 +33,17 @@ def main(
     model: Annotated[
         str,
         typer.Option(
-            help="A model's name, a Hugging Face folder or hub id, a run folder, a checkpoint, a folder of adapters, or "
-            "module:function of your own (text in, text out)."
+            help="A model's name, a Hugging Face folder or hub id, a run folder, a checkpoint, a folder of adapters, "
+            "or module:function of your own (text in, text out)."
         ),
     ] = "tiny",
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible server's, such as http://localhost:8000/v1; --model is its name there, the "
+            "key is in OPENAI_API_KEY."
+        ),
+    ] = None,
     env: Annotated[
         list[str] | None,
         typer.Option(
@@ -82,7 +89,11 @@ def main(
 
         envs = [*dict.fromkeys(env_id(each) for each in env or ["Countdown-v0"])]
         options = env_options(env_set or [])
-        make = _maker(model, sampler, dtype, template, trust_remote_code)
+        make = (
+            _server(model, base_url)
+            if base_url
+            else _maker(model, sampler, dtype, template, trust_remote_code)
+        )
         name = "-".join([Path(model).name.replace(":", "."), *(each.rpartition(":")[2] for each in envs)])
         _evaluate(
             make,
@@ -134,6 +145,12 @@ def _maker(model: str, sampler: str, dtype: str, template: str, trusted: bool) -
         return load_subject(saved_model(model), sampler, name=model, dtype=dtype, template=template)
 
     return make
+
+
+def _server(model: str, base_url: str) -> Callable[[], Subject]:
+    from llmenv.evaluation.endpoint import Endpoint, endpoint_subject
+
+    return lambda: endpoint_subject(Endpoint(base_url, model))
 
 
 def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **settings: Any) -> None:

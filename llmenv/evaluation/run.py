@@ -1,4 +1,4 @@
-"""Evaluates a model in environments: what is owed is sampled, batch by batch, and recorded. Over the one rollout loop."""
+"""Evaluates a model in environments: what is owed is sampled over the one rollout loop, and recorded."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from llmenv.evaluation.records import NO_INDEX, Records, record
 from llmenv.evaluation.scores import score
 from llmenv.evaluation.subject import Subject, load_subject
 from llmenv.evaluation.tasks import count_tasks, evaluation_requests
+from llmenv.evaluation.text_models import FAILED
 from llmenv.rollout import EnvPool, GroupRequest, rollout
 from llmenv.samplers.sampler import SamplingParams
 
@@ -220,4 +221,8 @@ class _Asking:
             episode.assistant_prefix = ""
         first = episode.turns[0].prompt_ids.tolist() if episode.turns else []
         prompt = self.subject.renderer.tokenizer.decode(first, skip_special_tokens=False)
-        return record(episode, self.env, self.options, prompt)
+        missing = next((t.finish_reason for t in episode.turns if t.finish_reason.startswith(FAILED)), None)
+        if missing is not None:  # what the environment said to nothing is no verdict
+            episode.error = missing
+            episode.turns[-1].info = {}
+        return {**record(episode, self.env, self.options, prompt), "again": missing is not None}

@@ -50,8 +50,8 @@ def score(frame: pd.DataFrame, expected: int) -> dict[str, Any]:
 
     Returns:
         expected, scored, errored, truncated and over_limit (samples; truncated ones are scored, as they stand, and
-        over_limit are those whose answer the verifier gave up on), tasks, accuracy, accuracy_low and accuracy_high (95 %;
-        None where there is no interval), lower_bound and upper_bound (all that is missing wrong, or right),
+        over_limit are those whose answer the verifier gave up on), tasks, accuracy, accuracy_low and accuracy_high (of
+        95 %; None where there is no interval), lower_bound and upper_bound (all that is missing wrong, or right),
         pass_at_k for powers of 2, format_rate, reward, response_tokens, seconds.
     """
     scored = frame[frame["error"].isna()]

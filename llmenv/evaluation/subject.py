@@ -92,7 +92,7 @@ def _transformers(folder: str, dtype: str, renderer: Renderer, sampler_kwargs: d
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return TransformersSampler(
-        load_causal_lm(folder, dtype=dtype).to(device),  # type: ignore[arg-type]
+        load_causal_lm(folder, dtype=dtype).to(device),
         tokenizer=renderer.tokenizer,
     )
 

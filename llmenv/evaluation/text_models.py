@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pkgutil import resolve_name
 from typing import Any, NamedTuple
 
+from llmenv.episode import as_logps, as_token_ids
 from llmenv.evaluation.subject import Subject
 from llmenv.models.renderer import RenderedPrompt
 from llmenv.samplers.sampler import Completion, SamplingParams
@@ -20,11 +21,13 @@ from llmenv.samplers.sampler import Completion, SamplingParams
 ROLES = {0x110000: "system", 0x110001: "user", 0x110002: "assistant"}
 SYSTEM, USER, ASSISTANT = ROLES
 END = 0x110003
+ENDS = {"stop": (END,)}
+FAILED = "no response"  # how the finish reason of a reply begins that did not come
 Messages = list[dict[str, str]]
 
 
 class Reply(NamedTuple):
-    """What a model said, and whether it came to an end ("stop") or was cut ("length")."""
+    """What a model said, and whether it came to an end ("stop"), was cut ("length"), or did not come (see `FAILED`)."""
 
     text: str
     finish_reason: str = "stop"
@@ -75,7 +78,7 @@ class TextSampler:
     ) -> list[Completion]:
         replies = self._ask([messages_of(prompt) for prompt in prompts], params, seeds)
         return [
-            Completion([*_codes(text), *([END] if reason == "stop" else [])], [], reason, 0)
+            Completion(as_token_ids([*_codes(text), *ENDS.get(reason, ())]), as_logps([]), reason, 0)
             for text, reason in replies
         ]
 

@@ -158,7 +158,7 @@ def test_tasks_are_held_out_where_there_are_splits() -> None:
     assert held_out(COUNTDOWN, {}) == {"split": "test"}
     assert held_out(COUNTDOWN, {"split": "train"}) == {"split": "train"}
     assert held_out(DIGITS, {}) == {}
-    with pytest.raises(ValueError, match="does not take these options: .*colour"):
+    with pytest.raises(ValueError, match=r"does not take these options: .*colour"):
         held_out(COUNTDOWN, {"colour": "red"})
 
 

@@ -9,6 +9,8 @@ import pytest
 
 from llmenv.evaluation.scores import accuracy, pass_at_k, score
 
+REST = {"truncated": False, "failure": None, "well_formed": None, "reward": 0.5, "seconds": 2.0}
+
 
 def test_the_task_is_the_unit() -> None:
     mean, low, high = accuracy([[True, True, True, True], [False]])
@@ -30,8 +32,7 @@ def test_what_is_missing_is_told_and_bounds_the_rest() -> None:
         {"seed": 2, "sample": 0, "correct": None, "error": "the server is away"},
         {"seed": 3, "sample": 0, "correct": None, "error": None},  # cut before the environment's verdict
     ]
-    rest = {"truncated": False, "failure": None, "well_formed": None, "reward": 0.5, "seconds": 2.0}
-    frame = pd.DataFrame([{**rest, **row, "response_ids": [1, 2, 3]} for row in rows])
+    frame = pd.DataFrame([{**REST, **row, "response_ids": [1, 2, 3]} for row in rows])
     frame[["correct", "well_formed"]] = frame[["correct", "well_formed"]].astype("boolean")
     figures = score(frame, 8)
     assert [figures[name] for name in ("expected", "scored", "errored", "truncated", "tasks")] == [
@@ -48,17 +49,6 @@ def test_what_is_missing_is_told_and_bounds_the_rest() -> None:
 
 
 def test_without_any_record_there_is_no_number() -> None:
-    columns = [
-        "seed",
-        "sample",
-        "correct",
-        "error",
-        "truncated",
-        "failure",
-        "well_formed",
-        "reward",
-        "seconds",
-        "response_ids",
-    ]
+    columns = [*REST, "seed", "sample", "correct", "error", "response_ids"]
     figures = score(pd.DataFrame(columns=columns), 4)
     assert (figures["accuracy"], figures["lower_bound"], figures["upper_bound"]) == (None, 0.0, 1.0)
