@@ -27,6 +27,7 @@ from algorithms.groups import SampleErrors, comparable, refuse_unusable, rollout
 from algorithms.preflight import preflight
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize, warn_if_cut
+from llmenv.evaluation.tasks import count_tasks, evaluation_requests
 from llmenv.policy.batch import TokenRow
 from llmenv.policy.plan import plan_update
 from llmenv.rllib.probe import check_sync
@@ -237,10 +238,10 @@ class LLMAlgorithm(Algorithm):
     def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
         config = self.evaluation_config
         try:
-            num_tasks = tasks.count_tasks(config.env, dict(config.env_config))
+            num_tasks = count_tasks(config.env, dict(config.env_config))
         except Exception as error:
             raise _not_evaluable(config, error) from error
-        requests = tasks.evaluation_requests(self.config.evaluation_duration, num_tasks)
+        requests = evaluation_requests(self.config.evaluation_duration, num_tasks)
         episodes = self._collect(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
             raise _not_evaluable(config, episodes[0].error)

@@ -10,8 +10,8 @@ import torch
 
 from algorithms.config import LLMConfig
 from algorithms.placement import check_placement
-from algorithms.tasks import count_tasks
 from llmenv.engines import deepspeed as deepspeed_engine
+from llmenv.evaluation.tasks import count_tasks
 from llmenv.models.fit import check_fit
 from llmenv.models.names import resolve_model, trust_remote_code
 from llmenv.samplers.vllm import check_settings

@@ -10,11 +10,12 @@ from typing import Any
 from algorithms.config import LLMConfig
 from llmenv.env import make_env
 from llmenv.episode import derive_seed
-from llmenv.rollout import GroupRequest, row_at
+from llmenv.evaluation.tasks import rows_of
+from llmenv.rollout import GroupRequest
 
-# First keys of the random streams: what is drawn for training never meets what is drawn for evaluation.
-TRAIN_STREAM, EVALUATION_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, EVALUATION_ROWS_STREAM = 1, 2, 3, 4, 5
-REFILL_ROWS_STREAM, GENERATE_STREAM = 6, 7
+# First keys of the random streams: what is drawn for training never meets what is drawn for evaluation, whose are 2
+# and 5 (see `llmenv.evaluation.tasks`).
+TRAIN_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, REFILL_ROWS_STREAM, GENERATE_STREAM = 1, 3, 4, 6, 7
 
 
 def seed_of_trial(folder: str | None) -> int:
@@ -40,7 +41,9 @@ def training_requests(config: LLMConfig, num_tasks: int | None, update: int) -> 
     """
     size = config.prompts_per_iteration
     rows = range(update * size, (update + 1) * size)
-    return _requests(config, range(size), update, _rows(num_tasks, rows, TRAIN_ROWS_STREAM, config.root_seed))
+    return _requests(
+        config, range(size), update, rows_of(num_tasks, rows, TRAIN_ROWS_STREAM, config.root_seed)
+    )
 
 
 def refill_requests(
@@ -58,7 +61,7 @@ def refill_requests(
         most: How many a batch may have.
     """
     start = update * most + groups.start - config.prompts_per_iteration
-    rows = _rows(num_tasks, range(start, start + len(groups)), REFILL_ROWS_STREAM, config.root_seed)
+    rows = rows_of(num_tasks, range(start, start + len(groups)), REFILL_ROWS_STREAM, config.root_seed)
     return _requests(config, groups, update, rows)
 
 
@@ -71,26 +74,9 @@ def _requests(
     ]
 
 
-def evaluation_requests(count: int, num_tasks: int | None) -> list[GroupRequest]:
-    """One sample of each of the first `count` held-out tasks, or of all where they are fewer: the same in every run."""
-    count = min(count, num_tasks or count)
-    return [
-        GroupRequest.derive(task, 1, EVALUATION_STREAM, options=row)
-        for task, row in enumerate(_rows(num_tasks, range(count), EVALUATION_ROWS_STREAM))
-    ]
-
-
 def update_seed(config: LLMConfig, update: int) -> int:
     """What shuffles the groups of a batch, and the order of its minibatches."""
     return derive_seed(UPDATE_STREAM, config.root_seed, update)
-
-
-def count_tasks(env_id: str, env_config: dict[str, Any]) -> int | None:
-    """How many rows the environment's data set has; None for one that draws its tasks."""
-    env = make_env(env_id, env_config)
-    num_tasks = getattr(env.unwrapped, "num_tasks", None)
-    env.close()
-    return num_tasks
 
 
 def prompt_parts(env_id: str, env_config: dict[str, Any]) -> dict[str, str]:
@@ -101,10 +87,3 @@ def prompt_parts(env_id: str, env_config: dict[str, Any]) -> dict[str, str]:
         _, info = env.reset(seed=0)
     env.close()
     return {name: info[name] for name in ("system", "assistant_prefix") if info.get(name)}
-
-
-def _rows(num_tasks: int | None, positions: range, *keys: int) -> list[dict[str, int] | None]:
-    """The `reset` options for positions in a data set's walk; None each where the environment draws its tasks."""
-    if num_tasks is None:
-        return [None for _ in positions]
-    return [{"index": row_at(position, num_tasks, *keys)} for position in positions]

@@ -233,7 +233,7 @@ def main(
 
 
 def _sections(env: str, preset: str | None, assigned: Sections, options: Sections) -> Sections:
-    from experiments.common import refusals, settings
+    from experiments.common import environments, refusals, settings
     from llmenv.models import names
 
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
@@ -242,7 +242,7 @@ def _sections(env: str, preset: str | None, assigned: Sections, options: Section
     given = settings.load_preset(preset)
     refusals.refuse(given, {})
     sections = settings.merge(given, assigned, options)
-    sections.setdefault("environment", {})["env"] = _env_id(env)
+    sections.setdefault("environment", {})["env"] = environments.env_id(env)
     if sections["policy"].setdefault("model", "tiny") not in names.EMBEDDED and find_spec("vllm"):
         sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
     chosen = sections["policy"]["model"]
@@ -254,24 +254,6 @@ def _sections(env: str, preset: str | None, assigned: Sections, options: Section
 
         refuse_others(Path.cwd())
     return sections
-
-
-def _env_id(env: str) -> str:
-    """`module:Id-v0`, so that Ray's workers import the module that registers the environment."""
-    if ":" in env:
-        return env
-    import gymnasium
-
-    import envs  # noqa: F401 (registers)
-
-    ours = sorted(
-        name for name, spec in gymnasium.registry.items() if str(spec.entry_point).startswith("envs.")
-    )
-    if env not in ours:
-        raise ValueError(
-            f"there is no environment {env!r}: one of {', '.join(ours)}, or module:Id-v0 of your own"
-        )
-    return f"envs:{env}"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

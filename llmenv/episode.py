@@ -70,6 +70,8 @@ class TextEpisode:
         error: Why the sample is invalid (the environment raised, the prompt was too long), else None. An
             invalid sample takes no part in its group's statistics nor in the update.
         observation: The first user message, for the records.
+        system: The system message, for the records.
+        assistant_prefix: How the environment begins the first answer, for the records.
         seed: What the environment was reset with; it and `index` make the task again.
         index: The row of the data set; None where tasks are drawn.
         right_answer: The environment's own, for the records; None where it tells none.
@@ -83,6 +85,8 @@ class TextEpisode:
     weights_version: int = 0
     error: str | None = None
     observation: str = ""
+    system: str | None = None
+    assistant_prefix: str = ""
     seed: int | None = None
     index: int | None = None
     right_answer: str | None = None

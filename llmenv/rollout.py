@@ -36,6 +36,7 @@ class GroupRequest:
         seed: `reset(seed=seed)` of every sample: the same seed is the same task.
         sampling_seed: The samples draw their tokens from streams derived from this.
         options: `reset(options=options)` of every sample, such as the row of a data set.
+        first: The number of its first sample: a group that had some gets more that are others.
     """
 
     group: int
@@ -43,6 +44,7 @@ class GroupRequest:
     seed: int
     sampling_seed: int
     options: dict[str, Any] | None = None
+    first: int = 0
 
     @classmethod
     def derive(cls, group: int, size: int, *keys: int, options: dict[str, Any] | None = None) -> GroupRequest:
@@ -128,7 +130,7 @@ def rollout(
 
     slots: list[_Slot] = []
     for request in requests:
-        for sample in range(request.size):
+        for sample in range(request.first, request.first + request.size):
             i = len(slots)
             slots.append(_Slot.of(request, sample, sampler.weights_version))
             _guard(envs, i, slots, _reset, request, encode, limit)
@@ -197,7 +199,8 @@ def _reset(
     prompt_ids, slot.response_prefix = encode(
         observation, info.get("system"), info.get("assistant_prefix", "")
     )
-    slot.episode.observation = observation
+    slot.episode.observation, slot.episode.system = observation, info.get("system")
+    slot.episode.assistant_prefix = info.get("assistant_prefix", "")
     slot.episode.right_answer = getattr(env.unwrapped, "right_answer", None)
     _ask(slot, prompt_ids, limit)
 

@@ -141,7 +141,11 @@ def test_losses_and_advantages_and_their_layer_import_no_rllib(module: str) -> N
 
 
 # Declarations of options: a line an argument, and one for what it says.
-LONG_FUNCTIONS = {"experiments/run.py": {"main"}, "algorithms/sections/training.py": {"training"}}
+LONG_FUNCTIONS = {
+    "experiments/run.py": {"main"},
+    "experiments/evaluate.py": {"main"},
+    "algorithms/sections/training.py": {"training"},
+}
 
 
 FILES = sorted(path for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py"))

@@ -1,0 +1,54 @@
+"""What an evaluation shows on the console: how far it is, then its figures, coverage first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+COVERAGE = ("expected", "scored", "errored", "truncated")
+
+
+@contextmanager
+def progress(console: Console) -> Iterator[Callable[[int, int], None]]:
+    """A bar of the samples that are there; gives what tells it."""
+    columns = (TextColumn("samples"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("samples", total=None)
+        yield lambda done, all_of_them: bar.update(task, completed=done, total=all_of_them)
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Prints a row an environment; in 80 columns."""
+    rows = summary["environments"]
+    samples = max((int(k) for row in rows.values() for k in row["pass_at_k"]), default=1)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    table.add_column("environment", overflow="fold")
+    for name in (*COVERAGE, "accuracy", "95 %", f"pass@{samples}"):
+        table.add_column(name, justify="right")
+    for env, row in rows.items():
+        best = _percent(row["pass_at_k"].get(str(samples)))
+        cells = [env.rpartition(":")[2], *(f"{row[name]}" for name in COVERAGE)]
+        table.add_row(*map(Text, (*cells, _percent(row["accuracy"]), _interval(row), best)))
+    console.print(table)
+    for env, row in summary["environments"].items():
+        if row["scored"] < row["expected"]:
+            low, high = (_percent(row[f"{end}_bound"]) for end in ("lower", "upper"))
+            missing = row["expected"] - row["scored"]
+            console.print(
+                Text(f"{env}: {missing} samples have no score; all wrong to all right: {low} to {high}")
+            )
+
+
+def _interval(row: dict[str, Any]) -> str:
+    low, high = row["accuracy_low"], row["accuracy_high"]
+    return "-" if low is None else f"{100 * low:.1f}-{100 * high:.1f}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,176 @@
+"""Evaluates a model on the held-out tasks of environments.
+
+    python experiments/evaluate.py --model tiny --env Countdown-v0 --num-tasks 64 --samples 4
+
+The same command goes on where it was interrupted, and with more --samples, --num-tasks or --env it adds to what is
+there. Records are the files of the folder's records/ (pandas.read_parquet reads them), figures its summary.json.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from llmenv.evaluation.subject import Subject
+
+HERE = Path(__file__).resolve().parent
+if sys.path and Path(sys.path[0]).resolve() == HERE:
+    sys.path[0] = str(HERE.parent)  # as in run.py
+
+# As the modules have them that import torch.
+SAMPLERS, DTYPES = ("transformers", "vllm"), ("float32", "bfloat16", "float16")
+TEMPLATES = ("auto", "r1", "chat", "raw")
+
+
+def main(
+    model: Annotated[
+        str,
+        typer.Option(
+            help="A model's name, a Hugging Face folder or hub id, a run folder, a checkpoint, a folder of adapters, "
+            "or module:function of your own (text in, text out)."
+        ),
+    ] = "tiny",
+    base_url: Annotated[
+        str | None,
+        typer.Option(
+            help="An OpenAI-compatible server's, such as http://localhost:8000/v1; --model is its name there, the "
+            "key is in OPENAI_API_KEY."
+        ),
+    ] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Gymnasium id; `module:Id-v0` for one of your own; repeatable. (default: Countdown-v0)"
+        ),
+    ] = None,
+    env_set: Annotated[
+        list[str] | None, typer.Option(help="key=value, an argument of the environments; repeatable.")
+    ] = None,
+    num_tasks: Annotated[int, typer.Option(min=1, help="Held-out tasks of each environment.")] = 512,
+    samples: Annotated[int, typer.Option(min=1, help="Of each task.")] = 8,
+    temperature: Annotated[float, typer.Option(help="0: the most likely completion.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Cap on a response.")] = 512,
+    max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are errors.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="0: the tasks of the evaluations in training.")] = 0,
+    sampler: Annotated[str, typer.Option(help="transformers or vllm.")] = "transformers",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    template: Annotated[str, typer.Option(help="Of prompts: auto, r1, chat or raw.")] = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Samples at a time; a kill loses these at most.")
+    ] = 256,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder. (default: one under evaluations/, by model and environments)")
+    ] = None,
+) -> None:
+    """Evaluates a model on the held-out tasks of environments."""
+    try:
+        from experiments.common.own_packages import import_ours
+
+        import_ours()
+        sys.path.append(os.getcwd())  # environments and models of one's own
+        _refuse("temperature", 0 <= temperature <= 2, "from 0 to 2", temperature)
+        for name, value, choices in (
+            ("sampler", sampler, SAMPLERS),
+            ("dtype", dtype, DTYPES),
+            ("template", template, TEMPLATES),
+        ):
+            _refuse(name, value in choices, f"one of {', '.join(choices)}", value)
+        from experiments.common.environments import env_id, env_options
+
+        envs = [*dict.fromkeys(env_id(each) for each in env or ["Countdown-v0"])]
+        options = env_options(env_set or [])
+        make = (
+            _server(model, base_url)
+            if base_url
+            else _maker(model, sampler, dtype, template, trust_remote_code)
+        )
+        name = "-".join([Path(model).name.replace(":", "."), *(each.rpartition(":")[2] for each in envs)])
+        _evaluate(
+            make,
+            envs,
+            output or Path("evaluations", name),
+            env_options=options,
+            num_tasks=num_tasks,
+            samples=samples,
+            temperature=temperature,
+            max_new_tokens=max_new_tokens,
+            max_prompt_tokens=max_prompt_tokens,
+            seed=seed,
+            batch_size=batch_size,
+        )
+    except (ValueError, RuntimeError, OSError) as error:
+        if os.environ.get("LLMENV_TRACEBACK"):
+            raise
+        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.echo("(LLMENV_TRACEBACK=1 shows where it came from)", err=True)
+        raise typer.Exit(2) from error
+
+
+def _refuse(option: str, is_right: bool, must_be: str, value: Any) -> None:
+    if not is_right:
+        raise ValueError(f"--{option} must be {must_be}, got {value}")
+
+
+def _maker(model: str, sampler: str, dtype: str, template: str, trusted: bool) -> Callable[[], Subject]:
+    """What makes the model ready; whether there is one is found out at once, before anything heavy is imported."""
+    if ":" in model and not Path(model).exists():
+        from llmenv.evaluation.text_models import function_subject
+
+        return lambda: function_subject(model)
+    if sampler == "vllm" and find_spec("vllm") is None:
+        raise ValueError("--sampler vllm needs vLLM: pip install 'llmenv[vllm]', or leave the option out")
+    from llmenv.models import names
+
+    names.trust_remote_code(trusted)
+    if model != names.smollm2.NAME and not names.is_adapter(Path(model).expanduser()):
+        from experiments.common.saved_models import left_by_run
+
+        if left_by_run(model) is None:
+            names.resolve_model(model)  # those two may have to be made first
+
+    def make() -> Subject:
+        from experiments.common.saved_models import saved_model
+        from llmenv.evaluation.subject import load_subject
+
+        return load_subject(saved_model(model), sampler, name=model, dtype=dtype, template=template)
+
+    return make
+
+
+def _server(model: str, base_url: str) -> Callable[[], Subject]:
+    from llmenv.evaluation.endpoint import Endpoint, endpoint_subject
+
+    return lambda: endpoint_subject(Endpoint(base_url, model))
+
+
+def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **settings: Any) -> None:
+    from rich.console import Console
+
+    from experiments.common.display import quieten
+    from experiments.common.evaluation_shown import progress, show
+
+    console = Console(highlight=False)
+    quieten()
+    from llmenv.evaluation import evaluate
+
+    with progress(console) as tell:
+        summary = evaluate(make(), envs, output, on_batch=tell, **settings)
+    show(summary, console)
+    console.print(f"records, summary.json: {output}", markup=False, soft_wrap=True)
+
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(main)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,147 @@
+"""The command `evaluate.py`: what it refuses, what it shows, and that it says what training said."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from algorithms.base import LLMAlgorithm
+from experiments.common.saved_models import saved_model
+from experiments.evaluate import app
+from llmenv.evaluation import evaluate
+from llmenv.evaluation.subject import load_subject
+from support import small_config
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "experiments" / "evaluate.py"), *arguments]
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONPATH": ""}
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--model=nope"], "There is no model 'nope'"),
+        (["--model=no_such:thing", "--num-tasks=1"], "there is no function 'no_such:thing'"),
+        (["--env=Nope-v0"], "there is no environment 'Nope-v0'"),
+        (["--env-set=digits"], "--env-set 'digits' must have the form key=value"),
+        (["--env-set=colour=red"], "does not take these options"),
+        (["--sampler=sglang"], "--sampler must be one of transformers, vllm, got sglang"),
+        (["--temperature=nan"], "--temperature must be from 0 to 2, got nan"),
+        (["--template=xml"], "--template must be one of auto, r1, chat, raw, got xml"),
+    ],
+)
+def test_what_is_wrong_is_told(arguments: list[str], says: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [*arguments, f"--output={tmp_path / 'e'}"])
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+    assert not (tmp_path / "e").exists()
+
+
+def test_a_misspelt_model_is_told_within_a_second_or_two(tmp_path: Path) -> None:
+    start = time.monotonic()
+    assert "There is no model 'nope'" in run("--model=nope", cwd=tmp_path).stderr
+    assert time.monotonic() - start < 4  # half a second on a free machine
+
+
+def test_the_command_shows_coverage_first_and_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def say(text):\n    return '<think>x</think><answer>1</answer>'\n")
+    command = [
+        "--model=mine:say",
+        "--env=Countdown-v0",
+        "--env=Multiplication-v0",
+        "--num-tasks=5",
+        "--output=e",
+    ]
+    first = run(*command, "--samples=1", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    lines = first.stdout.splitlines()
+    header = next(line for line in lines if "expected" in line)
+    assert header.split() == [
+        "environment",
+        "expected",
+        "scored",
+        "errored",
+        "truncated",
+        "accuracy",
+        "95",
+        "%",
+        "pass@1",
+    ]
+    row = next(line for line in lines if "Countdown-v0" in line)
+    wilson = "0.0-43.4"  # of 0 of 5: z^2 / (5 + z^2)
+    assert row.split() == ["Countdown-v0", "5", "5", "0", "0", "0.0", "%", wilson, "0.0", "%"]
+    assert max(map(len, lines)) <= 80
+    assert run(*command, "--samples=3", cwd=tmp_path).returncode == 0
+    assert len(pd.read_parquet(tmp_path / "e" / "records")) == 30
+    refused = run(*command, "--samples=3", "--seed=1", cwd=tmp_path)
+    assert (refused.returncode, "seed was 0 and is 1" in " ".join(refused.stderr.split())) == (2, True)
+
+
+@pytest.fixture(scope="module", params=[{}, {"lora_rank": 2}], ids=["whole", "adapters"])
+def trained(
+    request: pytest.FixtureRequest,
+    ray_cluster: None,
+    model_folder: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[LLMAlgorithm, Path]]:
+    config = small_config(model_folder, lr=1e-2).policy(**request.param)
+    algorithm = config.build_algo()
+    algorithm.train()
+    folder = tmp_path_factory.mktemp("run")
+    algorithm.save_to_path(str(folder / "checkpoints" / "iteration_000001"))
+    yield algorithm, folder
+    algorithm.stop()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+def test_training_and_evaluate_give_one_number(
+    trained: tuple[LLMAlgorithm, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    algorithm, folder = trained
+    algorithm.evaluate()
+    episodes = algorithm.last_evaluation["sampled" if temperature else "greedy"]
+    model = saved_model(str(folder))
+    assert saved_model(str(folder / "checkpoints" / "iteration_000001")) == model
+    summary = evaluate(
+        load_subject(model),
+        "envs:Countdown-v0",
+        tmp_path / "e",
+        num_tasks=16,
+        samples=1,
+        max_new_tokens=24,
+        temperature=temperature,
+    )
+    frame = pd.read_parquet(tmp_path / "e" / "records")
+    assert frame["completion"].tolist() == [episode.transcript for episode in episodes]
+    assert frame["reward"].tolist() == [episode.total_reward for episode in episodes]
+    assert [*map(list, frame["response_ids"])] == [e.turns[0].response_ids.tolist() for e in episodes]
+    right = sum(episode.turns[-1].info["correct"] for episode in episodes)
+    assert summary["environments"]["envs:Countdown-v0"]["accuracy"] == right / 16
+
+
+def test_records_say_where_they_come_from(model_folder: str, tmp_path: Path) -> None:
+    command = [f"--model={model_folder}", "--num-tasks=2", "--samples=2", "--max-new-tokens=4", "--output=e"]
+    assert run(*command, cwd=tmp_path).returncode == 0
+    settings = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert (settings["model"], settings["sampler"], settings["template"]) == (
+        model_folder,
+        "transformers",
+        "r1",
+    )
+    row = pd.read_parquet(tmp_path / "e" / "records").iloc[0]
+    assert row["fingerprint"] == settings["fingerprint"]
+    assert json.loads(row["versions"]).keys() >= {"torch", "transformers", "llmenv"}
