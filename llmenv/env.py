@@ -101,7 +101,8 @@ def make_env(env_id: str, env_config: dict[str, Any]) -> gym.Env[str, str]:
             innermost first, each a mapping from its "module:Class" to its arguments.
 
     Raises:
-        ValueError: the environment has no such argument, or an entry of `wrappers` has another form.
+        TypeError: the environment has no such argument.
+        ValueError: an entry of `wrappers` has another form.
     """
     arguments = dict(env_config)
     wrappers = arguments.pop("wrappers", ())
@@ -131,8 +132,8 @@ def _refuse_unknown(env_id: str, arguments: dict[str, Any]) -> None:
         return
     for name in arguments:
         if name not in known and name not in inspect.signature(gym.make).parameters:
-            raise ValueError(
-                f"{env_id} has no argument {name!r}{nearest(name, known)}: it has {', '.join(known)}"
+            raise TypeError(
+                f"{env_id} has no argument {name!r}{nearest(name, known)}: it has {', '.join(known) or 'none'}"
             )
 
 

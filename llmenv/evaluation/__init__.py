@@ -7,16 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmenv.evaluation.episodes import summarize, warn_if_cut, wilson_interval
+    from llmenv.evaluation.episodes import summarize, warn_if_cut
     from llmenv.evaluation.run import evaluate
 
-__all__ = ["evaluate", "summarize", "warn_if_cut", "wilson_interval"]
+__all__ = ["evaluate", "summarize", "warn_if_cut"]
 
 _MODULES = {
     "evaluate": "run",
     "summarize": "episodes",
     "warn_if_cut": "episodes",
-    "wilson_interval": "episodes",
 }
 
 

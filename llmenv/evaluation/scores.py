@@ -3,42 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from llmenv.evaluation.episodes import wilson_interval
+from llmenv.statistics import accuracy, pass_at_k, verdict_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-def accuracy(correct: Sequence[Sequence[bool]]) -> tuple[float, float, float]:
-    """The mean over tasks of the share of a task's samples that are right, with its 95 % interval.
-
-    Args:
-        correct: Of each task its samples; tasks may have different numbers of them.
-
-    Returns:
-        The mean and the interval's ends; NaN where there is none.
-    """
-    if not correct:
-        return math.nan, math.nan, math.nan
-    mean = float(np.mean([np.mean(samples) for samples in correct]))
-    if max(map(len, correct)) == 1:
-        return mean, *wilson_interval(sum(map(sum, correct)), len(correct))
-    return mean, math.nan, math.nan
-
-
-def pass_at_k(correct: Sequence[Sequence[bool]], k: int) -> float:
-    """Mean over tasks of 1 - C(n - c, k) / C(n, k), for c of n samples right: Chen et al. (2021), arXiv:2107.03374.
-
-    NaN where a task has fewer than k samples.
-    """
-    if not correct or min(map(len, correct)) < k:
-        return math.nan
-    return float(np.mean([1 - math.comb(len(c) - sum(c), k) / math.comb(len(c), k) for c in correct]))
 
 
 def score(frame: pd.DataFrame, expected: int) -> dict[str, Any]:
@@ -55,8 +25,9 @@ def score(frame: pd.DataFrame, expected: int) -> dict[str, Any]:
         pass_at_k for powers of 2, format_rate, reward, response_tokens, seconds.
     """
     scored = frame[frame["error"].isna()]
-    by_task = [group.fillna(False).tolist() for _, group in scored.groupby("seed")["correct"]]
-    mean, low, high = accuracy(by_task)
+    # An episode that was cut before the environment judged it is not right.
+    tasks, verdicts = verdict_table(scored["seed"].tolist(), scored["correct"].fillna(False).tolist())
+    found = accuracy(verdicts)
     samples = int(frame["sample"].max()) + 1 if len(frame) else 0
     right = int(scored["correct"].fillna(False).sum())
     powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
@@ -67,13 +38,13 @@ def score(frame: pd.DataFrame, expected: int) -> dict[str, Any]:
         "errored": len(frame) - len(scored),
         "truncated": int(scored["truncated"].sum()),
         "over_limit": int(scored["failure"].isin(["time limit", "memory limit"]).sum()),
-        "tasks": len(by_task),
-        "accuracy": _number(mean),
-        "accuracy_low": _number(low),
-        "accuracy_high": _number(high),
+        "tasks": len(tasks),
+        "accuracy": _number(found.value),
+        "accuracy_low": found.low if tasks else None,
+        "accuracy_high": found.high if tasks else None,
         "lower_bound": right / expected,
         "upper_bound": (right + expected - len(scored)) / expected,
-        "pass_at_k": {str(k): _number(pass_at_k(by_task, k)) for k in powers},
+        "pass_at_k": {str(k): _number(pass_at_k(verdicts, k)) for k in powers},
         "format_rate": _mean(scored["well_formed"].fillna(False)),
         "reward": _mean(scored["reward"]),
         "response_tokens": _mean(tokens),
