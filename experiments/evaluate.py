@@ -161,10 +161,19 @@ def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **sett
 
     console = Console(highlight=False)
     quieten()
+    from experiments.common.ownership import claim
     from llmenv.evaluation import evaluate
+    from llmenv.evaluation.run import held_out
 
-    with progress(console) as tell:
-        summary = evaluate(make(), envs, output, on_batch=tell, **settings)
+    for env in envs:
+        held_out(env, settings["env_options"])  # what it refuses is told before the model is loaded
+    subject = make()
+    claimed = claim(output, resuming=(output / "evaluation.json").is_file())
+    try:
+        with progress(console) as tell:
+            summary = evaluate(subject, envs, output, on_batch=tell, **settings)
+    finally:
+        claimed.release()
     show(summary, console)
     console.print(f"records, summary.json: {output}", markup=False, soft_wrap=True)
 

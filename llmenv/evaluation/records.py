@@ -75,7 +75,7 @@ class Records:
         file = path / "evaluation.json"
         if file.is_file():
             _refuse_others(path, json.loads(file.read_text()), settings)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(path.glob("[!.]*"))):
             raise ValueError(f"{path} holds something that is no evaluation: name another folder")
         self.parts.mkdir(parents=True, exist_ok=True)
         for left_behind in (*path.glob(".partial_*"), *self.parts.glob(".partial_*")):

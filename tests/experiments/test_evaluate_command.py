@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from algorithms.base import LLMAlgorithm
+from experiments.common.ownership import claim
 from experiments.common.saved_models import saved_model
 from experiments.evaluate import app
 from llmenv.evaluation import evaluate
@@ -88,6 +89,16 @@ def test_the_command_shows_coverage_first_and_goes_on(tmp_path: Path) -> None:
     assert len(pd.read_parquet(tmp_path / "e" / "records")) == 30
     refused = run(*command, "--samples=3", "--seed=1", cwd=tmp_path)
     assert (refused.returncode, "seed was 0 and is 1" in " ".join(refused.stderr.split())) == (2, True)
+
+
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def say(text):\n    return ''\n")
+    claimed = claim(tmp_path / "e", resuming=False)
+    (tmp_path / "e" / "evaluation.json").write_text("{}")
+    result = run("--model=mine:say", "--num-tasks=1", "--samples=1", "--output=e", cwd=tmp_path)
+    claimed.release()
+    assert result.returncode == 2
+    assert not (tmp_path / "e" / "records").exists()
 
 
 @pytest.fixture(scope="module", params=[{}, {"lora_rank": 2}], ids=["whole", "adapters"])
