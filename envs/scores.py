@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+import numpy as np
+
 from envs.dataset import DatasetEnv
 from llmenv.env import TaskEnv
 from llmenv.text import parse_response
@@ -53,13 +55,20 @@ def compute_score(
         ValueError: If no verifier is known for the source, or it cannot judge by that ground truth.
     """
     judge = _judge(verifier)
-    row = {"data_source": data_source, "reward_model": {"ground_truth": ground_truth}}
+    row = {"data_source": data_source, "reward_model": {"ground_truth": _plain(ground_truth)}}
     task = judge.from_row(row | {"prompt": [{"role": "user", "content": ""}]}, 0)
     end = solution_str.find("</think>")
     if end >= 0 and "<think>" not in solution_str[:end]:
         solution_str = f"<think>{solution_str}"
     answer = parse_response(solution_str).answer
     return float(answer is not None and judge.verify(task, answer) is None)
+
+
+def _plain(value: Any) -> Any:
+    """A value of pandas or numpy, as these trainers hand their rows over, as one of Python's own."""
+    if isinstance(value, Mapping):
+        return {name: _plain(held) for name, held in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def reward(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:

@@ -23,6 +23,7 @@ def answered(text: str, think: str = "<think> hm </think>") -> str:
     ("source", "truth", "right", "wrong"),
     [
         ("countdown", TRUTH, "44 + 19 + 35", "44 + 19 - 35"),
+        ("openai/gsm8k", np.int64(72), "72", "73"),
         ("yolo/multiply-3_digit", 56088, "56,088", "56089"),
         ("openai/gsm8k", "72", "72.0", "27"),
         ("DigitalLearningGmbH/MATH-lighteval", "\\frac{1}{2}", "0.5", "\\frac{1}{3}"),

@@ -88,7 +88,7 @@ def test_files_as_they_are_published_are_usable_throughout(tmp_path: Path, row: 
     write(tmp_path / "train.parquet", [row(i, "train") for i in range(1, 41)])
     write(tmp_path / "test.parquet", [row(i, "test") for i in range(101, 111)])
     found, text = shown(tmp_path)
-    assert "as Dataset-v0 reads it" in text
+    assert "as Dataset-v0 reads it" in " ".join(text.split())
     assert {split: (part.rows, part.usable) for split, part in found.items()} == {
         "train": (40, 40),
         "test": (10, 10),
@@ -148,7 +148,7 @@ def test_a_split_that_is_missing_is_told(tmp_path: Path) -> None:
     write(tmp_path / "test.jsonl", [{"question": "1?", "answer": "#### 1"}])
     found, text = shown(tmp_path)
     assert found.keys() == {"test"}
-    assert "no split 'train': " in text and "as GSM8K-v0 reads it" in text
+    assert "no split 'train': " in text and "as GSM8K-v0 reads it" in " ".join(text.split())
 
 
 def test_rows_of_other_environments(tmp_path: Path) -> None:

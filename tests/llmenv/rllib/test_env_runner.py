@@ -79,6 +79,8 @@ def test_a_sampler_beside_a_learner_makes_room_for_it(
     told: dict[str, Any] = {}
 
     class FakeSampler:
+        changes_transformers = False
+
         def __init__(self, model: str, **settings: Any):
             told.update(settings, asleep=False)
 
