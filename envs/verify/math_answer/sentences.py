@@ -50,9 +50,11 @@ _CHOICE = re.compile(
     r"\s*(?:(?i:option|choice|answer)\s*:?\s*)?(?:\(([A-J])\)|([A-J])(?:\)|[.:](?=\s|\Z)|(?=\s*\Z)))\s*(.*)",
     re.DOTALL,
 )
+# What follows a choice and is no text beside it: `(C)+1`, `(C)x`, `(C), 47`, `$C$ $47$`.
 _GOES_ON = re.compile(
-    r"[A-J]\)\s*\}*(?:[^\s\\.,:;(){}\[\]$*A-Za-z0-9]|(?<!\s)[A-Za-z0-9])"
-)  # `(C)+1`, `(C)x`
+    r"[A-J]\)\s*\}*(?:[^\s\\.:(){}\[\]$*A-Za-z0-9]|(?<!\s)[A-Za-z0-9])|[A-J]\)?\}*\s*(?:[,;(/=\n]|(?:and|or)\b|\\(?:lor|vee|text)\b)"
+    r"|\$[^$]*\$[^$]*\$"
+)
 _OTHER_CHOICE = re.compile(r"(?<![A-Za-z\\])[A-J](?![A-Za-z])")
 
 
