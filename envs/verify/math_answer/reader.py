@@ -15,6 +15,7 @@ from envs.verify.math_answer.operands import NUMBERS, OperandReader
 from envs.verify.math_answer.tokens import Token, Unreadable, tokenize, words_of
 from envs.verify.math_answer.tree import (
     Collection,
+    Large,
     Named,
     Node,
     Relation,
@@ -122,6 +123,11 @@ class _Reader(OperandReader):
             operators.append(operator)
             starts.append(self.position)
             sides.append(self.ratio())
+        large = [isinstance(side, Expr) and side.has(Large) for side in sides]
+        if any(large) and all(map(_has_no_name, sides)) and set(operators) & {"=", "\\approx", "\\in"}:
+            if set(operators) != {"="} or any(side != sides[0] for side in sides):
+                raise Unreadable("a number too large to be compared, which is no name")
+            return sides[0]
         if operators and operators[-1] == "\\approx":
             return self.rounded(sides, operators, starts)
         if not operators and self.take("\\equiv"):
@@ -325,6 +331,11 @@ def _is_name(node: Node) -> bool:
     """Whether this is a letter, or a tuple of letters in the order of the alphabet."""
     names = node.items if isinstance(node, Tuple) else (node,)
     return all(isinstance(name, Symbol) for name in names) and list(names) == sorted(set(names), key=str)
+
+
+def _has_no_name(side: Node) -> bool:
+    """Whether a side of an equation has no letter that it may be the value of."""
+    return not isinstance(side, Expr) or all(isinstance(s, Unit | Large) for s in side.free_symbols)
 
 
 def _name(node: Node) -> str:

@@ -11,7 +11,7 @@ import sympy
 from sympy import Add, Expr, Mul, Symbol
 
 from envs.verify.math_answer.tree import Large, Node, Relation, Tuple
-from envs.verify.math_answer.units import Unit
+from envs.verify.math_answer.units import Based, Unit
 from envs.verify.math_answer.values import constant_ratio, equal, same_value
 
 _FLIPPED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "!=": "!="}
@@ -38,6 +38,8 @@ def named_value(node: Relation) -> Node:
     name, *values = node.sides
     if _is_ratio(name) or (isinstance(name, sympy.Abs) and name.args[0].is_Mul):
         name = Symbol("its name")  # `V_1:V_2 = 11:21`, `|AB| = 1`
+    if name.has(Large, Based):
+        return node  # a number, and no name
     terms = [term.as_coeff_Mul() for term in Add.make_args(name)]
     if (
         set(node.operators) == {"="}
