@@ -28,6 +28,8 @@ RIGHT = {
     (r"\frac{16}{5} \approx 3", r"\frac{16}{5}"),  # rightly rounded
     # A term with a unit beside others without one: the degrees go, as of any answer, and 36 / 6 is 6.
     (r"36^\circ / 6r^2-4r-24", "6r^2-4r-24"),
+    ("225 / 15", "15"),  # so it is
+    (r"225 / 15\mbox{ cm}^2", r"15\mbox{ cm}^2"),
 }
 BRACKETS = str.maketrans("[]", "()")
 # Mutations that say the same, each for the reason behind it.
