@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common.errors import told
 from experiments.common.records import read_records, verdicts
 from llmenv.comparison import ROUNDING, Comparison, compare, holm
 from llmenv.statistics import accuracy, pass_at_k, task_means
@@ -61,16 +62,13 @@ def main(
     ] = None,
 ) -> None:
     """Compares models on the tasks that they have in common: accuracy, differences with their intervals, flips."""
-    try:
+    with told():
         if not 2 <= len(evaluations) <= len(ascii_uppercase):
             raise ValueError(f"give 2 to {len(ascii_uppercase)} evaluations, not {len(evaluations)}")
         frames = {name: read_records(path) for name, path in zip(ascii_uppercase, evaluations, strict=False)}
         pairs = compare_all(frames, cluster)
         if output is not None:
             pd.concat([pair.flips for pair in pairs]).to_csv(output, index=False)
-    except (ValueError, OSError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from error
     console = Console(highlight=False)
     for name, path in zip(frames, evaluations, strict=True):
         console.print(Text(f"{name}  {path}"), soft_wrap=True)

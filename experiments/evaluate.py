@@ -73,7 +73,9 @@ def main(
     ] = None,
 ) -> None:
     """Evaluates a model on the held-out tasks of environments."""
-    try:
+    from experiments.common.errors import told
+
+    with told():
         from experiments.common.own_packages import import_ours
 
         import_ours()
@@ -108,12 +110,6 @@ def main(
             seed=seed,
             batch_size=batch_size,
         )
-    except (ValueError, RuntimeError, OSError) as error:
-        if os.environ.get("LLMENV_TRACEBACK"):
-            raise
-        typer.secho(f"error: {error}", fg="red", err=True)
-        typer.echo("(LLMENV_TRACEBACK=1 shows where it came from)", err=True)
-        raise typer.Exit(2) from error
 
 
 def _refuse(option: str, is_right: bool, must_be: str, value: Any) -> None:
@@ -168,7 +164,7 @@ def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **sett
     for env in envs:
         held_out(env, settings["env_options"])  # what it refuses is told before the model is loaded
     subject = make()
-    claimed = claim(output, resuming=(output / "evaluation.json").is_file())
+    claimed = claim(output, resuming=True)  # what is no evaluation is refused by its records
     try:
         with progress(console) as tell:
             summary = evaluate(subject, envs, output, on_batch=tell, **settings)

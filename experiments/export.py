@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from experiments.common.errors import told
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
 from llmenv.models.saved_policy import has_policy, write_policy
@@ -32,11 +33,8 @@ def main(
     It holds the weights as safetensors, configuration, tokenizer, generation configuration, and a model card that says
     how the policy was trained and what came of it.
     """
-    try:
+    with told():
         export(checkpoint, out)
-    except (ValueError, OSError) as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from error
     typer.echo(f"{out}: load it with transformers, or train on with --model {out}; its card is README.md")
 
 

@@ -31,6 +31,7 @@ from envs.multiplication import MultiplicationEnv
 from envs.rows import RowEnv
 from envs.sources import SOURCES
 from experiments.common.check_data import AllOfGSM8K, AllOfMATH, check_data, read_tasks
+from experiments.common.errors import told
 from llmenv.env import TaskEnv
 from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 
@@ -150,7 +151,7 @@ def main(
     ] = None,
 ) -> None:
     """Writes the data set of a task, in the schema of TinyZero and verl."""
-    try:
+    with told():
         if check is not None:
             check_data(check, env, Console(highlight=False))
             return
@@ -161,9 +162,6 @@ def main(
         if template not in TEMPLATES:
             raise ValueError(f"there is no template {template!r}: choose one of {', '.join(TEMPLATES)}")
         prepare(RECIPES[task], out, {"train": num_train, "test": num_test}, seed, template)
-    except ValueError as error:
-        typer.secho(f"error: {error}", fg="red", err=True)
-        raise typer.Exit(2) from error
 
 
 def prepare(recipe: Recipe, out: Path, counts: dict[str, int | None], seed: int, template: str) -> None:

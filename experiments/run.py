@@ -185,7 +185,9 @@ def main(
     options = {name: {k: v for k, v in values.items() if v is not None} for name, values in options.items()}
     if (gpus, gpu_memory) != (None, None) and not plan:
         raise typer.BadParameter("--gpus and --gpu-memory are of --plan: a run takes the GPUs that it finds")
-    try:
+    from experiments.common.errors import told
+
+    with told():
         from experiments.common.own_packages import import_ours
 
         import_ours()
@@ -222,13 +224,6 @@ def main(
             from experiments.common.training import start
 
             status = start(algo, sections, output, resuming=resume is not None, wandb=wandb)
-    except (ValueError, RuntimeError, OSError) as error:
-        if os.environ.get("LLMENV_TRACEBACK"):
-            raise
-        # What was noted on the way is how to go on.
-        typer.secho(f"error: {'. '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
-        typer.echo("(LLMENV_TRACEBACK=1 shows where it came from)", err=True)
-        raise typer.Exit(2) from error
     raise typer.Exit(status)
 
 

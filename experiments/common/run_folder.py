@@ -20,7 +20,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from llmenv.episode import TextEpisode
+from llmenv.files import replaced, sync
 
 TABLES = ("progress", "evaluations")
 
@@ -98,7 +99,7 @@ class RunFolder:
         """
         self._config = yaml.safe_dump(config, sort_keys=False)
         if anew:
-            with _replaced(self.path / "config.yaml") as file:
+            with replaced(self.path / "config.yaml") as file:
                 file.write_text(self._config)
         else:
             with (self.path / "config.yaml").open("x") as new:
@@ -135,7 +136,7 @@ class RunFolder:
 
     def _write_table(self, name: str, table: pd.DataFrame) -> None:
         self._tables[name] = table
-        with _replaced(self.path / f"{name}.csv") as file:
+        with replaced(self.path / f"{name}.csv") as file:
             table.to_csv(file, index=False)
 
     def write_samples(self, name: str, iteration: int, episodes: Sequence[TextEpisode]) -> pd.DataFrame:
@@ -143,7 +144,7 @@ class RunFolder:
         folder = self.path / "samples"
         folder.mkdir(exist_ok=True)
         frame = pd.DataFrame([_record(episode) for episode in episodes])
-        with _replaced(folder / f"{name}_{iteration:06d}.parquet") as file:
+        with replaced(folder / f"{name}_{iteration:06d}.parquet") as file:
             frame.to_parquet(file, index=False)
         return frame
 
@@ -182,13 +183,13 @@ class RunFolder:
                 f"{room}{remedy}"
             ) from error
         os.replace(partial, final)
-        _sync(folder)
+        sync(folder)
         for old in checkpoints(self.path)[:-keep]:
             shutil.rmtree(old.rename(partial))
         return final
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        with _replaced(self.path / "summary.json") as file:
+        with replaced(self.path / "summary.json") as file:
             file.write_text(json.dumps(summary, indent=2) + "\n")
 
     def draw_curve(self, title: str) -> Path:
@@ -232,29 +233,10 @@ class RunFolder:
             self._board.close()
 
 
-@contextlib.contextmanager
-def _replaced(file: Path) -> Iterator[Path]:
-    """Another name to write a file under, which then takes the place of `file` in one go."""
-    partial = file.with_name(f".partial_{file.name}")
-    try:
-        yield partial
-        _sync(partial)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    os.replace(partial, file)
-
-
 def _flush(folder: Path) -> None:
     """Puts all that is in a folder onto the disk: renaming it must not come first."""
     for path in (*folder.rglob("*"), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+        sync(path)
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,16 +9,15 @@ Knows nothing about models: what a setting means is the business of whoever eval
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmenv.episode import TextEpisode, Turn
+from llmenv.files import replaced
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,7 +113,7 @@ class Records:
         import pyarrow.parquet as pq
 
         last = max((int(file.stem[5:]) for file in self.parts.glob("part_*.parquet")), default=-1)
-        with _replaced(self.parts / f"part_{last + 1:06d}.parquet") as partial:
+        with replaced(self.parts / f"part_{last + 1:06d}.parquet") as partial:
             pq.write_table(pa.Table.from_pylist([*rows], schema=schema()), partial, compression="zstd")
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
@@ -122,7 +121,7 @@ class Records:
 
     @staticmethod
     def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-        with _replaced(file) as partial:
+        with replaced(file) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n")
 
 
@@ -223,19 +222,3 @@ def _refuse_others(path: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -
             f"{path} holds records of other settings: {'; '.join(differ)}. Name another --output, or give the settings "
             "that it has (more tasks, samples and environments may be asked for)"
         )
-
-
-@contextlib.contextmanager
-def _replaced(file: Path) -> Iterator[Path]:
-    """Another name to write a file under, which then takes its place in one go, once it is on the disk."""
-    partial = file.with_name(f".partial_{file.name}")
-    yield partial
-    _sync(partial)
-    os.replace(partial, file)
-    _sync(file.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)

