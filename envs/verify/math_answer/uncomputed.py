@@ -1,8 +1,8 @@
 r"""Tells answers that are yet to be computed: `99^2+99+1` for 9901. They are right, and say nothing.
 
 Where the gold is a number, an answer is uncomputed that is an expression of the question, in any order of its parts,
-and so is any sum, product, root or function of numbers. A power, a factorial or a binomial coefficient alone is a closed
-form, unless the question says it; so are `x = 6 \times 7 = 42`, `3 \times 10^5` and a fraction in lowest terms.
+and so is any sum, product, root or function of numbers. A power, a factorial or a binomial coefficient alone is a
+closed form, unless the question says it; so are `x = 6 \times 7 = 42`, `3 \times 10^5` and a fraction in lowest terms.
 """
 
 from __future__ import annotations
