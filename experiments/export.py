@@ -18,6 +18,7 @@ import typer
 from experiments.common.errors import told
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
+from llmenv.models.names import trust_remote_code
 from llmenv.models.saved_policy import has_policy, write_policy
 
 
@@ -27,12 +28,16 @@ def main(
         typer.Argument(help="A run folder, for its newest checkpoint, or a checkpoint's own folder."),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write: a new or an empty one.")],
+    trusted: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
+    ] = False,
 ) -> None:
     """Writes the policy of a checkpoint as a Hugging Face folder.
 
     It holds the weights as safetensors, configuration, tokenizer, generation configuration, and a model card that says
     how the policy was trained and what came of it.
     """
+    trust_remote_code(trusted)
     with told():
         export(checkpoint, out)
     typer.echo(f"{out}: load it with transformers, or train on with --model {out}; its card is README.md")

@@ -16,6 +16,7 @@ import yaml
 
 from experiments.common.run_folder import last_question, read_config, read_table
 from llmenv.models import smollm2
+from llmenv.models.names import is_trusted
 
 PACKAGES = ("llmenv", "torch", "transformers", "ray", "gymnasium", "numpy")
 HUB_IDS = {smollm2.NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}  # of models that have a short name here
@@ -95,8 +96,8 @@ def _prompt(policy: Path, question: str) -> list[str]:
     from transformers import AutoTokenizer  # takes a second, which a refusal need not wait for
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(policy, trust_remote_code=False)
-    except ValueError:  # code that comes with the model is not run for its card
+        tokenizer = AutoTokenizer.from_pretrained(policy, trust_remote_code=is_trusted())
+    except ValueError:  # code that comes with the model, which nobody said to run
         return []
     messages = [{"role": "user", "content": question}]
     prompt = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
