@@ -76,9 +76,9 @@ def test_the_final_policy_loads_in_plain_transformers(run_folder):
     assert "after 6 iterations of GRPO" in (folder / "policy" / "README.md").read_text()
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "experiments" / "run.py"), f"--output={folder}", *SMALL]
-    return subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(*arguments: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "experiments" / "run.py"), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_rows(process: subprocess.Popen, folder: Path, number: int) -> None:
@@ -89,15 +89,17 @@ def wait_for_rows(process: subprocess.Popen, folder: Path, number: int) -> None:
         time.sleep(0.01)
 
 
-def killed_and_resumed(folder: Path, *arguments: str) -> None:
-    """Killed after three iterations, at whatever the fourth one is doing; checkpoints are of the even ones."""
-    process = start(folder, *arguments)
-    wait_for_rows(process, folder, 3)
+def kill(folder: Path, process: subprocess.Popen, number: int) -> None:
+    """After so many iterations, at whatever the next one is doing; checkpoints are of the even ones."""
+    wait_for_rows(process, folder, number)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it was over before it was killed"
     assert checkpoints(folder)[-1].name < "iteration_000006"
-    resumed = run(f"--resume={folder}")
+
+
+def resume(folder: Path, *arguments: str) -> None:
+    resumed = run(f"--resume={folder}", *arguments)
     assert resumed.returncode == 0, resumed.stdout + resumed.stderr
     assert "resumed after iteration" in resumed.stdout
 
@@ -140,31 +142,21 @@ def learned(folder: Path) -> list[torch.Tensor]:
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
     folder, _ = run_folder
     assert (metrics_of(folder, "progress")["gradient_norm"] > 0).sum() >= 4, "else nothing is learned"
-    killed_and_resumed(tmp_path / "killed")
-    assert_same_run(tmp_path / "killed", folder)
+    kill(tmp_path, start(f"--output={tmp_path}", *SMALL), 3)
+    resume(tmp_path)
+    assert_same_run(tmp_path, folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "tolerance"), [(1, {}), (2, {"rtol": 0, "atol": 1e-5})])
-def test_with_runners_and_learners_in_processes_of_their_own_too(run_folder, tmp_path, number, tolerance):
-    """Killed, resumed, and the same run as one in a single process that went through."""
+def test_a_run_goes_on_with_any_number_of_processes(run_folder, tmp_path):
+    """Killed with two runners and two learners, then with one of each, it ends in one process as in that alone."""
     whole, _ = run_folder
-    killed_and_resumed(tmp_path, f"--num-env-runners={number}", f"--num-learners={number}")
-    assert_same_run(tmp_path, whole, **tolerance)
-
-
-@pytest.mark.slow
-def test_a_run_with_actors_goes_on_without(run_folder, tmp_path):
-    """Two runners and two learners, then none: the same run, as for any number of them."""
-    whole, _ = run_folder
-    folder = tmp_path / "moved"
-    actors = ["--num-env-runners=2", "--num-learners=2"]
-    first = run(f"--output={folder}", *SMALL, *actors, "--iterations=3")
-    assert first.returncode == 0, first.stdout + first.stderr
-    done = run(f"--resume={folder}", "--num-env-runners=0", "--num-learners=0", "--iterations=6")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert_same_run(folder, whole, rtol=0, atol=1e-5)
-    recorded = yaml.safe_load((folder / "config.yaml").read_text())
+    kill(tmp_path, start(f"--output={tmp_path}", *SMALL, "--num-env-runners=2", "--num-learners=2"), 3)
+    one = start(f"--resume={tmp_path}", "--num-env-runners=1", "--num-learners=1")
+    kill(tmp_path, one, 5)
+    resume(tmp_path, "--num-env-runners=0", "--num-learners=0")
+    assert_same_run(tmp_path, whole, rtol=0, atol=1e-5)
+    recorded = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert (recorded["env_runners"]["num_env_runners"], recorded["learners"]["num_learners"]) == (0, 0)
 
 
@@ -244,7 +236,9 @@ def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
 )
 def test_a_stopped_run_leaves_a_checkpoint(tmp_path, number, status, arguments):
     folder = tmp_path / "run"
-    process = start(folder, "--iterations=10000", "--set=run.checkpoint_every=100000", *arguments)
+    process = start(
+        f"--output={folder}", *SMALL, "--iterations=10000", "--set=run.checkpoint_every=100000", *arguments
+    )
     wait_for_rows(process, folder, 1)
     os.kill(process.pid, number)
     output, errors = process.communicate(timeout=120)
