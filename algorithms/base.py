@@ -23,11 +23,18 @@ from ray.rllib.utils.metrics import (
 
 from algorithms import tasks
 from algorithms.config import LLMConfig
-from algorithms.groups import SampleErrors, comparable, refuse_unusable, rollout_metrics, warn_without_signal
+from algorithms.curriculum import Curriculum, read_levels
+from algorithms.groups import (
+    SampleErrors,
+    comparable,
+    evaluation_results,
+    refuse_unusable,
+    rollout_metrics,
+    warn_without_signal,
+)
 from algorithms.preflight import preflight
 from llmenv.episode import TextEpisode, derive_seed
-from llmenv.evaluation import summarize, warn_if_cut
-from llmenv.evaluation.tasks import count_tasks, evaluation_requests
+from llmenv.evaluation import warn_if_cut
 from llmenv.policy.batch import TokenRow
 from llmenv.policy.plan import plan_update
 from llmenv.rllib.probe import check_sync
@@ -59,7 +66,9 @@ class LLMAlgorithm(Algorithm):
             self.config = self.config.copy(copy_frozen=False)
             folder = None if self._storage is None else self._storage.trial_dir_name
             self.config.sampling(run_seed=tasks.seed_of_trial(folder)).freeze()
-        self._num_tasks = preflight(self.config)
+        sources = preflight(self.config)
+        levels = read_levels(self.config.curriculum)
+        self.curriculum = Curriculum(sources, self.config.prompts_per_iteration, levels)
         self.config = self.config.copy(copy_frozen=False)
         self.config.env_prompt = tasks.prompt_parts(self.config.env, self.config.env_config)
         self.config.freeze()
@@ -97,7 +106,8 @@ class LLMAlgorithm(Algorithm):
         """One iteration. Logs its metrics and returns None, as RLlib's new API stack wants it."""
         with self.metrics.log_time((TIMERS, "sampling"), reduce="mean", window=1):
             episodes = self.last_episodes = self.collect()
-        for key, value in rollout_metrics(episodes, self.config.group_size, self.num_updates).items():
+        figures = rollout_metrics(episodes, self.config.group_size, self.num_updates, self.curriculum.parts)
+        for key, value in figures.items():
             self.metrics.log_value(("rollout", key), value, reduce="mean", window=1)
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
             usable = self.usable(episodes)
@@ -109,7 +119,10 @@ class LLMAlgorithm(Algorithm):
             self._updated_in = self.iteration
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self.runners.call("sleep")
+            update = self.num_updates
             self.update_rows(rows)
+            if self.curriculum.learn(figures["accuracy"], update):
+                logger.warning(self.curriculum.told())
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.runners.sync_weights()
 
@@ -149,7 +162,7 @@ class LLMAlgorithm(Algorithm):
 
     def collect(self) -> list[TextEpisode]:
         """The iteration's groups, sampled by all runners."""
-        return self.sample(tasks.training_requests(self.config, self._num_tasks, self.num_updates))
+        return self.sample(tasks.training_requests(self.config, self.curriculum, self.num_updates))
 
     def sample(self, requests: Sequence[GroupRequest]) -> list[TextEpisode]:
         """The episodes of some groups, for training.
@@ -208,7 +221,8 @@ class LLMAlgorithm(Algorithm):
         Returns:
             Under "env_runners" the summary (see `llmenv.evaluation.summarize`) of samples at the temperature of
             evaluation, which is that of training unless `evaluation_config` says otherwise; under "greedy" that of the
-            most likely completions.
+            most likely completions. Under "parts" both ("sampled" and "greedy") of each part of the environment, if
+            it has any.
 
         Raises:
             ValueError: If no episode is valid, as when the environment refuses `split="test"`.
@@ -218,10 +232,7 @@ class LLMAlgorithm(Algorithm):
             "sampled": self._evaluation_episodes(self.evaluation_config.temperature),
             "greedy": self._evaluation_episodes(0.0),
         }
-        results = {
-            ENV_RUNNER_RESULTS: summarize(self.last_evaluation["sampled"]),
-            "greedy": summarize(self.last_evaluation["greedy"]),
-        }
+        results = evaluation_results(self.last_evaluation, self.curriculum.parts)
         if not self.num_updates:
             warn_if_cut(results[ENV_RUNNER_RESULTS], self.config.max_new_tokens)
         self._call_back("on_evaluate_end", evaluation_metrics=results)
@@ -236,15 +247,10 @@ class LLMAlgorithm(Algorithm):
         )
 
     def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
-        config = self.evaluation_config
-        try:
-            num_tasks = count_tasks(config.env, dict(config.env_config))
-        except Exception as error:
-            raise _not_evaluable(config, error) from error
-        requests = evaluation_requests(self.config.evaluation_duration, num_tasks)
+        requests = tasks.held_out_requests(self.evaluation_config, self.config.evaluation_duration)
         episodes = self._collect(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
-            raise _not_evaluable(config, episodes[0].error)
+            raise tasks.not_evaluable(self.evaluation_config, episodes[0].error)
         return episodes
 
     def generate(
@@ -304,9 +310,14 @@ class LLMAlgorithm(Algorithm):
                 "restore_from_path(path) and from_checkpoint(path) take it back"
             )
         state = super().get_state(*args, **kwargs)
-        return {
+        own = {
             key: value for key, value in state.items() if "env_runner" not in key and "connector" not in key
         }
+        return {**own, "curriculum": self.curriculum.get_state()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self.curriculum.set_state(state.get("curriculum", {}))
 
     def restore_from_path(self, path: Any, *args: Any, **kwargs: Any) -> None:
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
@@ -337,10 +348,3 @@ class LLMAlgorithm(Algorithm):
                 "the policy, get_weights() gets its weights"
             )
         return self.learner_group._learner.module[module_id]
-
-
-def _not_evaluable(config: LLMConfig, reason: object) -> ValueError:
-    return ValueError(
-        f"the environment {config.env!r} cannot be evaluated with {dict(config.env_config)}: {reason}. If it has no "
-        "test split, evaluation(evaluation_config=None) evaluates on what it is trained on"
-    )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 
 from algorithms.config import LLMConfig
 from llmenv.episode import TextEpisode
@@ -62,8 +64,32 @@ class SampleErrors:
             logger.warning("a sample is invalid, and left out: %s%s", episode.error, more)
 
 
+def of_part(episodes: Sequence[TextEpisode], part: str) -> list[TextEpisode]:
+    """Those of one part of the environment."""
+    return [episode for episode in episodes if episode.part == part]
+
+
+def evaluation_results(
+    evaluation: Mapping[str, Sequence[TextEpisode]], parts: Sequence[str]
+) -> dict[str, Any]:
+    """What `LLMAlgorithm.evaluate` returns.
+
+    Args:
+        evaluation: Its episodes, "sampled" and "greedy".
+        parts: Of the environment.
+    """
+    return {
+        ENV_RUNNER_RESULTS: summarize(evaluation["sampled"]),
+        "greedy": summarize(evaluation["greedy"]),
+        "parts": {
+            part: {name: summarize(of_part(episodes, part)) for name, episodes in evaluation.items()}
+            for part in parts
+        },
+    }
+
+
 def rollout_metrics(
-    episodes: Sequence[TextEpisode], group_size: int, weights_version: int
+    episodes: Sequence[TextEpisode], group_size: int, weights_version: int, parts: Sequence[str] = ()
 ) -> dict[str, float]:
     """The figures of `rollout/` (CONTRIBUTING lists them) about the episodes of an iteration.
 
@@ -71,11 +97,9 @@ def rollout_metrics(
         episodes: All of them.
         group_size: How many samples a group was to have.
         weights_version: Of the weights that are about to learn from them.
+        parts: Of the environment: some figures are of each, too, as "part/accuracy".
     """
-    rewards: dict[int, list[float]] = {}
-    for episode in comparable(episodes, group_size):
-        rewards.setdefault(episode.group, []).append(episode.total_reward)
-    flat = [len(set(values)) < 2 for values in rewards.values()]
+    rewards = _rewards(episodes, group_size)
     lag = [weights_version - episode.weights_version for episode in episodes]
     return {
         **summarize(episodes),
@@ -83,9 +107,34 @@ def rollout_metrics(
         "num_overlong": sum(_is_overlong(episode) for episode in episodes),
         "num_tokens": sum(len(episode.token_ids) for episode in episodes),
         "num_response_tokens": sum(episode.response_length for episode in episodes),
-        "groups_without_signal": float(np.mean(flat)) if flat else 1.0,
+        "groups_without_signal": _flat(rewards),
         "staleness": float(np.mean(lag)),
+        **{
+            f"{part}/{key}": value
+            for part in parts
+            for key, value in _part_metrics(of_part(episodes, part), group_size).items()
+        },
     }
+
+
+def _part_metrics(episodes: Sequence[TextEpisode], group_size: int) -> dict[str, float]:
+    summary = summarize(episodes)
+    names = ("accuracy", "format_rate", "episode_return_mean", "response_length", "num_episodes")
+    flat = _flat(_rewards(episodes, group_size))
+    return {**{name: summary[name] for name in names}, "groups_without_signal": flat}
+
+
+def _rewards(episodes: Sequence[TextEpisode], group_size: int) -> dict[int, list[float]]:
+    """By group those of its comparable samples."""
+    rewards: dict[int, list[float]] = {}
+    for episode in comparable(episodes, group_size):
+        rewards.setdefault(episode.group, []).append(episode.total_reward)
+    return rewards
+
+
+def _flat(rewards: dict[int, list[float]]) -> float:
+    """The share of groups in which no sample is better than another."""
+    return float(np.mean([len(set(values)) < 2 for values in rewards.values()])) if rewards else 1.0
 
 
 def _is_overlong(episode: TextEpisode) -> bool:

@@ -102,7 +102,7 @@ class GRPO(LLMAlgorithm):
                 break
             groups = range(num_groups, num_groups + missing)
             episodes += self.sample(
-                tasks.refill_requests(config, self._num_tasks, self.num_updates, groups, most)
+                tasks.refill_requests(config, self.curriculum, self.num_updates, groups, most)
             )
             num_groups += missing
         if missing := wanted - self._num_usable_groups(episodes):

@@ -11,17 +11,17 @@ import torch
 from algorithms.config import LLMConfig
 from algorithms.placement import check_placement
 from llmenv.engines import deepspeed as deepspeed_engine
-from llmenv.evaluation.tasks import count_tasks
+from llmenv.evaluation.tasks import Source, sources_of
 from llmenv.models.fit import check_fit
 from llmenv.models.names import resolve_model, trust_remote_code
 from llmenv.samplers.vllm import check_settings
 
 
-def preflight(config: LLMConfig) -> int | None:
+def preflight(config: LLMConfig) -> list[Source]:
     """Fails in the driver, in words, on what would otherwise fail in a remote actor or wait for ever.
 
     Returns:
-        The training environment's number of tasks (see `count_tasks`).
+        The training environment's parts, or it alone.
 
     Raises:
         ValueError: If the environment cannot be made, the model cannot be found or does not fit, vLLM or DeepSpeed is
@@ -40,7 +40,7 @@ def preflight(config: LLMConfig) -> int | None:
     if config.sampler == "vllm":
         check_settings(config.sampler_kwargs)
     try:
-        num_tasks = count_tasks(config.env, config.env_config)
+        sources = sources_of(config.env, config.env_config)
     except Exception as error:
         unknown = isinstance(error, gym.error.UnregisteredEnv | ImportError)
         remedy = ". Name it as 'module:Id-v0', with the module that registers it." if unknown else ""
@@ -52,7 +52,7 @@ def preflight(config: LLMConfig) -> int | None:
     check_placement(config, in_trial=in_trial, driver_has_gpu=torch.cuda.is_available())
     if config.num_env_runners + config.num_learners > 0 and not in_trial:
         _check_resources(config)
-    return num_tasks
+    return sources
 
 
 def _check_resources(config: LLMConfig) -> None:

@@ -47,7 +47,14 @@ PROCESSES = (("env_runners", "num_env_runners"), ("learners", "num_learners"))
 
 
 def main(
-    env: Annotated[str, option(TASK, "Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
+    env: Annotated[
+        list[str] | None,
+        option(
+            TASK,
+            "Gymnasium id; `module:Id-v0` for one of your own. Several are mixed: `--env A-v0:0.7 --env B-v0:0.3`.",
+            default="Countdown-v0",
+        ),
+    ] = None,
     algo: Annotated[
         str, option(TASK, "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO.")
     ] = "GRPO",
@@ -213,8 +220,11 @@ def main(
             from algorithms.names import method_name
 
             algo = method_name(algo)
-            sections = _sections(env, preset, assigned, options)
-            name = f"{env.rpartition(':')[2]}-{algo}-{Path(sections['policy']['model']).name}"
+            sections = _sections(env or [], preset, assigned, options)
+            from experiments.common.environments import short_name
+
+            task = short_name(sections["environment"])
+            name = f"{task}-{algo}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         if plan:
             from experiments.common.plan_shown import plan_run
@@ -227,7 +237,7 @@ def main(
     raise typer.Exit(status)
 
 
-def _sections(env: str, preset: str | None, assigned: Sections, options: Sections) -> Sections:
+def _sections(env: list[str], preset: str | None, assigned: Sections, options: Sections) -> Sections:
     from experiments.common import environments, refusals, settings
     from llmenv.models import names
 
@@ -236,8 +246,10 @@ def _sections(env: str, preset: str | None, assigned: Sections, options: Section
         preset = "tiny" if model in (None, *names.EMBEDDED) else "pretrained"
     given = settings.load_preset(preset)
     refusals.refuse(given, {})
+    if env or "env" not in settings.merge(given, assigned).get("environment", {}):
+        given.get("environment", {}).get("env_config", {}).pop("parts", None)  # those of another environment
+        given = settings.merge(given, {"environment": environments.environment(env or ["Countdown-v0"])})
     sections = settings.merge(given, assigned, options)
-    sections.setdefault("environment", {})["env"] = environments.env_id(env)
     if sections["policy"].setdefault("model", "tiny") not in names.EMBEDDED and find_spec("vllm"):
         sections.setdefault("sampling", {}).setdefault("sampler", "vllm")
     chosen = sections["policy"]["model"]

@@ -81,9 +81,15 @@ class TextEnv(gym.Env[str, str]):
         num_tasks: where the tasks are the rows of a data set, how many there are: `reset(options={"index": i})`
             sets row i, so that a trainer can go through all of them. None where tasks are drawn without end.
         right_answer: that of the task at hand, for whoever reads the records; None where there is none to tell.
+        part_weights: where episodes are of several parts, by name how much each weighs: `reset(options={"part": name})`
+            begins one of that part, `info["part"]` says which it is, and what else the options have is the part's own.
+            None where there are no parts.
+        part_tasks: by part its `num_tasks`.
     """
 
     num_tasks: int | None = None
+    part_weights: dict[str, float] | None = None
+    part_tasks: dict[str, int | None] | None = None
     right_answer: str | None = None
     stop_strings: tuple[str, ...] = ()
 

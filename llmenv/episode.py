@@ -75,6 +75,7 @@ class TextEpisode:
         seed: What the environment was reset with; it and `index` make the task again.
         index: The row of the data set; None where tasks are drawn.
         right_answer: The environment's own, for the records; None where it tells none.
+        part: Of the environment, that it is an episode of; None where there are no parts.
     """
 
     group: int
@@ -90,6 +91,7 @@ class TextEpisode:
     seed: int | None = None
     index: int | None = None
     right_answer: str | None = None
+    part: str | None = None
 
     @property
     def valid(self) -> bool:

@@ -62,7 +62,7 @@ def row_at(position: int, num_rows: int, *keys: int) -> int:
     return int(_permutation(num_rows, *keys, epoch)[offset])
 
 
-@lru_cache(maxsize=4)  # a batch may lie in two epochs
+@lru_cache(maxsize=32)  # a batch may lie in two epochs, of each of several data sets
 def _permutation(size: int, *keys: int) -> np.ndarray:
     return np.random.default_rng(derive_seed(*keys)).permutation(size)
 
@@ -110,7 +110,7 @@ def rollout(
     turn is truncated. A sampler's `max_sequence_tokens`, with room for a token of a response, is such a limit too.
 
     Args:
-        envs: The environments; their own `stop_strings` join those of `params`.
+        envs: The environments; the `stop_strings` of each join those of `params`.
         renderer: Of the model's prompts.
         sampler: Of the model's responses.
         requests: The groups.
@@ -137,13 +137,12 @@ def rollout(
             if slots[i].active:
                 on_event("on_episode_start", slots[i].episode, envs[i].unwrapped, i)
 
-    if first := next((envs[i] for i, slot in enumerate(slots) if slot.active), None):
-        params = _with_stops_of(first, params)
     with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
         while active := [i for i, slot in enumerate(slots) if slot.active]:
             sequences = [slots[i].episode.token_ids.tolist() for i in active]
             seeds = [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active]
-            completions = sampler.generate(sequences, params, seeds)
+            stops = [slots[i].stop_strings for i in active]
+            completions = _generate(sampler, sequences, params, seeds, stops)
             steps = [
                 threads.submit(envs[i].step, _take_down(slots[i], completion, renderer))
                 for i, completion in zip(active, completions, strict=True)
@@ -169,6 +168,7 @@ class _Slot:
     seed: int
     active: bool = False
     response_prefix: str = ""
+    stop_strings: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, request: GroupRequest, sample: int, version: int) -> _Slot:
@@ -202,12 +202,29 @@ def _reset(
     slot.episode.observation, slot.episode.system = observation, info.get("system")
     slot.episode.assistant_prefix = info.get("assistant_prefix", "")
     slot.episode.right_answer = getattr(env.unwrapped, "right_answer", None)
+    slot.episode.part = info.get("part")
+    slot.stop_strings = tuple(getattr(env.unwrapped, "stop_strings", ()))
     _ask(slot, prompt_ids, limit)
 
 
-def _with_stops_of(env: gym.Env, params: SamplingParams) -> SamplingParams:
-    own = getattr(env.unwrapped, "stop_strings", ())
-    return replace(params, stop_strings=(*params.stop_strings, *own))
+def _generate(
+    sampler: Sampler,
+    sequences: Sequence[list[int]],
+    params: SamplingParams,
+    seeds: Sequence[int],
+    stops: Sequence[tuple[str, ...]],
+) -> list[Completion]:
+    """A completion each, with stop strings of its own beside those of `params`: those with the same ones together."""
+    completions: dict[int, Completion] = {}
+    for own in dict.fromkeys(stops):
+        chosen = [i for i, each in enumerate(stops) if each == own]
+        generated = sampler.generate(
+            [sequences[i] for i in chosen],
+            replace(params, stop_strings=(*params.stop_strings, *own)),
+            [seeds[i] for i in chosen],
+        )
+        completions |= zip(chosen, generated, strict=True)
+    return [completions[i] for i in range(len(sequences))]
 
 
 def _take_down(slot: _Slot, completion: Completion, renderer: Renderer) -> str:

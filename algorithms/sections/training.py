@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from ray.rllib.algorithms.algorithm_config import NotProvided
 
+from algorithms.curriculum import read_levels
 from algorithms.sections.section import Section
 
 
@@ -42,6 +43,7 @@ class TrainingSection(Section):
         self.kl_stop: float | None = None
         self.loss_normaliser = "token"
         self.mask_length_cap = False
+        self.curriculum: dict[str, Any] | None = None
 
     def training(
         self,
@@ -71,6 +73,7 @@ class TrainingSection(Section):
         kl_stop: float | None = NotProvided,
         loss_normaliser: str = NotProvided,
         mask_length_cap: bool = NotProvided,
+        curriculum: dict[str, Any] | None = NotProvided,
         **kwargs: Any,
     ) -> Self:
         """Sets the batch, the optimizer and the loss; `lr`, `num_epochs`, `grad_clip` are RLlib's own.
@@ -110,6 +113,10 @@ class TrainingSection(Section):
             loss_normaliser: "token", "sequence" or "constant" (see `algorithms.losses.aggregate`).
             mask_length_cap: Leave responses that were cut at `max_new_tokens` out of the update. They still count in
                 their group's statistics.
+            curriculum: For an environment with parts, see `algorithms.curriculum.Levels`: {"levels": [{"easy": 1},
+                {"easy": 1, "hard": 2}], "raise_at": 0.8, "lower_at": 0.2, "window": 10} trains on the first level's
+                parts until the accuracy of the window's iterations is at least `raise_at`. None: the parts' own
+                weights, always.
             **kwargs: RLlib's own arguments.
         """
         super().training(**kwargs)
@@ -139,6 +146,7 @@ class TrainingSection(Section):
             kl_stop=kl_stop,
             loss_normaliser=loss_normaliser,
             mask_length_cap=mask_length_cap,
+            curriculum=curriculum,
         )
 
     @property
@@ -183,6 +191,8 @@ class TrainingSection(Section):
             )
         if self.lr_warmup_iterations and not isinstance(self.lr, int | float):
             raise ValueError("lr_warmup_iterations needs a plain number as lr; a schedule says it itself")
+        if self.curriculum is not None:
+            read_levels(self.curriculum)
         self._validate_loss()
         self._validate_kl()
 

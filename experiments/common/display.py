@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common import figures
 from llmenv.episode import TextEpisode
 
 # Mean absolute difference of a token's log-probability between sampler and learner that a run goes on without a word
@@ -172,13 +173,14 @@ class Display:
         for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length"):
             table.add_column(column, justify="right")
         for name, row in rows.items():
-            table.add_row(
-                name,
-                *_accuracy(row, "sampled"),
-                *_accuracy(row, "greedy"),
-                f"{row['sampled_format_rate']:.0%}",
-                f"{row['sampled_response_length']:.1f}",
-            )
+            for part in ("", *figures.parts_of(row)):
+                table.add_row(
+                    part.removesuffix("/") or name,
+                    *_accuracy(row, f"{part}sampled"),
+                    *_accuracy(row, f"{part}greedy"),
+                    f"{row[f'{part}sampled_format_rate']:.0%}",
+                    f"{row[f'{part}sampled_response_length']:.1f}",
+                )
         self.console.print(table)
 
 

@@ -34,7 +34,18 @@ def evaluation_row(iteration: int, results: dict[str, Any]) -> dict[str, float]:
     for name, summary in (("sampled", results["env_runners"]), ("greedy", results["greedy"])):
         row |= {f"{name}_{key}": value for key, value in summary.items() if not key.startswith("num_")}
     row["num_tasks"] = results["env_runners"]["num_episodes"]
+    for part, found in results["parts"].items():
+        for name, summary in found.items():
+            row |= {
+                f"{part}/{name}_{key}": value for key, value in summary.items() if not key.startswith("num_")
+            }
     return row
+
+
+def parts_of(row: dict[str, float]) -> list[str]:
+    """What the figures of each part of a mixed environment begin with in an evaluation's row, such as "easy/"."""
+    end = "sampled_accuracy"
+    return [name.removesuffix(end) for name in row if name.endswith(f"/{end}")]
 
 
 def summary(

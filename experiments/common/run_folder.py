@@ -254,6 +254,7 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
     info = last.info if last else {}
     return {
         "group": episode.group,
+        **({} if episode.part is None else {"part": episode.part}),
         "sample": episode.sample,
         "seed": episode.seed,
         "index": episode.index,

@@ -71,21 +71,23 @@ def load_preset(name_or_file: str) -> Sections:
 
 
 def parse_assignment(text: str) -> Sections:
-    """Reads `section.key=value`, or `section.key.name=value` for one entry of a mapping, with the value in YAML.
+    """Reads `section.key=value`, with the value in YAML; further names are of entries of a mapping, at any depth.
 
     Raises:
         ValueError: If the text has another form.
     """
     path, equals, value = text.partition("=")
     names = path.strip().split(".")
-    if not equals or len(names) not in (2, 3) or not all(names):
+    if not equals or len(names) < 2 or not all(names):
         raise ValueError(
             f"--set {text!r} must have the form section.key=value, such as training.lr=1e-6, or "
             "section.key.name=value, such as environment.env_config.digits=2"
         )
-    section, key, *entry = names
+    section, key, *entries = names
     setting = _number(yaml.safe_load(value))
-    return {section: {key: {entry[0]: setting} if entry else setting}}
+    for entry in reversed(entries):
+        setting = {entry: setting}
+    return {section: {key: setting}}
 
 
 def _number(value: Any) -> Any:
@@ -99,15 +101,21 @@ def _number(value: Any) -> Any:
 
 
 def merge(*layers: Sections) -> Sections:
-    """The later layer wins, setting by setting; `environment.env_config` is merged too."""
+    """The later layer wins, setting by setting; mappings such as `environment.env_config` are merged too."""
     merged: Sections = {}
     for layer in layers:
         for section, values in layer.items():
-            target = merged.setdefault(section, {})
-            for key, value in values.items():
-                both = isinstance(value, dict) and isinstance(target.get(key), dict)
-                target[key] = {**target[key], **value} if both else value
+            merged[section] = _merged(merged.get(section, {}), values)
     return merged
+
+
+def _merged(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(before[key], value)
+        for key, value in after.items()
+        if isinstance(value, dict) and isinstance(before.get(key), dict)
+    }
+    return {**before, **after, **both}
 
 
 def from_assignments(assignments: Iterable[str]) -> Sections:

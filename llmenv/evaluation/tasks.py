@@ -5,6 +5,8 @@ An evaluation in training and one of its own ask for the same ones. Knows no mod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llmenv.env import make_env
@@ -13,6 +15,47 @@ from llmenv.rollout import GroupRequest, row_at
 # First keys of the random streams; those of training are in `algorithms.tasks`.
 EVALUATION_STREAM, EVALUATION_ROWS_STREAM = 2, 5
 SEEDED = 1  # stands behind a seed other than 0: keys that end in zeros are the same as without them
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where tasks come from: an environment, or one of its parts.
+
+    Attributes:
+        part: Its name; None for an environment without parts.
+        weight: Its share of what is trained on is this over the sum of all.
+        num_tasks: Rows of its data set; None where it draws its tasks.
+    """
+
+    part: str | None
+    weight: float
+    num_tasks: int | None
+
+    def options(self, row: dict[str, int] | None) -> dict[str, Any] | None:
+        """Those of `reset`, for one of its tasks."""
+        return row if self.part is None else {"part": self.part, **(row or {})}
+
+
+def sources_of(env_id: str, env_config: dict[str, Any]) -> list[Source]:
+    """The parts of an environment, or it alone."""
+    env = make_env(env_id, env_config)
+    own = env.unwrapped
+    num_tasks, weights = getattr(own, "num_tasks", None), getattr(own, "part_weights", None)
+    found = [Source(None, 1.0, num_tasks)]
+    if weights is not None:
+        found = [Source(part, weight, own.part_tasks[part]) for part, weight in weights.items()]  # type: ignore[attr-defined]
+    env.close()
+    return found
+
+
+def requests_by_source(count: int, sources: Sequence[Source]) -> list[GroupRequest]:
+    """A sample of each of the first `count` held-out tasks of every source: what each would be asked for alone."""
+    requests: list[GroupRequest] = []
+    for source in sources:
+        for request in evaluation_requests(count, source.num_tasks):
+            options = source.options(request.options)
+            requests.append(replace(request, group=len(requests), options=options))
+    return requests
 
 
 def evaluation_requests(

@@ -204,7 +204,7 @@ def test_vllm_samples_where_it_is_installed(options, installed, sampler, monkeyp
     if written := options.pop("preset", None):
         preset = str(tmp_path / "preset.yaml")
         Path(preset).write_text(yaml.safe_dump(written))
-    assert _sections("Countdown-v0", preset, {}, options).get("sampling", {}).get("sampler") == sampler
+    assert _sections(["Countdown-v0"], preset, {}, options).get("sampling", {}).get("sampler") == sampler
 
 
 @pytest.mark.slow

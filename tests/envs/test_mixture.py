@@ -1,0 +1,77 @@
+"""A mixture of environments: every episode is one of a part's, as that part alone would have it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import gymnasium as gym
+import pytest
+
+import envs  # noqa: F401 (registers)
+
+PARTS: dict[str, Any] = {
+    "Countdown-v0": {"weight": 3},
+    "products": {"env": "Multiplication-v0", "env_config": {"digits": 2}},
+    "CountdownTool-v0": {"weight": 2},
+}
+
+
+@pytest.fixture
+def mixture() -> Any:
+    return gym.make("envs:Mixture-v0", disable_env_checker=True, parts=PARTS, split="test").unwrapped
+
+
+def test_an_episode_is_its_parts_own(mixture: Any) -> None:
+    alone = gym.make("Multiplication-v0", digits=2, split="test")
+    for seed in range(5):
+        observation, info = mixture.reset(seed=seed, options={"part": "products"})
+        expected, expected_info = alone.reset(seed=seed)
+        assert observation == expected and info == {**expected_info, "part": "products"}
+        answer = alone.unwrapped.right_answer
+        assert mixture.right_answer == answer
+        message = f"<think>\n</think>\n<answer> {answer} </answer>"
+        *rest, info = mixture.step(message)
+        assert rest == [*alone.step(message)[:4]] and rest[1] == 1.0 and info["part"] == "products"
+
+
+def test_options_are_the_parts_own(mixture: Any) -> None:
+    options = {"part": "Countdown-v0", "numbers": [44, 19, 35], "target": 98}
+    observation, _ = mixture.reset(options=options)
+    assert "[44, 19, 35]" in observation and "98" in observation
+    with pytest.raises(ValueError, match="there is no part 'sums': one of Countdown-v0, products"):
+        mixture.reset(options={"part": "sums"})
+    with pytest.raises(ValueError, match=r"call reset\(\)"):
+        mixture.step("")
+
+
+def test_stop_strings_are_those_of_the_part(mixture: Any) -> None:
+    mixture.reset(seed=0, options={"part": "CountdownTool-v0"})
+    assert mixture.stop_strings == gym.make("CountdownTool-v0").unwrapped.stop_strings != ()
+    mixture.reset(seed=0, options={"part": "products"})
+    assert mixture.stop_strings == ()
+
+
+def test_parts_are_drawn_by_weight_from_the_seed(mixture: Any) -> None:
+    drawn = [mixture.reset(seed=seed)[1]["part"] for seed in range(600)]
+    assert drawn == [mixture.reset(seed=seed)[1]["part"] for seed in range(600)]
+    counts = Counter(drawn)
+    for name, expected in (("Countdown-v0", 300), ("CountdownTool-v0", 200), ("products", 100)):
+        assert abs(counts[name] - expected) < 50  # over four standard deviations
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({}, "must map names to settings"),
+        (["Countdown-v0"], "must map names to settings"),
+        ({"Countdown-v0": 0.5}, "must have env, weight, env_config"),
+        ({"Countdown-v0": {"weigth": 1}}, "must have env, weight, env_config"),
+        ({"Countdown-v0": {"weight": 0}}, "must be above 0"),
+        ({"Countdown-v0": {"weight": float("nan")}}, "must be above 0"),
+        ({"Countdown-v0": {"weight": "much"}}, "must be a number"),
+    ],
+)
+def test_what_is_no_mixture_is_refused(parts: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        gym.make("envs:Mixture-v0", parts=parts)
