@@ -16,6 +16,7 @@ from algorithms.methods import table
 from algorithms.tasks import TRAIN_ROWS_STREAM
 from experiments.common.settings import build, load_preset
 from llmenv.episode import TextEpisode, Turn
+from llmenv.evaluation.tasks import Source
 from llmenv.rollout import GroupRequest, row_at
 from support import small_config
 
@@ -173,7 +174,7 @@ def test_dynamic_sampling_stops_at_its_limit(dapo: GRPO, caplog: pytest.LogCaptu
 
 def test_refills_take_rows_of_their_own(dapo: GRPO) -> None:
     """Rows of an epoch stay where they are, whatever was refilled, so that a resumed run meets the same ones."""
-    dapo._num_tasks = 1000
+    dapo.curriculum.sources = [Source(None, 1.0, 1000)]
     asked: list[list[GroupRequest]] = []
     scripted(dapo, lambda group: group % 2 == 0, asked)
     dapo.train()

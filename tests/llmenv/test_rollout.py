@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -42,6 +43,31 @@ def test_a_group_shares_one_task_and_not_its_samples(renderer: Renderer, sampler
     (_, seeds), *_ = sampler.calls
     assert len(set(seeds)) == 6
     assert {e.weights_version for e in episodes} == {5}
+
+
+def test_stop_strings_are_those_of_each_samples_own_environment(renderer: Renderer) -> None:
+    """Two parts, one of which stops at a tool: each is generated with its own, and answers stay in their places."""
+    asked: list[tuple[tuple[str, ...], int]] = []
+
+    class Recording(ScriptedSampler):
+        def generate(self, prompts, params, seeds):  # type: ignore[no-untyped-def]
+            asked.append((params.stop_strings, len(prompts)))
+            return super().generate(prompts, params, seeds)
+
+    sampler = Recording(
+        renderer.tokenizer, say=lambda call, row: f"{'no tool' if call == 1 else 'tool'} {row}"
+    )
+    parts: dict[str, Any] = {"Countdown-v0": {}, "CountdownTool-v0": {}}
+    order = ["Countdown-v0", "CountdownTool-v0", "Countdown-v0"]
+    groups = [GroupRequest.derive(i, 1, 1, options={"part": part}) for i, part in enumerate(order)]
+    params = replace(PARAMS, stop_strings=("END",))
+    episodes = rollout(
+        EnvPool(lambda: gym.make("Mixture-v0", parts=parts)), renderer, sampler, groups, params
+    )
+    tool = gym.make("CountdownTool-v0").unwrapped.stop_strings  # type: ignore[attr-defined]
+    assert asked[:2] == [(("END",), 2), (("END", *tool), 1)]
+    assert [e.part for e in episodes] == order
+    assert [e.turns[0].text.split("<think>")[-1] for e in episodes] == ["no tool 0", "tool 0", "no tool 1"]
 
 
 def test_requests_are_a_function_of_the_keys() -> None:

@@ -21,9 +21,12 @@ def test_assignments_set_single_entries_of_a_mapping():
         ["environment.env_config.data=/data/train.parquet", "environment.env_config.digits=[2, 1]"]
     )
     assert sections == {"environment": {"env_config": {"data": "/data/train.parquet", "digits": [2, 1]}}}
+    deep = "environment.env_config.parts.GSM8K-v0.env_config.data=/data"
+    part = {"env_config": {"data": "/data"}}
+    assert settings.from_assignments([deep]) == {"environment": {"env_config": {"parts": {"GSM8K-v0": part}}}}
 
 
-@pytest.mark.parametrize("text", ["lr=1", "training.lr", "=3", "training.=3", "a.b.c.d=1"])
+@pytest.mark.parametrize("text", ["lr=1", "training.lr", "=3", "training.=3", "a.b..d=1"])
 def test_a_malformed_assignment_names_the_form(text):
     with pytest.raises(ValueError, match=r"section\.key=value"):
         settings.parse_assignment(text)
@@ -32,11 +35,13 @@ def test_a_malformed_assignment_names_the_form(text):
 def test_later_layers_win_and_env_configs_merge():
     merged = settings.merge(
         {"training": {"lr": 1.0, "group_size": 8}, "environment": {"env_config": {"split": "train", "a": 1}}},
-        {"training": {"lr": 2.0}, "environment": {"env_config": {"a": 2}}},
+        {"training": {"lr": 2.0}, "environment": {"env_config": {"a": 2, "parts": {"easy": {"weight": 1}}}}},
+        {"environment": {"env_config": {"parts": {"easy": {"env_config": {"digits": 2}}}}}},
     )
+    part = {"weight": 1, "env_config": {"digits": 2}}
     assert merged == {
         "training": {"lr": 2.0, "group_size": 8},
-        "environment": {"env_config": {"split": "train", "a": 2}},
+        "environment": {"env_config": {"split": "train", "a": 2, "parts": {"easy": part}}},
     }
 
 
