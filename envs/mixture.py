@@ -81,6 +81,8 @@ class MixtureEnv(TextEnv):
         if part not in self._envs:
             raise ValueError(f"there is no part {part!r}: one of {', '.join(self._envs)}")
         env = self._envs[part]
+        if seed is None:  # a part that was not asked before has no seed of its own
+            seed = int(self.np_random.integers(2**31))
         observation, info = env.reset(seed=seed, options=own or None)
         self._part = part
         self.right_answer = getattr(env.unwrapped, "right_answer", None)

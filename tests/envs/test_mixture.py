@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 (registers)
 
@@ -20,6 +21,13 @@ PARTS: dict[str, Any] = {
 @pytest.fixture
 def mixture() -> Any:
     return gym.make("envs:Mixture-v0", disable_env_checker=True, parts=PARTS, split="test").unwrapped
+
+
+def test_it_is_an_environment_of_gymnasiums(mixture: Any) -> None:
+    check_env(mixture)
+    other = gym.make("envs:Mixture-v0", parts=PARTS, split="test")
+    mixture.reset(seed=0), other.reset(seed=0)
+    assert [mixture.reset() for _ in range(9)] == [other.reset() for _ in range(9)]
 
 
 def test_an_episode_is_its_parts_own(mixture: Any) -> None:
