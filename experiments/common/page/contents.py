@@ -1,0 +1,203 @@
+"""What a page says of a run, of an evaluation, of a comparison: read from what they left, in any state of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from experiments.common.page import samples
+from experiments.common.page.curves import curves
+from experiments.common.records import read_records
+from experiments.common.run_folder import read_config, read_table
+from llmenv.evaluation.scores import score
+
+Table = dict[str, Any]  # title, columns, rows of texts, note
+
+NOTES = {
+    "run": "Training's samples are those of its groups that were kept; held out are the evaluations'.",
+    "evaluation": "Intervals are of 95 %, over tasks.",
+    "comparison": "Here are the samples of tasks where two models differ, the largest differences first.",
+}
+
+
+def of_run(path: Path) -> dict[str, Any]:
+    """A training run's, also of one that was stopped, or is still going on."""
+    config = read_config(path)
+    env = str((config.get("environment") or {}).get("env"))
+    progress, evaluations = read_table(path, "progress"), read_table(path, "evaluations")
+    frames = []
+    for file in sorted((path / "samples").glob("[!.]*.parquet"), key=_newest_evaluation_first):
+        try:
+            frames.append(samples.of_run(pd.read_parquet(file), file.stem, env))
+        except (pa.ArrowInvalid, OSError):  # it is being written
+            continue
+    summary = _json(path / "summary.json")
+    settings = _flat({key: value for key, value in config.items() if key != "versions"})
+    model = (config.get("policy") or {}).get("model")
+    return _content(
+        "run",
+        f"{config.get('algo')} on {env} with {model}",
+        path,
+        [_evaluations_table(evaluations), _training_table(progress, summary)],
+        _sent({"": {**settings, **_flat({"versions": summary.get("versions", {})})}}),
+        frames,
+        curves(progress, evaluations),
+    )
+
+
+def of_evaluation(path: Path) -> dict[str, Any]:
+    """An evaluation's. The figures are its summary's; of one that was stopped, those of the records there are."""
+    frame = read_records(path)
+    summary = _json(path / "summary.json")
+    found = summary.get("environments") or {
+        env: score(own, len(own)) for env, own in frame.groupby("env", sort=False)
+    }
+    versions = summary.get("versions") or json.loads(frame["versions"].iloc[-1] or "{}")
+    settings = {**_json(path / "evaluation.json"), "versions": versions}
+    tables = [_figures_table(found, stopped=not summary)]
+    title = f"{settings.get('model', path.name)} on {', '.join(found)}"
+    own = samples.of_evaluation(frame, "evaluation")
+    return _content("evaluation", title, path, tables, _sent({"": _flat(settings)}), [own], [])
+
+
+def of_comparison(
+    paths: Mapping[str, Path], frames: Mapping[str, pd.DataFrame], tables: Sequence[Table], flipped: Sequence[str]
+) -> dict[str, Any]:
+    """A comparison's.
+
+    Args:
+        paths: Of the evaluations, by the models' names.
+        frames: Their records, as `read_records` gives them.
+        tables: What was found.
+        flipped: Tasks where two differ, the largest differences first.
+    """
+    place = {task: i for i, task in enumerate(dict.fromkeys(flipped))}
+    chosen, settings = [], {}
+    for name, frame in frames.items():
+        own = frame[frame["task"].isin(place)]
+        of_evaluation = "messages" in own
+        chosen.append(samples.of_evaluation(own, name) if of_evaluation else _of_a_runs(own, name))
+        settings[name] = {"folder": str(paths[name]), **_flat(_json(paths[name] / "evaluation.json"))}
+    ordered = pd.concat(chosen).sort_values("key", key=lambda keys: keys.map(place), kind="stable")
+    title = " and ".join(f"{name} ({path.name})" for name, path in paths.items())
+    return _content("comparison", title, Path(), tables, _sent(settings), [ordered], []) | {"together": True}
+
+
+def _of_a_runs(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A run's samples in a comparison, whose task is named after the environment as well."""
+    envs = frame["env"]
+    return samples.of_run(frame, name, "").assign(env=envs, key=frame["task"])
+
+
+def _content(
+    kind: str,
+    title: str,
+    path: Path,
+    tables: Sequence[Table],
+    sent: Table,
+    frames: Sequence[pd.DataFrame],
+    drawn: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    whole = pd.concat(frames) if frames else samples.nothing()
+    content = {
+        "title": title,
+        "source": "" if path == Path() else f"{kind}: {path}",
+        "tables": [*tables],
+        "curves": [*drawn],
+        "sent": sent,
+        "together": False,
+        **samples.embedded(whole),
+    }
+    left_out = content["left_out"]
+    more = f" {left_out:,} samples were left out, tasks evenly over all: the files have them." if left_out else ""
+    return {**content, "note": NOTES[kind] + more}
+
+
+def _newest_evaluation_first(file: Path) -> tuple[bool, int]:
+    """Sampled evaluations, then greedy ones, then training; of each kind the newest first."""
+    kind, _, iteration = file.stem.rpartition("_")
+    kinds = ["eval_sampled", "eval_greedy"]
+    return (kinds.index(kind) if kind in kinds else len(kinds), -int(iteration))  # type: ignore[return-value]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, str]:
+    """Settings of settings under names such as `training.lr`; texts as they are, else JSON."""
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flat(value, f"{before}{name}.")
+        else:
+            flat[before + name] = value if isinstance(value, str) else json.dumps(value, default=str)
+    return flat
+
+
+def _sent(settings: Mapping[str, Mapping[str, str]]) -> Table:
+    names = dict.fromkeys(name for each in settings.values() for name in each)
+    rows = [[name, *(each.get(name, "-") for each in settings.values())] for name in names]
+    return {"title": None, "columns": ["", *settings], "rows": rows, "note": None}
+
+
+def _figures_table(found: Mapping[str, Mapping[str, Any]], stopped: bool) -> Table:
+    counts = ("expected", "scored", "errored", "truncated", "over_limit", "tasks")
+    powers = sorted({int(k) for row in found.values() for k in row["pass_at_k"]})
+    columns = ["environment", *(name.replace("_", " ") for name in counts), "accuracy", "95 %", "bounds"]
+    columns += [*(f"pass@{k}" for k in powers[1:]), "format", "reward", "tokens", "seconds"]
+    rows = []
+    for env, row in found.items():
+        bounds = _interval(row["lower_bound"], row["upper_bound"]) if row["scored"] < row["expected"] else "-"
+        interval = _interval(row["accuracy_low"], row["accuracy_high"])
+        cells = [env, *(f"{row[name]:,}" for name in counts), percent(row["accuracy"]), interval, bounds]
+        cells += [percent(row["pass_at_k"].get(str(k))) for k in powers[1:]]
+        cells += [percent(row["format_rate"]), _number(row["reward"]), _number(row["response_tokens"])]
+        rows.append([*cells, _number(row["seconds"])])
+    note = "It was stopped: these are the records there are. " if stopped else ""
+    note += "Bounds, where samples are missing: the accuracy if those were all wrong, and if all were right."
+    return {"title": "Figures", "columns": columns, "rows": rows, "note": note}
+
+
+def _evaluations_table(rows: pd.DataFrame) -> Table:
+    columns = ["iteration", "tasks", "sampled", "95 %", "greedy", "95 %", "format", "length"]
+    shown = []
+    for row in rows.to_dict("records"):
+        cells = [f"{row['iteration']:.0f}", f"{row['num_tasks']:.0f}"]
+        for name in ("sampled", "greedy"):
+            cells.append(percent(row[f"{name}_accuracy"]))
+            cells.append(_interval(row[f"{name}_accuracy_low"], row[f"{name}_accuracy_high"]))
+        shown.append([*cells, percent(row["sampled_format_rate"]), _number(row["sampled_response_length"])])
+    return {"title": "On held-out tasks", "columns": columns, "rows": shown, "note": None}
+
+
+def _training_table(progress: pd.DataFrame, summary: Mapping[str, Any]) -> Table:
+    if progress.empty:
+        return {"title": "Training", "columns": ["nothing has been trained"], "rows": [], "note": None}
+    values = {
+        "iterations": f"{progress['iteration'].max():.0f}",
+        "samples": f"{progress['num_episodes'].sum():,.0f}",
+        "tokens": f"{progress['num_tokens'].sum():,.0f}",
+        "seconds, training": _number(progress["seconds"].sum()),
+        "seconds, an iteration (median)": _number(progress["seconds"].median()),
+        "tokens a second (median)": _number(progress["tokens_per_second"].median()),
+    }
+    note = None if summary else "It has no summary.json: it was stopped, or is still going on."
+    return {"title": "Training", "columns": [*values], "rows": [[*values.values()]], "note": note}
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None or pd.isna(share) else f"{100 * share:.1f} %"
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None or pd.isna(low) else f"{100 * low:.1f} to {100 * high:.1f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{value:,.4g}"
