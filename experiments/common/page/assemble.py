@@ -19,7 +19,7 @@ from llmenv.files import replaced
 
 # In the order in which they stand in the page: each uses those before it.
 SCRIPTS = ("text.js", "figures.js", "store.js", "detail.js", "list.js", "main.js")
-FASTEST = 6  # gzip's level: at 9 the file is hardly smaller, and takes much longer to write
+LEVEL = 6  # of gzip
 
 
 def write_page(file: Path, content: dict[str, Any]) -> None:
@@ -27,7 +27,8 @@ def write_page(file: Path, content: dict[str, Any]) -> None:
 
     Args:
         file: Its name.
-        content: Of JSON's types: see `experiments.common.page.contents`.
+        content: Of JSON's types: see `experiments.common.page.contents`. Its "completions", by far the most of it, are
+            read by the page after all else is shown.
     """
     with replaced(file) as partial:
         partial.write_text(assemble(content), encoding="utf-8")
@@ -41,18 +42,24 @@ def assemble(content: dict[str, Any]) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    # Without ensure_ascii half a surrogate pair could not be written; NaN is no JSON.
-    packed = gzip.compress(json.dumps(content, allow_nan=False, separators=(",", ":")).encode(), FASTEST, mtime=0)
+    facts = {name: value for name, value in content.items() if name != "completions"}
     parts = {
         "POLICY": html.escape(policy),
         "TITLE": html.escape(content["title"].encode(errors="replace").decode()),
         "STYLE": style,
         "SCRIPT": script,
-        "DATA": base64.b64encode(packed).decode(),
+        "FACTS": _packed(facts),
+        "COMPLETIONS": _packed(content["completions"]),
     }
     page = _part("page.html")
     pieces = page.split("@@")  # text, name, text, name, ..., text: what is put in is not looked at again
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))
+
+
+def _packed(content: Any) -> str:
+    # json's ensure_ascii can write half a surrogate pair; NaN is no JSON.
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode(), LEVEL, mtime=0)).decode()
 
 
 def _part(name: str) -> str:

@@ -33,7 +33,7 @@ def of_run(path: Path) -> dict[str, Any]:
     frames = []
     for file in sorted((path / "samples").glob("[!.]*.parquet"), key=_newest_evaluation_first):
         try:
-            frames.append(samples.of_run(pd.read_parquet(file), file.stem, env))
+            frames.append(samples.of_run(pd.read_parquet(file), _set_name(file), env))
         except (pa.ArrowInvalid, OSError):  # it is being written
             continue
     summary = _json(path / "summary.json")
@@ -123,6 +123,13 @@ def _newest_evaluation_first(file: Path) -> tuple[bool, int]:
     kind, _, iteration = file.stem.rpartition("_")
     kinds = ["eval_sampled", "eval_greedy"]
     return (kinds.index(kind) if kind in kinds else len(kinds), -int(iteration))  # type: ignore[return-value]
+
+
+def _set_name(file: Path) -> str:
+    """What the page calls the samples of a file, such as eval_greedy_000040: "iteration 40, held out, greedy"."""
+    kind, _, iteration = file.stem.rpartition("_")
+    kinds = {"train": "training", "eval_sampled": "held out, sampled", "eval_greedy": "held out, greedy"}
+    return f"iteration {int(iteration)}, {kinds.get(kind, kind)}"
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ DRAWN = {
     "KL (nats a token)": {
         "kl_reference": "to the reference",
         "kl_behaviour": "of an iteration's steps",
-        "sampler_kl": "sampler to learner",
     },
 }
 HELD_OUT = {"accuracy": "accuracy", "response length (tokens)": "response_length"}

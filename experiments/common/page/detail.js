@@ -46,13 +46,14 @@ class Detail {
 
   card(row, chosen) {
     const { store } = this;
-    const { completion, error, sample, set } = store.samples;
+    const { error, sample, set } = store.samples;
     const verdict = store.verdict(row);
     const title = make("h3", verdict, `${MARKS[verdict]} ${this.words(row)}`);
     const place = make("p", "quiet", `${store.sets[set[row]]}, sample ${sample[row]}`);
     const card = make("section", chosen ? "card chosen" : "card", title, place, this.facts(row));
     if (error[row]) card.append(make("pre", "failed", error[row]));
-    appendFolded(card, completion[row] || "");
+    if (store.completions === null) card.append(make("p", "quiet", "Reading …"));
+    else appendFolded(card, store.completions[row] || "");
     if (!chosen) card.addEventListener("dblclick", () => this.actions.open(row));
     return card;
   }

@@ -38,7 +38,8 @@ function range(...lists) {
     }
   }
   if (low > high) return [0, 1];
-  return low < high ? [low, high] : [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
+  if (low < high) return [low, high];
+  return low === 0 ? [0, 1] : [low - Math.abs(low) / 2, low + Math.abs(low) / 2];
 }
 
 function scale([low, high], start, end) {
@@ -54,7 +55,7 @@ function curve(figure) {
   const toY = scale(ys, height - bottom, top);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": figure.title });
   drawing.append(...axes(xs, ys, toX, toY));
-  figure.series.forEach((series, i) => drawing.append(...marks(series, toX, toY, `series series${i}`)));
+  figure.series.forEach((series, i) => drawing.append(...marks(series, toX, toY, `series series${i}`, 3 * i)));
   const names = figure.series.map((series, i) => make("span", `key series${i}`, series.name));
   const value = make("output", "quiet");
   drawing.addEventListener("pointermove", (event) => {
@@ -73,17 +74,18 @@ function axes(xs, ys, toX, toY) {
     parts.push(svg("text", { x: left - 6, y: toY(y) + 4, "text-anchor": "end" }, rounded(y)));
     const x = xs[0] + share * (xs[1] - xs[0]);
     const anchor = ["start", "middle", "end"][2 * share];
-    parts.push(svg("text", { x: toX(x), y: height - bottom + 18, "text-anchor": anchor }, rounded(x)));
+    if (Number.isInteger(x)) parts.push(svg("text", { x: toX(x), y: height - bottom + 18, "text-anchor": anchor }, rounded(x)));
   }
   return parts;
 }
 
-function marks(series, toX, toY, name) {
+// beside: pixels by which dots stand beside their place, so that intervals do not hide one another.
+function marks(series, toX, toY, name, beside) {
   const there = series.y.map((y, i) => i).filter((i) => series.y[i] !== null && series.x[i] !== null);
   const points = there.map((i) => `${toX(series.x[i]).toFixed(1)},${toY(series.y[i]).toFixed(1)}`);
   const line = svg("polyline", { class: name, points: points.join(" "), fill: "none" });
   if (!series.low && there.length > 1) return [line];
-  return [line, ...there.flatMap((i) => dot(series, i, toX, toY, name))];
+  return [line, ...there.flatMap((i) => dot(series, i, (x) => toX(x) + beside, toY, name))];
 }
 
 function dot(series, i, toX, toY, name) {

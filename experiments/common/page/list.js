@@ -69,11 +69,19 @@ class List {
     const line = make(
       "div",
       place === this.chosen ? "line chosen" : "line",
-      make("span", `mark ${verdict}`, MARKS[verdict]),
-      make("span", "said", shorten(said, 80), right === null ? null : make("span", "quiet", `   (${shorten(right, 60)})`)),
-      make("span", "paid", `${rounded(all.reward[row])}`),
-      make("span", "quiet asked", shorten(store.ofTask(row, "question") || "", 120)),
-      make("span", "quiet from", `${store.sets[all.set[row]]} #${all.sample[row]}`),
+      make(
+        "div",
+        "",
+        make("span", `mark ${verdict}`, MARKS[verdict]),
+        make("span", "said", shorten(said, 80), right === null ? null : make("span", "quiet", `   (${shorten(right, 60)})`)),
+        make("span", "paid", `${rounded(all.reward[row])}`),
+      ),
+      make(
+        "div",
+        "quiet",
+        make("span", "asked", shorten(store.ofTask(row, "question") || "", 120)),
+        make("span", "from", `${store.sets[all.set[row]]} #${all.sample[row]}`),
+      ),
     );
     line.dataset.place = place;
     line.style.top = `${place * ROW}px`;

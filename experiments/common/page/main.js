@@ -18,6 +18,7 @@ class Browser {
 
   start() {
     byId("browser").hidden = false;
+    byId("export").disabled = true;
     this.offerVerdicts();
     this.offer("set", this.store.sets.map((name, i) => [name, i]));
     const envs = [...new Set(this.store.tasks.env)];
@@ -34,6 +35,12 @@ class Browser {
     window.addEventListener("hashchange", () => this.follow());
     this.want({});
     this.follow();
+  }
+
+  complete(completions) {
+    this.store.completions = completions;
+    byId("export").disabled = false;
+    this.want({});
   }
 
   offerVerdicts() {
@@ -122,19 +129,25 @@ class Browser {
   }
 }
 
+const opened = () => performance.now().toFixed(0); // milliseconds since the page was asked for
+const parsed = new Promise((resolve) => document.addEventListener("DOMContentLoaded", resolve));
+
 async function main() {
-  const content = await unpack(byId("data").textContent);
-  byId("data").remove();
+  const content = await unpack(byId("facts"));
   byId("title").textContent = visible(content.title);
   byId("source").textContent = visible(content.source);
   byId("tables").append(...content.tables.map(table));
   byId("curves").append(...content.curves.map(curve));
   byId("sent").append(table(content.sent));
   byId("note").textContent = visible(content.note);
-  if (content.samples.task.length) new Browser(content).start();
+  const browser = new Browser(content);
+  if (content.samples.task.length) browser.start();
   byId("waiting").remove();
   document.body.getBoundingClientRect(); // all is laid out
-  document.documentElement.dataset.ready = performance.now().toFixed(0); // milliseconds since it was opened
+  document.documentElement.dataset.ready = opened();
+  await parsed; // the completions stand behind this script
+  browser.complete(await unpack(byId("completions")));
+  document.documentElement.dataset.complete = opened();
 }
 
 main().catch((error) => {

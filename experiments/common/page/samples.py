@@ -15,7 +15,7 @@ LONGEST = 100_000  # characters of one text
 FLAGS = ("right", "wrong", "malformed", "truncated", "failed")  # bit i, as in store.js
 
 TASK = ("key", "env", "question", "system", "prompt", "right_answer")
-SAMPLE = ("completion", "answer", "failure", "error", "finish_reason", "reward", "rewards", "prompt_tokens")
+SAMPLE = ("answer", "failure", "error", "finish_reason", "reward", "rewards", "prompt_tokens")
 SAMPLE += ("response_tokens", "seconds")
 
 
@@ -59,7 +59,7 @@ def of_run(frame: pd.DataFrame, name: str, env: str) -> pd.DataFrame:
 
 
 def embedded(frame: pd.DataFrame) -> dict[str, Any]:
-    """The samples as the page embeds them: "sets", "tasks" and "samples", the latter two in columns, and "left_out".
+    """The samples as the page embeds them: "sets", "tasks", "samples" and "completions", in columns, and "left_out".
 
     Where there are too many, whole tasks are left out, evenly.
     """
@@ -76,6 +76,7 @@ def embedded(frame: pd.DataFrame) -> dict[str, Any]:
         "sets": sets,
         "tasks": {name: plain(tasks[name]) for name in TASK},
         "samples": samples,
+        "completions": plain(kept["completion"]),
         "left_out": len(frame) - len(kept),
     }
 
@@ -88,7 +89,7 @@ def nothing() -> pd.DataFrame:
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     """With all columns that the page has; what was not recorded is None."""
     judged = ("correct", "well_formed", "truncated")
-    columns = [*dict.fromkeys((*TASK, "set", "sample", *judged, *SAMPLE))]
+    columns = [*dict.fromkeys((*TASK, "set", "sample", "completion", *judged, *SAMPLE))]
     return frame.reindex(columns=columns).astype(object)
 
 
