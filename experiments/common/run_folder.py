@@ -6,7 +6,9 @@ evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard
 curve.png          accuracy, response length and entropy over iterations
 samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt, `seed` and
-                   `index` make the task again; evaluations', and training's of the same iterations and of the last
+                   `index` make the task again; evaluations', and training's of the same iterations and of the last;
+                   `train_some_*` have the first groups of the newest other iterations
+report.html        all of that in one page
 checkpoints/       the newest ones, to resume from
 policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place
@@ -34,6 +36,8 @@ from llmenv.episode import TextEpisode
 from llmenv.files import replaced, sync
 
 TABLES = ("progress", "evaluations")
+# Of the iterations whose samples are not all kept: a few megabytes, however long the run.
+SOME_GROUPS, KEPT_ITERATIONS = 4, 200
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -147,6 +151,12 @@ class RunFolder:
         with replaced(folder / f"{name}_{iteration:06d}.parquet") as file:
             frame.to_parquet(file, index=False)
         return frame
+
+    def write_some_samples(self, iteration: int, episodes: Sequence[TextEpisode]) -> None:
+        """Writes training's first groups alone, and keeps such files of the newest iterations."""
+        self.write_samples("train_some", iteration, [e for e in episodes if e.group < SOME_GROUPS])
+        for old in sorted((self.path / "samples").glob("train_some_*.parquet"))[:-KEPT_ITERATIONS]:
+            old.unlink()
 
     def save_checkpoint(self, iteration: int, save: Callable[[str], Any], keep: int) -> Path:
         """Writes a checkpoint, unless there is one of this iteration, and keeps the newest `keep`.
@@ -266,6 +276,9 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
         "right_answer": episode.right_answer,
         "failure": info.get("failure"),
         "finish_reason": last.finish_reason if last else "",
+        "truncated": episode.truncated or episode.hit_length_cap,
+        "rewards": [turn.reward for turn in episode.turns],
+        "prompt_tokens": len(episode.token_ids) - episode.response_length,
         "response_tokens": episode.response_length,
         "weights_version": episode.weights_version,
         "error": episode.error,

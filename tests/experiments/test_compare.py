@@ -62,7 +62,8 @@ def run_of(folder: Path, right: range, iteration: int = 0, **config: Any) -> Pat
 
 
 def compare(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    report = Path(str(arguments[0])).parent / "pages" / "report.html"
+    return CliRunner().invoke(app, [f"--report={report}", *(str(argument) for argument in arguments)])
 
 
 def test_parts_are_read_and_what_was_drawn_again_counts_once(tmp_path: Path) -> None:

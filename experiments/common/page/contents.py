@@ -59,14 +59,17 @@ def of_evaluation(path: Path) -> dict[str, Any]:
     }
     versions = summary.get("versions") or json.loads(frame["versions"].iloc[-1] or "{}")
     settings = {**_json(path / "evaluation.json"), "versions": versions}
-    tables = [_figures_table(found, stopped=not summary)]
+    tables = [_coverage_table(found, stopped=not summary), _figures_table(found)]
     title = f"{settings.get('model', path.name)} on {', '.join(found)}"
     own = samples.of_evaluation(frame, "evaluation")
     return _content("evaluation", title, path, tables, _sent({"": _flat(settings)}), [own], [])
 
 
 def of_comparison(
-    paths: Mapping[str, Path], frames: Mapping[str, pd.DataFrame], tables: Sequence[Table], flipped: Sequence[str]
+    paths: Mapping[str, Path],
+    frames: Mapping[str, pd.DataFrame],
+    tables: Sequence[Table],
+    flipped: Sequence[str],
 ) -> dict[str, Any]:
     """A comparison's.
 
@@ -80,15 +83,15 @@ def of_comparison(
     chosen, settings = [], {}
     for name, frame in frames.items():
         own = frame[frame["task"].isin(place)]
-        of_evaluation = "messages" in own
-        chosen.append(samples.of_evaluation(own, name) if of_evaluation else _of_a_runs(own, name))
+        is_of_a_run = "group" in own
+        chosen.append(_of_a_run(own, name) if is_of_a_run else samples.of_evaluation(own, name))
         settings[name] = {"folder": str(paths[name]), **_flat(_json(paths[name] / "evaluation.json"))}
     ordered = pd.concat(chosen).sort_values("key", key=lambda keys: keys.map(place), kind="stable")
     title = " and ".join(f"{name} ({path.name})" for name, path in paths.items())
     return _content("comparison", title, Path(), tables, _sent(settings), [ordered], []) | {"together": True}
 
 
-def _of_a_runs(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+def _of_a_run(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """A run's samples in a comparison, whose task is named after the environment as well."""
     envs = frame["env"]
     return samples.of_run(frame, name, "").assign(env=envs, key=frame["task"])
@@ -114,7 +117,11 @@ def _content(
         **samples.embedded(whole),
     }
     left_out = content["left_out"]
-    more = f" {left_out:,} samples were left out, tasks evenly over all: the files have them." if left_out else ""
+    more = (
+        f" {left_out:,} samples were left out, tasks evenly over all: the files have them."
+        if left_out
+        else ""
+    )
     return {**content, "note": NOTES[kind] + more}
 
 
@@ -128,7 +135,12 @@ def _newest_evaluation_first(file: Path) -> tuple[bool, int]:
 def _set_name(file: Path) -> str:
     """What the page calls the samples of a file, such as eval_greedy_000040: "iteration 40, held out, greedy"."""
     kind, _, iteration = file.stem.rpartition("_")
-    kinds = {"train": "training", "eval_sampled": "held out, sampled", "eval_greedy": "held out, greedy"}
+    kinds = {
+        "train": "training",
+        "train_some": "training, some",
+        "eval_sampled": "held out, sampled",
+        "eval_greedy": "held out, greedy",
+    }
     return f"iteration {int(iteration)}, {kinds.get(kind, kind)}"
 
 
@@ -153,22 +165,30 @@ def _sent(settings: Mapping[str, Mapping[str, str]]) -> Table:
     return {"title": None, "columns": ["", *settings], "rows": rows, "note": None}
 
 
-def _figures_table(found: Mapping[str, Mapping[str, Any]], stopped: bool) -> Table:
-    counts = ("expected", "scored", "errored", "truncated", "over_limit", "tasks")
-    powers = sorted({int(k) for row in found.values() for k in row["pass_at_k"]})
-    columns = ["environment", *(name.replace("_", " ") for name in counts), "accuracy", "95 %", "bounds"]
-    columns += [*(f"pass@{k}" for k in powers[1:]), "format", "reward", "tokens", "seconds"]
+def _coverage_table(found: Mapping[str, Mapping[str, Any]], stopped: bool) -> Table:
+    counts = ("expected", "scored", "errored", "truncated", "over_limit")
     rows = []
     for env, row in found.items():
-        bounds = _interval(row["lower_bound"], row["upper_bound"]) if row["scored"] < row["expected"] else "-"
-        interval = _interval(row["accuracy_low"], row["accuracy_high"])
-        cells = [env, *(f"{row[name]:,}" for name in counts), percent(row["accuracy"]), interval, bounds]
-        cells += [percent(row["pass_at_k"].get(str(k))) for k in powers[1:]]
-        cells += [percent(row["format_rate"]), _number(row["reward"]), _number(row["response_tokens"])]
-        rows.append([*cells, _number(row["seconds"])])
+        bounds = interval(row["lower_bound"], row["upper_bound"]) if row["scored"] < row["expected"] else "-"
+        rows.append([env, *(f"{row[name]:,}" for name in counts), bounds])
+    columns = ["environment", *(name.replace("_", " ") for name in counts), "bounds"]
     note = "It was stopped: these are the records there are. " if stopped else ""
     note += "Bounds, where samples are missing: the accuracy if those were all wrong, and if all were right."
-    return {"title": "Figures", "columns": columns, "rows": rows, "note": note}
+    return {"title": "Samples", "columns": columns, "rows": rows, "note": note}
+
+
+def _figures_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
+    powers = sorted({int(k) for row in found.values() for k in row["pass_at_k"]})[1:]
+    columns = ["environment", "tasks", "accuracy", "95 %", *(f"pass@{k}" for k in powers)]
+    rows = []
+    for env, row in found.items():
+        cells = [env, f"{row['tasks']:,}", percent(row["accuracy"])]
+        cells += [interval(row["accuracy_low"], row["accuracy_high"])]
+        cells += [percent(row["pass_at_k"].get(str(k))) for k in powers]
+        numbers = (row[name] for name in ("reward", "response_tokens", "seconds"))
+        rows.append([*cells, percent(row["format_rate"]), *map(_number, numbers)])
+    columns += ["format", "reward", "response tokens", "seconds"]
+    return {"title": "Figures", "columns": columns, "rows": rows, "note": None}
 
 
 def _evaluations_table(rows: pd.DataFrame) -> Table:
@@ -178,7 +198,7 @@ def _evaluations_table(rows: pd.DataFrame) -> Table:
         cells = [f"{row['iteration']:.0f}", f"{row['num_tasks']:.0f}"]
         for name in ("sampled", "greedy"):
             cells.append(percent(row[f"{name}_accuracy"]))
-            cells.append(_interval(row[f"{name}_accuracy_low"], row[f"{name}_accuracy_high"]))
+            cells.append(interval(row[f"{name}_accuracy_low"], row[f"{name}_accuracy_high"]))
         shown.append([*cells, percent(row["sampled_format_rate"]), _number(row["sampled_response_length"])])
     return {"title": "On held-out tasks", "columns": columns, "rows": shown, "note": None}
 
@@ -202,7 +222,7 @@ def percent(share: float | None) -> str:
     return "-" if share is None or pd.isna(share) else f"{100 * share:.1f} %"
 
 
-def _interval(low: float | None, high: float | None) -> str:
+def interval(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None or pd.isna(low) else f"{100 * low:.1f} to {100 * high:.1f} %"
 
 

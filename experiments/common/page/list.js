@@ -65,7 +65,7 @@ class List {
     const all = store.samples;
     const verdict = store.verdict(row);
     const said = all.error[row] || (all.answer[row] === null ? "no answer" : all.answer[row]);
-    const right = store.ofTask(row, "right_answer");
+    const right = store.is(row, "right") ? null : store.ofTask(row, "right_answer");
     const line = make(
       "div",
       place === this.chosen ? "line chosen" : "line",
@@ -73,7 +73,7 @@ class List {
         "div",
         "",
         make("span", `mark ${verdict}`, MARKS[verdict]),
-        make("span", "said", shorten(said, 80), right === null ? null : make("span", "quiet", `   (${shorten(right, 60)})`)),
+        make("span", "said", shorten(said, 80), right === null ? null : make("span", "quiet", `   right: ${shorten(right, 60)}`)),
         make("span", "paid", `${rounded(all.reward[row])}`),
       ),
       make(

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 MOST_SAMPLES = 20_000
@@ -15,29 +16,28 @@ LONGEST = 100_000  # characters of one text
 FLAGS = ("right", "wrong", "malformed", "truncated", "failed")  # bit i, as in store.js
 
 TASK = ("key", "env", "question", "system", "prompt", "right_answer")
-SAMPLE = ("answer", "failure", "error", "finish_reason", "reward", "rewards", "prompt_tokens")
-SAMPLE += ("response_tokens", "seconds")
+SAMPLE = ("answer", "failure", "error", "finish_reason", "reward", "rewards")
+COUNTED = ("prompt_tokens", "response_tokens", "seconds")
 
 
 def of_evaluation(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """An evaluation's records, as the page has samples.
 
     Args:
-        frame: What `experiments.common.records.read_records` gave.
+        frame: What `experiments.common.records.read_records` gave; records that others wrote may have fewer columns.
         name: Of the set that they are, such as "A".
     """
-    messages = [_messages(text) for text in frame["messages"]]
-    return _completed(
-        frame.assign(
-            key=frame["task"].astype(str),
-            set=name,
-            question=[found.get("user") for found in messages],
-            system=[found.get("system") for found in messages],
-            rewards=[_turn_rewards(turns) for turns in frame["turns"]],
-            prompt_tokens=frame["prompt_ids"].map(len),
-            response_tokens=frame["response_ids"].map(len),
-        )
-    )
+    made = frame.assign(key=frame["task"].astype(str), set=name)
+    if "messages" in frame:
+        messages = [_messages(text) for text in frame["messages"]]
+        made["question"] = [found.get("user") for found in messages]
+        made["system"] = [found.get("system") for found in messages]
+    if "turns" in frame:
+        made["rewards"] = [_turn_rewards(turns) for turns in frame["turns"]]
+    for tokens in ("prompt", "response"):
+        if f"{tokens}_ids" in frame:
+            made[f"{tokens}_tokens"] = frame[f"{tokens}_ids"].map(len)
+    return _completed(made)
 
 
 def of_run(frame: pd.DataFrame, name: str, env: str) -> pd.DataFrame:
@@ -67,7 +67,7 @@ def embedded(frame: pd.DataFrame) -> dict[str, Any]:
     sets = list(dict.fromkeys(kept["set"]))
     tasks = kept.drop_duplicates(["env", "key"])
     numbers = {pair: i for i, pair in enumerate(zip(tasks["env"], tasks["key"], strict=True))}
-    samples = {name: plain(kept[name]) for name in SAMPLE}
+    samples = {name: plain(kept[name]) for name in (*SAMPLE, *COUNTED)}
     samples["task"] = [numbers[pair] for pair in zip(kept["env"], kept["key"], strict=True)]
     samples["set"] = [sets.index(name) for name in kept["set"]]
     samples["sample"] = [int(number) for number in kept["sample"]]
@@ -89,7 +89,7 @@ def nothing() -> pd.DataFrame:
 def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     """With all columns that the page has; what was not recorded is None."""
     judged = ("correct", "well_formed", "truncated")
-    columns = [*dict.fromkeys((*TASK, "set", "sample", "completion", *judged, *SAMPLE))]
+    columns = [*dict.fromkeys((*TASK, "set", "sample", "completion", *judged, *SAMPLE, *COUNTED))]
     return frame.reindex(columns=columns).astype(object)
 
 
@@ -98,7 +98,7 @@ def _messages(text: str) -> dict[str, str]:
 
 
 def _turn_rewards(turns: str | None) -> list[float] | None:
-    return None if pd.isna(turns) else [turn["reward"] for turn in json.loads(turns)]
+    return [turn["reward"] for turn in json.loads(turns)] if isinstance(turns, str) else None
 
 
 def _bounded(frame: pd.DataFrame) -> pd.DataFrame:
@@ -120,7 +120,9 @@ def _flags(frame: pd.DataFrame) -> list[int]:
         "truncated": frame["truncated"].eq(True),
         "failed": failed,
     }
-    return [int(number) for number in sum(chosen[name].astype(int) * (1 << i) for i, name in enumerate(FLAGS))]
+    return [
+        int(number) for number in sum(chosen[name].astype(int) * (1 << i) for i, name in enumerate(FLAGS))
+    ]
 
 
 def plain(values: Iterable[Any]) -> list[Any]:
@@ -131,7 +133,7 @@ def plain(values: Iterable[Any]) -> list[Any]:
 def _value(value: Any) -> Any:
     if isinstance(value, str):
         return value if len(value) <= LONGEST else f"{value[:LONGEST]}\n[cut: {len(value):,} characters]"
-    if isinstance(value, list):
+    if isinstance(value, list | np.ndarray):
         return plain(value)
     if value is None or pd.isna(value):
         return None

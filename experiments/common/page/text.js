@@ -1,17 +1,17 @@
 // Text of models, as text: nothing here makes HTML of a string.
 
-const KEPT = new Set(["\n", "\t", "\u200c", "\u200d"]); // the last two join letters, and the parts of emoji
+const KEPT = "\n\t\u200c\u200d"; // the last two join letters, and the parts of emoji
 const HIDDEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 const MOST_FOLDS = 100; // of one text; what comes after them is shown as it stands
 
-// Control characters, bidi overrides and half surrogate pairs as signs that are seen: ESC is ␛.
+// Control characters, bidi overrides and half surrogate pairs as they are written in code, such as \x1b.
 function visible(text) {
   return text.replace(HIDDEN, (character) => {
-    if (KEPT.has(character)) return character;
+    if (KEPT.includes(character)) return character;
     const code = character.codePointAt(0);
-    if (code < 32) return String.fromCharCode(0x2400 + code);
-    if (code === 127) return "␡";
-    return `⟨U+${code.toString(16).toUpperCase().padStart(4, "0")}⟩`;
+    const digits = code.toString(16);
+    if (code < 0x100) return `\\x${digits.padStart(2, "0")}`;
+    return code < 0x10000 ? `\\u${digits.padStart(4, "0")}` : `\\u{${digits}}`;
   });
 }
 
