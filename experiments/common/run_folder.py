@@ -154,7 +154,8 @@ class RunFolder:
 
     def write_some_samples(self, iteration: int, episodes: Sequence[TextEpisode]) -> None:
         """Writes training's first groups alone, and keeps such files of the newest iterations."""
-        self.write_samples("train_some", iteration, [e for e in episodes if e.group < SOME_GROUPS])
+        some = [*dict.fromkeys(episode.group for episode in episodes)][:SOME_GROUPS]
+        self.write_samples("train_some", iteration, [e for e in episodes if e.group in some])
         for old in sorted((self.path / "samples").glob("train_some_*.parquet"))[:-KEPT_ITERATIONS]:
             old.unlink()
 

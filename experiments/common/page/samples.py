@@ -30,8 +30,9 @@ def of_evaluation(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     made = frame.assign(key=frame["task"].astype(str), set=name)
     if "messages" in frame:
         messages = [_messages(text) for text in frame["messages"]]
-        made["question"] = [found.get("user") for found in messages]
-        made["system"] = [found.get("system") for found in messages]
+        for column, role in (("question", "user"), ("system", "system")):
+            # Of objects: pandas' texts cannot have half a surrogate pair, which JSON can.
+            made[column] = np.array([found.get(role) for found in messages], dtype=object)
     if "turns" in frame:
         made["rewards"] = [_turn_rewards(turns) for turns in frame["turns"]]
     for tokens in ("prompt", "response"):
@@ -106,8 +107,9 @@ def _bounded(frame: pd.DataFrame) -> pd.DataFrame:
     share = min(1.0, MOST_SAMPLES / max(len(frame), 1), MOST_CHARACTERS / max(characters, 1))
     if share == 1:
         return frame
-    task = frame.groupby(["set", "env", "key"], sort=False).ngroup()
-    return frame[((task + 1) * share).map(math.floor) > (task * share).map(math.floor)]
+    task = frame.groupby(["env", "key"], sort=False).ngroup()
+    kept = frame[((task + 1) * share).map(math.floor) > (task * share).map(math.floor)]
+    return kept if len(kept) else frame.iloc[:: math.ceil(1 / share)]  # a few tasks of very many samples
 
 
 def _flags(frame: pd.DataFrame) -> list[int]:
