@@ -30,9 +30,8 @@ def of_evaluation(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     made = frame.assign(key=frame["task"].astype(str), set=name)
     if "messages" in frame:
         messages = [_messages(text) for text in frame["messages"]]
-        for column, role in (("question", "user"), ("system", "system")):
-            # Of objects: pandas' texts cannot have half a surrogate pair, which JSON can.
-            made[column] = np.array([found.get(role) for found in messages], dtype=object)
+        made["question"] = [found.get("user") for found in messages]
+        made["system"] = [found.get("system") for found in messages]
     if "turns" in frame:
         made["rewards"] = [_turn_rewards(turns) for turns in frame["turns"]]
     for tokens in ("prompt", "response"):
@@ -95,7 +94,9 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _messages(text: str) -> dict[str, str]:
-    return {message["role"]: message["content"] for message in json.loads(text)}
+    # JSON can have half a surrogate pair, pandas' texts cannot.
+    as_utf8 = {message["role"]: message["content"].encode(errors="replace") for message in json.loads(text)}
+    return {role: content.decode() for role, content in as_utf8.items()}
 
 
 def _turn_rewards(turns: str | None) -> list[float] | None:
