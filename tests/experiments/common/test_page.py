@@ -134,11 +134,9 @@ def test_a_hostile_question_and_answer(tmp_path: Path) -> None:
     hostile = episode(1, 0, HOSTILE)
     hostile.observation = hostile.system = hostile.right_answer = hostile.turns[0].info["answer"] = HOSTILE
     facts, completions = unpacked(page_of(pages.evaluation(tmp_path, [hostile])))
-    as_utf8 = HOSTILE.replace(
-        "\ud800", "?"
-    )  # as the records have texts; messages are JSON there, which can have it
-    assert completions == facts["samples"]["answer"] == facts["tasks"]["right_answer"] == [as_utf8]
-    assert facts["tasks"]["question"] == facts["tasks"]["system"] == [HOSTILE]
+    as_utf8 = [HOSTILE.replace("\ud800", "?")]  # as the records have texts
+    assert completions == facts["samples"]["answer"] == facts["tasks"]["right_answer"] == as_utf8
+    assert facts["tasks"]["question"] == facts["tasks"]["system"] == as_utf8
 
 
 def test_a_stopped_run_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
