@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from experiments.common.page.assemble import write_page
-from experiments.common.page.contents import Table, interval, of_comparison, percent
+from experiments.common.page.contents import BOUNDS, Table, interval, of_comparison, percent
 from experiments.common.records import clusters_of, verdicts
 from llmenv.statistics import accuracy
 
@@ -57,8 +57,7 @@ def _accuracies(frames: Mapping[str, pd.DataFrame], cluster: str | None) -> Tabl
                 [name, str(env), *counts, percent(found.value), interval(found.low, found.high), bounds]
             )
     columns = ["", "environment", "tasks", "expected", "scored", "accuracy", "95 %", "bounds"]
-    note = "Bounds, where samples are missing: the accuracy if those were all wrong, and if all were right."
-    return {"title": "Accuracies", "columns": columns, "rows": rows, "note": note}
+    return {"title": "Accuracies", "columns": columns, "rows": rows, "note": BOUNDS}
 
 
 def _differences(pairs: Sequence[Pair]) -> Table:

@@ -18,6 +18,7 @@ from llmenv.evaluation.scores import score
 
 Table = dict[str, Any]  # title, columns, rows of texts, note
 
+BOUNDS = "Bounds, where samples are missing: the accuracy if those were all wrong, and if all were right."
 NOTES = {
     "run": "Training's samples are those of its groups that were kept; held out are the evaluations'.",
     "evaluation": "Intervals are of 95 %, over tasks.",
@@ -59,7 +60,8 @@ def of_evaluation(path: Path) -> dict[str, Any]:
     }
     versions = summary.get("versions") or json.loads(frame["versions"].iloc[-1] or "{}")
     settings = {**_json(path / "evaluation.json"), "versions": versions}
-    tables = [_coverage_table(found, stopped=not summary), _figures_table(found)]
+    counted = sum(row["scored"] + row["errored"] for row in found.values())
+    tables = [_coverage_table(found, _state(bool(summary), counted, len(frame))), _figures_table(found)]
     title = f"{settings.get('model', path.name)} on {', '.join(found)}"
     own = samples.of_evaluation(frame, "evaluation")
     return _content("evaluation", title, path, tables, _sent({"": _flat(settings)}), [own], [])
@@ -165,16 +167,25 @@ def _sent(settings: Mapping[str, Mapping[str, str]]) -> Table:
     return {"title": None, "columns": ["", *settings], "rows": rows, "note": None}
 
 
-def _coverage_table(found: Mapping[str, Mapping[str, Any]], stopped: bool) -> Table:
+def _coverage_table(found: Mapping[str, Mapping[str, Any]], state: str) -> Table:
     counts = ("expected", "scored", "errored", "truncated", "over_limit")
     rows = []
     for env, row in found.items():
         bounds = interval(row["lower_bound"], row["upper_bound"]) if row["scored"] < row["expected"] else "-"
         rows.append([env, *(f"{row[name]:,}" for name in counts), bounds])
     columns = ["environment", *(name.replace("_", " ") for name in counts), "bounds"]
-    note = "It was stopped: these are the records there are. " if stopped else ""
-    note += "Bounds, where samples are missing: the accuracy if those were all wrong, and if all were right."
-    return {"title": "Samples", "columns": columns, "rows": rows, "note": note}
+    return {"title": "Samples", "columns": columns, "rows": rows, "note": state + BOUNDS}
+
+
+def _state(is_whole: bool, counted: int, there: int) -> str:
+    """What figures and samples have to do with each other, where that needs saying."""
+    if not is_whole:
+        return "It was stopped: these are the records there are. "
+    return (
+        ""
+        if counted == there
+        else f"Of the folder's {there:,} samples the last evaluation asked for {counted:,}. "
+    )
 
 
 def _figures_table(found: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -195,7 +206,7 @@ def _evaluations_table(rows: pd.DataFrame) -> Table:
     columns = ["iteration", "tasks", "sampled", "95 %", "greedy", "95 %", "format", "length"]
     shown = []
     for row in rows.to_dict("records"):
-        cells = [f"{row['iteration']:.0f}", f"{row['num_tasks']:.0f}"]
+        cells = [f"{row['iteration']:.0f}", f"{row['num_tasks']:,.0f}"]
         for name in ("sampled", "greedy"):
             cells.append(percent(row[f"{name}_accuracy"]))
             cells.append(interval(row[f"{name}_accuracy_low"], row[f"{name}_accuracy_high"]))

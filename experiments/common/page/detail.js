@@ -14,6 +14,7 @@ class Detail {
     const rows = together ? this.store.together(row) : [row];
     const cards = rows.slice(0, MOST_TOGETHER).map((each) => this.card(each, each === row));
     const grid = make("div", rows.length > 1 ? "cards" : "", ...cards);
+    if (this.store.compares && cards.length > 1) grid.style.setProperty("--columns", this.store.sets.length);
     const more = rows.length - cards.length;
     this.element.replaceChildren(
       this.heading(row, together),

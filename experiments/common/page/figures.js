@@ -55,7 +55,7 @@ function curve(figure) {
   const toY = scale(ys, height - bottom, top);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": figure.title });
   drawing.append(...axes(xs, ys, toX, toY));
-  figure.series.forEach((series, i) => drawing.append(...marks(series, toX, toY, `series series${i}`, 3 * i)));
+  figure.series.forEach((series, i) => drawing.append(...marks(series, toX, toY, `series series${i}`, 3 * (i - 1))));
   const names = figure.series.map((series, i) => make("span", `key series${i}`, series.name));
   const value = make("output", "quiet");
   drawing.addEventListener("pointermove", (event) => {
@@ -82,10 +82,11 @@ function axes(xs, ys, toX, toY) {
 // beside: pixels by which dots stand beside their place, so that intervals do not hide one another.
 function marks(series, toX, toY, name, beside) {
   const there = series.y.map((y, i) => i).filter((i) => series.y[i] !== null && series.x[i] !== null);
-  const points = there.map((i) => `${toX(series.x[i]).toFixed(1)},${toY(series.y[i]).toFixed(1)}`);
+  const place = series.low ? (x) => toX(x) + beside : toX;
+  const points = there.map((i) => `${place(series.x[i]).toFixed(1)},${toY(series.y[i]).toFixed(1)}`);
   const line = svg("polyline", { class: name, points: points.join(" "), fill: "none" });
   if (!series.low && there.length > 1) return [line];
-  return [line, ...there.flatMap((i) => dot(series, i, (x) => toX(x) + beside, toY, name))];
+  return [line, ...there.flatMap((i) => dot(series, i, place, toY, name))];
 }
 
 function dot(series, i, toX, toY, name) {

@@ -17,6 +17,7 @@ class Store {
     this.sets = content.sets;
     this.tasks = content.tasks;
     this.samples = content.samples;
+    this.compares = content.together; // whether the sets are models, to be read side by side
     this.completions = null; // they come after all else
     this.size = content.samples.task.length;
   }
@@ -45,11 +46,12 @@ class Store {
     return -1;
   }
 
+  // The task's samples, those of one number of all sets beside one another.
   together(row) {
-    const task = this.samples.task[row];
+    const { task, sample, set } = this.samples;
     const rows = [];
-    for (let other = 0; other < this.size; other++) if (this.samples.task[other] === task) rows.push(other);
-    return rows;
+    for (let other = 0; other < this.size; other++) if (task[other] === task[row]) rows.push(other);
+    return rows.sort((a, b) => sample[a] - sample[b] || set[a] - set[b]);
   }
 
   // Rows in their order. wanted: {verdict, set, env, task, text}; null or "" where anything will do.
