@@ -106,6 +106,6 @@ def run(folder: Path) -> Path:
         }
         made.log("progress", {"iteration": iteration, **figures})
     made.write_some_samples(1, [episode(10 + group, i, "early") for group in range(6) for i in range(2)])
-    made.write_samples("train", 2, [episode(20, i, HOSTILE.replace("\ud800", "")) for i in range(4)])
+    made.write_samples("train", 2, [episode(20, i, HOSTILE) for i in range(4)])
     made.close()
     return folder

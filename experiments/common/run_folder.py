@@ -33,6 +33,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from llmenv.episode import TextEpisode
+from llmenv.evaluation.records import as_text
 from llmenv.files import replaced, sync
 
 TABLES = ("progress", "evaluations")
@@ -263,7 +264,7 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
     """One episode as a flat row."""
     last = episode.turns[-1] if episode.turns else None
     info = last.info if last else {}
-    return {
+    row = {
         "group": episode.group,
         "sample": episode.sample,
         "seed": episode.seed,
@@ -284,3 +285,4 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
         "weights_version": episode.weights_version,
         "error": episode.error,
     }
+    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}

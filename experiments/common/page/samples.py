@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from llmenv.evaluation.records import as_text
+
 MOST_SAMPLES = 20_000
 MOST_CHARACTERS = 100_000_000  # of all texts: what a browser takes in a second or two
 LONGEST = 100_000  # characters of one text
@@ -93,10 +95,9 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.reindex(columns=columns).astype(object)
 
 
-def _messages(text: str) -> dict[str, str]:
+def _messages(text: str) -> dict[str, str | None]:
     # JSON can have half a surrogate pair, pandas' texts cannot.
-    as_utf8 = {message["role"]: message["content"].encode(errors="replace") for message in json.loads(text)}
-    return {role: content.decode() for role, content in as_utf8.items()}
+    return {message["role"]: as_text(message["content"]) for message in json.loads(text)}
 
 
 def _turn_rewards(turns: str | None) -> list[float] | None:

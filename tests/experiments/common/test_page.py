@@ -146,7 +146,7 @@ def test_a_stopped_run_is_shown_as_far_as_it_came(tmp_path: Path) -> None:
         "iteration 0, held out, sampled", "iteration 2, training", "iteration 1, training, some"
     ]  # fmt: skip
     assert (
-        completions == ["held out"] * 2 + [HOSTILE.replace("\ud800", "")] * 4 + ["early"] * 8
+        completions == ["held out"] * 2 + [HOSTILE.replace("\ud800", "?")] * 4 + ["early"] * 8
     )  # 4 groups of 6
     assert facts["tasks"]["key"] == ["0", "1", "20", "10", "11", "12", "13"]
     assert facts["samples"]["prompt_tokens"] == [3] * 14 and facts["samples"]["rewards"][0] == [1]
