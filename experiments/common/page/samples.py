@@ -13,7 +13,7 @@ import pandas as pd
 from llmenv.evaluation.records import as_text
 
 MOST_SAMPLES = 20_000
-MOST_CHARACTERS = 100_000_000  # of all texts: what a browser takes in a second or two
+MOST_CHARACTERS = 100_000_000  # of all completions: 53 million took a browser 3 to 6 s on two busy cores
 LONGEST = 100_000  # characters of one text
 FLAGS = ("right", "wrong", "malformed", "truncated", "failed")  # bit i, as in store.js
 
@@ -47,7 +47,7 @@ def of_run(frame: pd.DataFrame, name: str, env: str) -> pd.DataFrame:
 
     Args:
         frame: Its content.
-        name: Of the set that they are, such as "train_000010".
+        name: Of the set that they are, such as "iteration 10, training".
         env: The environment's id.
     """
     keys = [
