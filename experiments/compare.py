@@ -27,7 +27,8 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common.errors import told
-from experiments.common.records import read_records, verdicts
+from experiments.common.page.comparison import write_comparison
+from experiments.common.records import clusters_of, read_records, verdicts
 from llmenv.comparison import ROUNDING, Comparison, compare, holm
 from llmenv.statistics import accuracy, pass_at_k, task_means
 
@@ -60,6 +61,12 @@ def main(
         str | None,
         typer.Option(help="A column of the records: tasks with the same value there are not independent."),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="The page's file. (default: report.html in one under comparisons/, by their names)"
+        ),
+    ] = None,
 ) -> None:
     """Compares models on the tasks that they have in common: accuracy, differences with their intervals, flips."""
     with told():
@@ -69,13 +76,17 @@ def main(
         pairs = compare_all(frames, cluster)
         if output is not None:
             pd.concat([pair.flips for pair in pairs]).to_csv(output, index=False)
+        paths = dict(zip(frames, evaluations, strict=True))
+        report = report or Path("comparisons", "-".join(path.stem for path in evaluations), "report.html")
+        write_comparison(report, paths, frames, pairs, cluster)
     console = Console(highlight=False)
-    for name, path in zip(frames, evaluations, strict=True):
+    for name, path in paths.items():
         console.print(Text(f"{name}  {path}"), soft_wrap=True)
     _show_accuracies(frames, cluster, console)
     _show_pairs(pairs, console)
     for pair in pairs:
         _show_flips(pair, console)
+    console.print(Text(f"the page: {report}"), soft_wrap=True)
     if output is not None:
         console.print(Text(f"{sum(len(pair.flips) for pair in pairs)} flips: {output}"), soft_wrap=True)
 
@@ -134,7 +145,7 @@ def _pair(
     tasks = [our_tasks[i] for i in both]
     left, right = our_table[both], their_table[[their_rows[task] for task in tasks]]
     try:
-        found = compare(left, right, _clusters(ours, tasks, cluster))
+        found = compare(left, right, clusters_of(ours, tasks, cluster))
     except ValueError as error:
         raise ValueError(f"{first} and {second}, {env}: {error}") from error
     means = pd.DataFrame({"first_accuracy": task_means(left), "second_accuracy": task_means(right)}, tasks)
@@ -142,12 +153,6 @@ def _pair(
     for place, (name, value) in enumerate({"env": env, "first": first, "second": second}.items()):
         flips.insert(place, name, value)
     return Pair(env, first, second, found, flips)
-
-
-def _clusters(frame: pd.DataFrame, tasks: Sequence[str], cluster: str | None) -> list[str] | None:
-    if cluster is None:
-        return None
-    return frame.drop_duplicates("task").set_index("task")[cluster].astype(str).loc[list(tasks)].tolist()
 
 
 def _flips(means: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -172,7 +177,7 @@ def _show_accuracies(frames: dict[str, pd.DataFrame], cluster: str | None, conso
             if own.empty:
                 continue
             tasks, correct = verdicts(own)
-            found = accuracy(correct, _clusters(own, tasks, cluster))
+            found = accuracy(correct, clusters_of(own, tasks, cluster))
             whole = found.scored == found.expected
             table.add_row(
                 name,

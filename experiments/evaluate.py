@@ -158,6 +158,7 @@ def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **sett
     console = Console(highlight=False)
     quieten()
     from experiments.common.ownership import claim
+    from experiments.common.page.reports import write_report
     from llmenv.evaluation import evaluate
     from llmenv.evaluation.run import held_out
 
@@ -171,7 +172,8 @@ def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **sett
     finally:
         claimed.release()
     show(summary, console)
-    console.print(f"records, summary.json: {output}", markup=False, soft_wrap=True)
+    write_report(output)
+    console.print(f"records, summary.json, report.html: {output}", markup=False, soft_wrap=True)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

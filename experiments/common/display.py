@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common import figures
+from experiments.common.plain import printable
 from llmenv.episode import TextEpisode
 
 # Mean absolute difference of a token's log-probability between sampler and learner that a run goes on without a word
@@ -63,7 +64,8 @@ def quieten() -> None:
 class Display:
     """A line an iteration above a progress bar.
 
-    What it is given to say may hold anything, also what looks like rich's markup: it is shown as it is.
+    What it is given to say may hold anything, also what looks like rich's markup or a terminal's commands: it is shown
+    as text.
 
     Args:
         iterations: Of the whole run.
@@ -100,10 +102,11 @@ class Display:
 
     def say(self, message: str | Text, style: str = "") -> None:
         """Shows a message; a terminal breaks long lines, and not this, so that a path can be copied."""
-        self.console.print(Text(message, style) if isinstance(message, str) else message, soft_wrap=True)
+        text = Text(printable(message), style) if isinstance(message, str) else message
+        self.console.print(text, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        self.say(Text.assemble(("warning", "bold red"), f": {message}"))
+        self.say(Text.assemble(("warning", "bold red"), f": {printable(message)}"))
 
     def _line(self, cells: Sequence[str]) -> str:
         return "  ".join(
@@ -160,8 +163,8 @@ class Display:
         verdict = "correct" if info.get("correct") else (info.get("failure") or "wrong")
         self.console.print(
             Panel(
-                Text.assemble((episode.observation, "dim"), f"\n{episode.transcript}"),
-                title=Text(f"a sample: reward {episode.total_reward:.2f}, {verdict}"),
+                Text.assemble((printable(episode.observation), "dim"), f"\n{printable(episode.transcript)}"),
+                title=Text(printable(f"a sample: reward {episode.total_reward:.2f}, {verdict}")),
                 title_align="left",
             )
         )

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 import typer
 
+from experiments.common.plain import printable
+
 
 @contextmanager
 def told() -> Iterator[None]:
@@ -18,6 +20,7 @@ def told() -> Iterator[None]:
         if os.environ.get("LLMENV_TRACEBACK"):
             raise
         # What was noted on the way is how to go on.
-        typer.secho(f"error: {'. '.join([str(error), *getattr(error, '__notes__', [])])}", fg="red", err=True)
+        message = printable(". ".join([str(error), *getattr(error, "__notes__", [])]))
+        typer.secho(f"error: {message}", fg="red", err=True)
         typer.echo("(LLMENV_TRACEBACK=1 shows where it came from)", err=True)
         raise typer.Exit(2) from error

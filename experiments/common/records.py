@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,13 @@ def verdicts(frame: pd.DataFrame) -> tuple[list[Any], np.ndarray]:
         for correct, error in zip(frame["correct"], frame["error"], strict=True)
     ]
     return verdict_table(frame["task"].tolist(), right)
+
+
+def clusters_of(frame: pd.DataFrame, tasks: Sequence[str], cluster: str | None) -> list[str] | None:
+    """What each task has in a column of the records; None without a column."""
+    if cluster is None:
+        return None
+    return frame.drop_duplicates("task").set_index("task")[cluster].astype(str).loc[list(tasks)].tolist()
 
 
 def _parts(folder: Path, pattern: str) -> list[Path]:

@@ -6,7 +6,9 @@ evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard
 curve.png          accuracy, response length and entropy over iterations
 samples/           episodes with their verdicts, as parquet; `completion` is all that followed the prompt, `seed` and
-                   `index` make the task again; evaluations', and training's of the same iterations and of the last
+                   `index` make the task again; evaluations', and training's of the same iterations and of the last;
+                   `train_some_*` have the first groups of the newest other iterations
+report.html        all of that in one page
 checkpoints/       the newest ones, to resume from
 policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place
@@ -31,9 +33,12 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from llmenv.episode import TextEpisode
+from llmenv.evaluation.records import as_text
 from llmenv.files import replaced, sync
 
 TABLES = ("progress", "evaluations")
+# Of the iterations whose samples are not all kept: a few megabytes, however long the run.
+SOME_GROUPS, KEPT_ITERATIONS = 4, 200
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -148,6 +153,13 @@ class RunFolder:
             frame.to_parquet(file, index=False)
         return frame
 
+    def write_some_samples(self, iteration: int, episodes: Sequence[TextEpisode]) -> None:
+        """Writes training's first groups alone, and keeps such files of the newest iterations."""
+        some = [*dict.fromkeys(episode.group for episode in episodes)][:SOME_GROUPS]
+        self.write_samples("train_some", iteration, [e for e in episodes if e.group in some])
+        for old in sorted((self.path / "samples").glob("train_some_*.parquet"))[:-KEPT_ITERATIONS]:
+            old.unlink()
+
     def save_checkpoint(self, iteration: int, save: Callable[[str], Any], keep: int) -> Path:
         """Writes a checkpoint, unless there is one of this iteration, and keeps the newest `keep`.
 
@@ -252,7 +264,7 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
     """One episode as a flat row."""
     last = episode.turns[-1] if episode.turns else None
     info = last.info if last else {}
-    return {
+    row = {
         "group": episode.group,
         **({} if episode.part is None else {"part": episode.part}),
         "sample": episode.sample,
@@ -267,7 +279,11 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
         "right_answer": episode.right_answer,
         "failure": info.get("failure"),
         "finish_reason": last.finish_reason if last else "",
+        "truncated": episode.truncated or episode.hit_length_cap,
+        "rewards": [turn.reward for turn in episode.turns],
+        "prompt_tokens": len(episode.token_ids) - episode.response_length,
         "response_tokens": episode.response_length,
         "weights_version": episode.weights_version,
         "error": episode.error,
     }
+    return {name: as_text(value) if isinstance(value, str) else value for name, value in row.items()}

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from experiments.common import figures, settings
 from experiments.common.display import Display, duration, quieten
 from experiments.common.ownership import claim
+from experiments.common.page.reports import write_report
 from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
@@ -215,7 +216,9 @@ class Training:
             ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
             if self.algorithm.iteration:
                 self.display.evaluations(ends)
-        self.display.say(f"took {duration(seconds)}; policy, curve and summary are in")
+        with self._harmless("report.html"):
+            write_report(self.folder.path)
+        self.display.say(f"took {duration(seconds)}; policy, summary and all to look at (report.html) are in")
         self.display.say(f"{self.folder.path}")
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
@@ -318,6 +321,9 @@ class Training:
         shown = _due(iteration, run.show_every)
         if shown or last or _due(iteration, run.evaluate_every):
             self._write_samples("train", episodes)
+        else:
+            with self._harmless("samples"):
+                self.folder.write_some_samples(iteration, episodes)
         if shown:
             valid = [episode for episode in episodes if episode.valid]
             with self._harmless("display"):

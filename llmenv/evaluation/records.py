@@ -149,7 +149,7 @@ def record(episode: TextEpisode, env: str, env_options: Mapping[str, Any], promp
     last = turns[-1] if turns else None
     info = last.info if last else {}
     options = json.dumps(env_options, sort_keys=True, default=str)
-    task = [env, options, episode.observation, _text(episode.right_answer)]
+    task = [env, options, episode.observation, as_text(episode.right_answer)]
     if not episode.observation:  # it failed before it asked anything
         task += [str(episode.seed), str(episode.index)]
     row = {
@@ -177,10 +177,10 @@ def record(episode: TextEpisode, env: str, env_options: Mapping[str, Any], promp
         "error": episode.error,
         "again": False,
     }
-    return {name: _text(value) if name in TEXTS else value for name, value in row.items()}
+    return {name: as_text(value) if name in TEXTS else value for name, value in row.items()}
 
 
-def _text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     """As UTF-8 can hold it: half a surrogate pair, which a model may write, it cannot."""
     return None if value is None else str(value).encode(errors="replace").decode()
 

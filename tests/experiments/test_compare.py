@@ -14,6 +14,7 @@ from experiments.common.records import read_records, verdicts
 from experiments.common.run_folder import RunFolder
 from experiments.compare import app
 from llmenv.episode import TextEpisode, Turn
+from pages import unpacked
 
 
 def record(task: str, sample: int, correct: bool | None, **others: Any) -> dict[str, Any]:
@@ -62,7 +63,8 @@ def run_of(folder: Path, right: range, iteration: int = 0, **config: Any) -> Pat
 
 
 def compare(*arguments: object) -> Any:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    report = Path(str(arguments[0])).parent / "pages" / "report.html"
+    return CliRunner().invoke(app, [f"--report={report}", *(str(argument) for argument in arguments)])
 
 
 def test_parts_are_read_and_what_was_drawn_again_counts_once(tmp_path: Path) -> None:
@@ -97,6 +99,13 @@ def test_two_evaluations(tmp_path: Path) -> None:
     row = next(" ".join(line.split()) for line in lines if "A to B" in line and "+20.0" in line)
     assert row.startswith("A to B 20 +20.0") and " 0.3877 8 8 4 " in row
     assert "12 flips, A to B, envs:Countdown-v0" in done.output
+    facts, completions = unpacked((tmp_path / "pages" / "report.html").read_text())
+    assert facts["sets"] == ["A", "B"] and facts["together"] and len(completions) == 2 * 12
+    assert {*facts["tasks"]["key"]} == {f"t{i}" for i in (*range(4), *range(10, 18))}
+    assert completions[:2] == ["t0 True", "t0 False"], "both of a task stand together"
+    accuracies, differences = facts["tables"]
+    assert accuracies["rows"][1][5:7] == ["70.0 %", "48.1 to 85.5 %"]
+    assert differences["rows"][0][3] == "+20.0" and differences["rows"][0][5:9] == ["0.3877", "8", "8", "4"]
     flips = pd.read_csv(tmp_path / "flips.csv")
     assert set(flips["task"]) == {f"t{i}" for i in (*range(4), *range(10, 18))}
     won = flips[flips["task"] == "t12"].iloc[0]

@@ -20,6 +20,7 @@ from experiments.common.saved_models import saved_model
 from experiments.evaluate import app
 from llmenv.evaluation import evaluate
 from llmenv.evaluation.subject import load_subject
+from pages import unpacked
 from support import small_config
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,10 @@ def test_the_command_shows_coverage_first_and_goes_on(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert run(*command, "--samples=3", cwd=tmp_path).returncode == 0
     assert len(pd.read_parquet(tmp_path / "e" / "records")) == 30
+    facts, completions = unpacked((tmp_path / "e" / "report.html").read_text())
+    assert len(completions) == 30 and [row[:3] for row in facts["tables"][0]["rows"]] == [
+        ["envs:Countdown-v0", "15", "15"], ["envs:Multiplication-v0", "15", "15"]
+    ]  # fmt: skip
     refused = run(*command, "--samples=3", "--seed=1", cwd=tmp_path)
     assert (refused.returncode, "seed was 0 and is 1" in " ".join(refused.stderr.split())) == (2, True)
 

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from experiments.common.run_folder import checkpoints
 from experiments.run import _sections, app
+from pages import unpacked
 
 ROOT = Path(__file__).parents[2]
 SMALL = [
@@ -53,6 +54,9 @@ def test_a_run_leaves_all_its_files(run_folder):
     folder, output = run_folder
     names = {path.name for path in folder.iterdir()}
     assert {"config.yaml", "progress.csv", "evaluations.csv", "curve.png", "summary.json", "policy"} <= names
+    facts, completions = unpacked((folder / "report.html").read_text())
+    assert facts["curves"][0]["series"][0]["x"] == [1, 2, 3, 4, 5, 6]
+    assert len(completions) == 6 * 16 + 3 * 2 * 4 and facts["tables"][1]["rows"][0][:2] == ["6", "96"]
     assert any(name.startswith("events.out") for name in names)
     assert "4 held-out tasks" in output and "before" in output and "after" in output
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
+import typer
 
 from experiments.common.display import (
     LARGEST_REFERENCE_KL,
@@ -13,6 +14,8 @@ from experiments.common.display import (
     LOWEST_ENTROPY,
     Display,
 )
+from experiments.common.errors import told
+from experiments.common.plain import printable
 from llmenv.episode import TextEpisode, Turn
 
 ROW = {
@@ -114,3 +117,20 @@ def test_a_sample_shows_what_both_sides_said(capsys: pytest.CaptureFixture[str])
     out = capsys.readouterr().out
     parts = ("reward 1.00, wrong value", "Guess.", "Is it [bold]8?", "lower", "Then 5.")
     assert sorted(parts, key=out.index) == list(parts)
+
+
+def test_nothing_that_a_model_wrote_commands_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """ANSI colours, OSC 52 (writes the clipboard), a bidi override, NUL, half a surrogate pair; lines stay lines."""
+    hostile = "a\x1b[31mb\x1b]52;c;aGk=\x07\u202e\x00\ud800\r\n[red]é 🙂\u200d"
+    written = r"a\x1b[31mb\x1b]52;c;aGk=\x07\u202e\x00\ud800\r" + "\n[red]é 🙂\u200d"
+    assert printable(hostile) == written
+    turn = Turn([1], text=hostile, info={"failure": hostile})
+    display = Display(10)
+    display.sample(TextEpisode(0, 0, [turn], observation=hostile))
+    display.say(hostile)
+    display.warn(hostile)
+    with pytest.raises(typer.Exit), told():
+        raise ValueError(hostile)
+    out = "".join(capsys.readouterr())
+    assert not set(out) & {"\x1b", "\x07", "\r", "\x00", "\u202e", "\ud800"}
+    assert out.count(r"\x1b]52;c;") >= 5 and "[red]é" in out
