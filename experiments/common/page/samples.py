@@ -48,13 +48,13 @@ def of_run(frame: pd.DataFrame, name: str, env: str) -> pd.DataFrame:
     Args:
         frame: Its content.
         name: Of the set that they are, such as "iteration 10, training".
-        env: The environment's id.
+        env: The environment's id; where it has parts, theirs are taken.
     """
     keys = [
         f"{seed}" if pd.isna(index) else f"{seed}.{int(index)}"
         for seed, index in zip(frame["seed"], frame["index"], strict=True)
     ]
-    columns = {"key": keys, "set": name, "env": env, "question": frame["prompt"], "prompt": None}
+    columns = {"key": keys, "set": name, "env": frame.get("part", env), "question": frame["prompt"], "prompt": None}
     if "truncated" not in frame:
         columns["truncated"] = frame["finish_reason"] == "length"
     return _completed(frame.assign(**columns))
