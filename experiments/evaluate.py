@@ -65,6 +65,13 @@ def main(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Samples at a time; a kill loses these at most.")
     ] = 256,
+    timeout: Annotated[float, typer.Option(min=1, help="A server's seconds for a response.")] = 300.0,
+    price_in: Annotated[
+        float | None, typer.Option(min=0, help="A server's, of a million tokens of prompts.")
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option(min=0, help="A server's, of a million tokens that it writes.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
     ] = False,
@@ -92,7 +99,7 @@ def main(
         envs = [*dict.fromkeys(env_id(each) for each in env or ["Countdown-v0"])]
         options = env_options(env_set or [])
         make = (
-            _server(model, base_url)
+            _server(model, base_url, timeout, price_in, price_out)
             if base_url
             else _maker(model, sampler, dtype, template, trust_remote_code)
         )
@@ -143,10 +150,13 @@ def _maker(model: str, sampler: str, dtype: str, template: str, trusted: bool) -
     return make
 
 
-def _server(model: str, base_url: str) -> Callable[[], Subject]:
+def _server(
+    model: str, base_url: str, timeout: float, price_in: float | None, price_out: float | None
+) -> Callable[[], Subject]:
     from llmenv.evaluation.endpoint import Endpoint, endpoint_subject
 
-    return lambda: endpoint_subject(Endpoint(base_url, model))
+    prices = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
+    return lambda: endpoint_subject(Endpoint(base_url, model, timeout, prices=prices))
 
 
 def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **settings: Any) -> None:
