@@ -53,6 +53,13 @@ def main(
     env_set: Annotated[
         list[str] | None, typer.Option(help="key=value, an argument of the environments; repeatable.")
     ] = None,
+    completions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file to score without a model: an evaluation's records, or a .parquet or .jsonl with `completion` "
+            "and `task`, `seed`, `index` or `options` (llmenv/evaluation/rescoring.py)."
+        ),
+    ] = None,
     num_tasks: Annotated[int, typer.Option(min=1, help="Held-out tasks of each environment.")] = 512,
     samples: Annotated[int, typer.Option(min=1, help="Of each task.")] = 8,
     temperature: Annotated[float, typer.Option(help="0: the most likely completion.")] = 1.0,
@@ -98,6 +105,9 @@ def main(
 
         envs = [*dict.fromkeys(env_id(each) for each in env or ["Countdown-v0"])]
         options = env_options(env_set or [])
+        if completions is not None:
+            _score(completions, envs, output, options, seed, batch_size)
+            return
         make = (
             _server(model, base_url, timeout, price_in, price_out)
             if base_url
@@ -157,6 +167,33 @@ def _server(
 
     prices = None if price_in is None and price_out is None else (price_in or 0.0, price_out or 0.0)
     return lambda: endpoint_subject(Endpoint(base_url, model, timeout, prices=prices))
+
+
+def _score(
+    file: Path, envs: list[str], output: Path | None, options: dict[str, Any], seed: int, batch_size: int
+) -> None:
+    from rich.console import Console
+
+    if not file.exists():
+        raise ValueError(f"there is no {file}: give --completions a file, or an evaluation's folder")
+    if len(envs) > 1:
+        raise ValueError("--completions takes one --env: rows of others say so in their `env`")
+    from experiments.common.evaluation_shown import show, show_changes
+    from experiments.common.ownership import claim
+    from llmenv.evaluation.rescoring import score_completions
+
+    console = Console(highlight=False)
+    output = output or Path("evaluations", f"scored-{file.stem}")
+    claimed = claim(output, resuming=True)
+    try:
+        summary = score_completions(
+            file, envs[0], output, env_options=options, seed=seed, batch_size=batch_size
+        )
+    finally:
+        claimed.release()
+    show(summary, console)
+    show_changes(summary["changed"], console)
+    console.print(f"records, summary.json: {output}", markup=False, soft_wrap=True)
 
 
 def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **settings: Any) -> None:

@@ -11,6 +11,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common.plain import one_line
+
+CHANGES_SHOWN = 20  # summary.json has all of them
 COVERAGE = ("expected", "scored", "errored", "truncated")
 
 
@@ -43,6 +46,22 @@ def show(summary: dict[str, Any], console: Console) -> None:
             console.print(
                 Text(f"{env}: {missing} samples have no score; all wrong to all right: {low} to {high}")
             )
+
+
+def show_changes(changed: list[dict[str, Any]], console: Console) -> None:
+    """Whose verdict is another one now, by task."""
+    if not changed:
+        return console.print("no record's verdict has changed")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    for name in ("task", "sample", "then -> now", "answer", "right answer", "failure"):
+        table.add_column(name)
+    by_task = sorted(changed, key=lambda row: (row["env"], row["task"], row["sample"]))
+    for row in by_task[:CHANGES_SHOWN]:
+        texts = (row["answer"], row["right_answer"], row["failure"])
+        verdict = f"{row['then']} -> {row['now']}"
+        table.add_row(row["task"], str(row["sample"]), verdict, *(one_line(text, 18) for text in texts))
+    console.print(f"{len(changed)} verdicts have changed")
+    return console.print(table)
 
 
 def _interval(row: dict[str, Any]) -> str:

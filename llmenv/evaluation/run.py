@@ -108,7 +108,7 @@ def evaluate(
     if there < expected:
         subject.begin()
     for each, requests in owed.items():
-        with _Asking(subject, plan, each, options[each]) as asking:
+        with Asking(subject, plan, each, options[each]) as asking:
             for batch in _batches(requests, plan.batch_size):
                 rows = asking.rows(batch)
                 records.append(rows)
@@ -191,7 +191,7 @@ def _batches(requests: Sequence[GroupRequest], size: int) -> Iterator[list[Group
         yield batch
 
 
-class _Asking:
+class Asking:
     """One environment, asked by one model; its environments are made once and closed at the end."""
 
     def __init__(self, subject: Subject, plan: Plan, env: str, options: dict[str, Any]):
@@ -207,7 +207,7 @@ class _Asking:
             "versions": json.dumps(versions()),
         }
 
-    def __enter__(self) -> _Asking:
+    def __enter__(self) -> Asking:
         return self
 
     def __exit__(self, *error: object) -> None:
