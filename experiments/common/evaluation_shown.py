@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from experiments.common.plain import one_line
+
+if TYPE_CHECKING:
+    from llmenv.evaluation.parity import Parting
 
 CHANGES_SHOWN = 20  # summary.json has all of them
 COVERAGE = ("expected", "scored", "errored", "truncated")
@@ -62,6 +65,21 @@ def show_changes(changed: list[dict[str, Any]], console: Console) -> None:
         table.add_row(row["task"], str(row["sample"]), verdict, *(one_line(text, 18) for text in texts))
     console.print(f"{len(changed)} verdicts have changed")
     return console.print(table)
+
+
+def show_parting(parted: list[Parting], console: Console) -> None:
+    """A row a task where two samplers part, with what both go on with."""
+    if not parted:
+        return
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    for name in ("task", "token", "transformers", "log-prob", "the other", "log-prob"):
+        table.add_column(name, justify="right")
+    for task, position, tokens, logps in parted:
+        place = "prompt" if position < 0 else str(position)
+        ours, theirs = (one_line(repr(token)) for token in tokens)
+        table.add_row(str(task), place, ours, f"{logps[0]:.4f}", theirs, f"{logps[1]:.4f}")
+    console.print(table)
+    console.print("log-prob: of both tokens, by the model under transformers after what they have in common")
 
 
 def _interval(row: dict[str, Any]) -> str:

@@ -80,7 +80,7 @@ class Endpoint:
         prices: Of a million tokens of prompts, and of a million that are written.
 
     Attributes:
-        sent: Requests so far.
+        sent: Requests since `account` was last asked.
     """
 
     def __init__(
@@ -146,9 +146,10 @@ class Endpoint:
         return replies
 
     def account(self) -> dict[str, Any]:
-        """What it took so far: requests against responses, tokens as the server counts them, what it bore at a time.
+        """What it took since this was last called; nothing where nothing was sent.
 
-        Nothing where nothing was sent.
+        Returns:
+            Requests against responses, tokens as the server counts them, and how many requests at a time it bore.
         """
         if not self.sent:
             return {}
@@ -161,6 +162,8 @@ class Endpoint:
         }
         if self.prices is not None:
             told["cost"] = sum(n * price / 1e6 for n, price in zip(self._tokens, self.prices, strict=True))
+        self.sent = self._responses = 0
+        self._tokens = (0, 0)
         return told
 
     def _reply(self, messages: Messages, params: SamplingParams, seed: int) -> Reply:

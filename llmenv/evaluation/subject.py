@@ -26,7 +26,7 @@ class Subject:
         sampler: Of its responses.
         settings: What else decides what it says, such as the sampler's name; of JSON's types.
         finds_prefix: Finds out whether the model can be sent how its answer begins; None where that is known.
-        account: What asking it took so far, of JSON's types.
+        account: What asking it took since this was last called, of JSON's types.
     """
 
     name: str
@@ -43,10 +43,11 @@ class Subject:
         return getattr(self.renderer, "takes_prefix", True)
 
     def begin(self) -> None:
-        """To be called before it is asked."""
+        """To be called before it is asked; finds out what is to be found out once."""
         if self.finds_prefix is not None:
             characters: Any = self.renderer
             characters.takes_prefix = self.finds_prefix()
+            self.finds_prefix = None
 
 
 def load_subject(
