@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -196,6 +196,8 @@ def _score(
         )
     finally:
         claimed.release()
+        with suppress(OSError):
+            output.rmdir()  # where nothing was written
     show(summary, console)
     show_changes(summary["changed"], console)
     console.print(f"records, summary.json: {output}", markup=False, soft_wrap=True)

@@ -116,8 +116,7 @@ def play(
 
 def verdict(episode: TextEpisode) -> Sequence[str]:
     """The reward and its parts, a line each."""
-    info = episode.turns[-1].info
-    told = {name: info[name] for name in ("correct", "well_formed", "answer", "failure") if name in info}
+    told = dict(episode.turns[-1].info)
     told |= {"right answer": episode.right_answer, "reward": episode.total_reward}
     told |= {"ended": episode.turns[-1].finish_reason, "tokens": episode.response_length}
     return ["", *(f"{name:>12}  {value}" for name, value in told.items() if value is not None)]

@@ -63,7 +63,7 @@ def show_changes(changed: list[dict[str, Any]], console: Console) -> None:
         texts = (row["answer"], row["right_answer"], row["failure"])
         verdict = f"{row['then']} -> {row['now']}"
         table.add_row(row["task"], str(row["sample"]), verdict, *(one_line(text, 18) for text in texts))
-    console.print(f"{len(changed)} verdicts have changed")
+    console.print(f"verdicts that have changed: {len(changed)}")
     return console.print(table)
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from experiments.common.plain import printable
+from llmenv.episode import as_logps, as_token_ids
 from llmenv.samplers.sampler import Completion, SamplingParams
 
 
@@ -50,7 +51,7 @@ class Streamed:
         response = output[len(prompt) :]
         self._shown = output
         cut = len(response) == params.max_new_tokens and response[-1] not in params.stop_token_ids
-        return [Completion(response, [0.0] * len(response), "length" if cut else "stop", 0)]
+        return [Completion(as_token_ids(response), as_logps([]), "length" if cut else "stop", 0)]
 
 
 class _Shown(TextStreamer):

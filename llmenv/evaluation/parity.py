@@ -73,8 +73,8 @@ def partings(
         if isinstance(second.renderer, Characters):  # as texts, in the same tokens
             response, their_response = _in_tokens(first, response), _in_tokens(first, their_response, second)
         elif prompt != their_prompt:
-            place = first_difference(prompt, their_prompt) or 0
-            texts = [first.renderer.decode(ids[place : place + 1]) for ids in (prompt, their_prompt)]
+            begin = first_difference(prompt, their_prompt) or 0
+            texts = [first.renderer.decode(ids[begin : begin + 1]) for ids in (prompt, their_prompt)]
             found.append(Parting(task, -1, (texts[0], texts[1]), (float("nan"),) * 2))
             continue
         if (place := first_difference(response, their_response)) is not None:

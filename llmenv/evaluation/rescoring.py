@@ -3,7 +3,7 @@
 A file, parquet or JSON lines, has a row a completion, in one of two forms:
 
 - an evaluation's records (its folder, or one file of them): scored by the verifiers of today, which tells whose
-  verdicts they change;
+  verdicts they change. Of several turns, `turns` stays as it was;
 - what other tools wrote: the text in `completion`, and the task: `task`, the number of a held-out one as an evaluation
   counts them, from 0; or `seed`, `index` or `options`, what the environment's `reset` takes. `options` is an object,
   such as {"numbers": [1, 2, 3], "target": 6}, or its JSON. `finish_reason` "length" says that the text was cut, `env`
@@ -88,12 +88,12 @@ def score_completions(
     if not rows:
         raise ValueError(f"{path} has no rows")
     said = [*(_recorded(rows, given) if rows[0].keys() >= OF_RECORDS else _written(rows, env, given, seed))]
-    digest = hashlib.sha256(json.dumps([one.turns for one in said]).encode())
-    settings = {"completions": str(path), "fingerprint": digest.hexdigest()[:16], "env_options": given}
+    fingerprint = hashlib.sha256(json.dumps([one.turns for one in said]).encode()).hexdigest()[:16]
+    settings = {"completions": str(path), "fingerprint": fingerprint, "env_options": given}
     records = Records(Path(output), settings)
     told = {turn_seed: reply for one in said for turn_seed, reply in _by_seed(one)}
     replay = TextSampler(lambda conversations, params, seeds: [told.get(each, GONE) for each in seeds])
-    subject = text_subject(path.stem, settings["fingerprint"], replay, settings)
+    subject = text_subject(path.stem, fingerprint, replay, settings)
     changed: list[dict[str, Any]] = []
     for (each, options), group in groupby(sorted(said, key=_where), _where):
         asked = [*group]
