@@ -189,6 +189,7 @@ class Endpoint:
         while self._failed_in_a_row < START:
             ticket = self._gate.enter(end)
             if ticket is None:
+                self._failed_in_a_row += time.monotonic() >= end
                 break
             end = min(end, time.monotonic() + self.deadline)
             outcome, asked = "failed", 0.0
@@ -279,6 +280,7 @@ def read_reply(content: bytes) -> Reply:
     cut = choice.get("finish_reason") == "length"
     if thought:  # one that was cut in its thoughts has not ended them
         said = f"<think>{thought}" if cut and not said else f"<think>{thought}</think>\n{said}"
+    said = said.encode(errors="replace").decode()  # half a surrogate pair could not be sent back
     return Reply(said, "length" if cut else "stop", _usage(body))
 
 

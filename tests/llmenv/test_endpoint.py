@@ -137,6 +137,17 @@ def test_a_longer_pause_than_a_response_may_take_ends_it(server: Server, tmp_pat
         evaluate(endpoint_subject(endpoint(server)), ENV, tmp_path, **SMALL)
 
 
+@pytest.mark.parametrize("kind", ["too many", "failure", "garbage", "silence"])
+def test_what_never_passes_ends_in_bounded_time(server: Server, tmp_path: Path, kind: str) -> None:
+    """Once 16 samples have found it out, the others of 100 need not."""
+    server.act = lambda i: BAD.get(kind)
+    start = time.monotonic()
+    with pytest.raises(EndpointError, match=r"gave no response .* give the same command again"):
+        evaluate(endpoint_subject(endpoint(server, 0.7)), ENV, tmp_path, num_tasks=100, samples=1)
+    assert time.monotonic() - start < 8
+    assert 16 <= len(server.asked) <= 100 * 7  # the shortest pauses: 0.01 s doubled six times is nearly 0.7 s
+
+
 def test_it_sends_as_many_at_a_time_as_are_borne(server: Server, tmp_path: Path) -> None:
     """A server of 24 at a time: it is found out from 16, and little is sent in vain."""
     under_way = 0
@@ -243,3 +254,4 @@ def test_replies() -> None:
     assert read_reply(body("a", reasoning_content="why")) == Reply("<think>why</think>\na")
     assert read_reply(body(None, "length", reasoning_content="why")) == Reply("<think>why", "length")
     assert read_reply(body(None, "content_filter")) == Reply("")
+    assert read_reply(body("\ud800")) == Reply("?")
