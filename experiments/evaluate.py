@@ -3,7 +3,8 @@
     python experiments/evaluate.py --model tiny --env Countdown-v0 --num-tasks 64 --samples 4
 
 The same command goes on where it was interrupted, and with more --samples, --num-tasks or --env it adds to what is
-there. Records are the files of the folder's records/ (pandas.read_parquet reads them), figures its summary.json.
+there. --suite evaluates several by one file, --completions scores a file without a model. Records are the files of the
+folder's records/ (pandas.read_parquet reads them), figures its summary.json.
 """
 
 from __future__ import annotations
