@@ -42,6 +42,8 @@ def show(summary: dict[str, Any], console: Console) -> None:
         cells = [env.rpartition(":")[2], *(f"{row[name]}" for name in COVERAGE)]
         table.add_row(*map(Text, (*cells, _percent(row["accuracy"]), _interval(row), best)))
     console.print(table)
+    if accounts := summary.get("asking"):
+        console.print(asking_line(accounts))
     for env, row in summary["environments"].items():
         if row["scored"] < row["expected"]:
             low, high = (_percent(row[f"{end}_bound"]) for end in ("lower", "upper"))
@@ -49,6 +51,18 @@ def show(summary: dict[str, Any], console: Console) -> None:
             console.print(
                 Text(f"{env}: {missing} samples have no score; all wrong to all right: {low} to {high}")
             )
+
+
+def asking_line(accounts: list[dict[str, Any]]) -> str:
+    """What a server was asked for and gave, over all commands that came to their end."""
+
+    def total(name: str) -> float:
+        return sum(account.get(name, 0) for account in accounts)
+
+    requests = f"{total('requests_sent'):,} requests for {total('responses'):,} responses"
+    tokens = f"{total('prompt_tokens'):,} tokens of prompts, {total('completion_tokens'):,} written"
+    cost = f", cost {total('cost'):.4f}" if any("cost" in account for account in accounts) else ""
+    return f"{requests}; {tokens}{cost}"
 
 
 def show_changes(changed: list[dict[str, Any]], console: Console) -> None:
