@@ -17,7 +17,7 @@ import numpy as np
 
 from envs.dataset import DatasetEnv
 from llmenv.env import TaskEnv
-from llmenv.text import parse_response
+from llmenv.text import parse_response, with_think
 
 
 class _Judge(DatasetEnv):
@@ -57,10 +57,7 @@ def compute_score(
     judge = _judge(verifier)
     row = {"data_source": data_source, "reward_model": {"ground_truth": _plain(ground_truth)}}
     task = judge.from_row(row | {"prompt": [{"role": "user", "content": ""}]}, 0)
-    end = solution_str.find("</think>")
-    if end >= 0 and "<think>" not in solution_str[:end]:
-        solution_str = f"<think>{solution_str}"
-    answer = parse_response(solution_str).answer
+    answer = parse_response(with_think(solution_str)).answer
     return float(answer is not None and judge.verify(task, answer) is None)
 
 

@@ -28,12 +28,12 @@ from rich.text import Text
 
 from experiments.common.errors import told
 from experiments.common.page.comparison import write_comparison
+from experiments.common.plain import one_line
 from experiments.common.records import clusters_of, read_records, verdicts
 from llmenv.comparison import ROUNDING, Comparison, compare, holm
 from llmenv.statistics import accuracy, pass_at_k, task_means
 
 SHOWN = 5  # flipped tasks of each pair: the file has all of them
-LONGEST = 24  # characters of an answer that is shown
 
 
 class Pair(NamedTuple):
@@ -226,9 +226,9 @@ def _show_flips(pair: Pair, console: Console) -> None:
     table = _table(title, ("task", "accuracy", "right answer", f"{pair.first} says", f"{pair.second} says"))
     for row in pair.flips.head(SHOWN).itertuples():
         table.add_row(
-            _plain(row.task),
+            one_line(row.task),
             f"{row.first_accuracy:.0%} to {row.second_accuracy:.0%}",
-            *map(_plain, (row.right_answer, row.first_answer, row.second_answer)),
+            *map(one_line, (row.right_answer, row.first_answer, row.second_answer)),
         )
     console.print(table)
 
@@ -238,12 +238,6 @@ def _table(title: str, columns: Sequence[str]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     return table
-
-
-def _plain(text: object) -> Text:
-    """What a model may have written, on one line: nothing in it reaches a terminal as more than text."""
-    shown = "-" if pd.isna(text) else "".join(c if c.isprintable() else " " for c in str(text)[:200])
-    return Text(shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…")
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -3,7 +3,8 @@
     python experiments/evaluate.py --model tiny --env Countdown-v0 --num-tasks 64 --samples 4
 
 The same command goes on where it was interrupted, and with more --samples, --num-tasks or --env it adds to what is
-there. Records are the files of the folder's records/ (pandas.read_parquet reads them), figures its summary.json.
+there. --suite evaluates several by one file, --completions scores a file without a model. Records are the files of the
+folder's records/ (pandas.read_parquet reads them), figures its summary.json.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from importlib.util import find_spec
+from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,8 @@ import typer
 
 if TYPE_CHECKING:
     from llmenv.evaluation.subject import Subject
+
+    Job = tuple[list[str], Path, dict[str, Any]]  # environments, folder, settings
 
 HERE = Path(__file__).resolve().parent
 if sys.path and Path(sys.path[0]).resolve() == HERE:
@@ -34,7 +38,7 @@ def main(
         str,
         typer.Option(
             help="A model's name, a Hugging Face folder or hub id, a run folder, a checkpoint, a folder of adapters, "
-            "or module:function of your own (text in, text out)."
+            "module:function of your own (text in, text out), or human."
         ),
     ] = "tiny",
     base_url: Annotated[
@@ -53,8 +57,38 @@ def main(
     env_set: Annotated[
         list[str] | None, typer.Option(help="key=value, an argument of the environments; repeatable.")
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            help="In place of --env, --env-set and --seed: one of experiments/suites/, such as arithmetic, or a .yaml "
+            "of your own; a folder for each of its evaluations."
+        ),
+    ] = None,
+    completions: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file to score without a model: an evaluation's records, or a .parquet or .jsonl with `completion` "
+            "and `task`, `seed`, `index` or `options` (llmenv/evaluation/rescoring.py)."
+        ),
+    ] = None,
     num_tasks: Annotated[int, typer.Option(min=1, help="Held-out tasks of each environment.")] = 512,
     samples: Annotated[int, typer.Option(min=1, help="Of each task.")] = 8,
+    until_width: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="Ends once 95 % intervals are no wider, such as 0.02: looked at after 64 tasks, 128, 256, ...",
+        ),
+    ] = None,
+    parity: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="No evaluation: so many tasks, greedily, by transformers and by vLLM (or the --base-url), and the "
+            "first token where they part.",
+        ),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0: the most likely completion.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Cap on a response.")] = 512,
     max_prompt_tokens: Annotated[int | None, typer.Option(min=1, help="Longer prompts are errors.")] = None,
@@ -65,6 +99,13 @@ def main(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Samples at a time; a kill loses these at most.")
     ] = 256,
+    timeout: Annotated[float, typer.Option(min=1, help="A server's seconds for a response.")] = 300.0,
+    price_in: Annotated[
+        float | None, typer.Option(min=0, help="A server's, of a million tokens of prompts.")
+    ] = None,
+    price_out: Annotated[
+        float | None, typer.Option(min=0, help="A server's, of a million tokens that it writes.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
     ] = False,
@@ -89,27 +130,44 @@ def main(
             _refuse(name, value in choices, f"one of {', '.join(choices)}", value)
         from experiments.common.environments import env_id, env_options
 
+        if suite is not None and (env or env_set):
+            raise ValueError("--suite takes the place of --env and --env-set: leave them out")
         envs = [*dict.fromkeys(env_id(each) for each in env or ["Countdown-v0"])]
         options = env_options(env_set or [])
+        if completions is not None:
+            _score(completions, envs, output, options, seed, batch_size)
+            return
+        from experiments.common.subjects import HUMAN, maker, server
+
         make = (
-            _server(model, base_url)
+            server(model, base_url, timeout, price_in, price_out)
             if base_url
-            else _maker(model, sampler, dtype, template, trust_remote_code)
+            else maker(model, sampler, dtype, template, trust_remote_code)
         )
-        name = "-".join([Path(model).name.replace(":", "."), *(each.rpartition(":")[2] for each in envs)])
-        _evaluate(
-            make,
-            envs,
-            output or Path("evaluations", name),
-            env_options=options,
-            num_tasks=num_tasks,
-            samples=samples,
-            temperature=temperature,
-            max_new_tokens=max_new_tokens,
-            max_prompt_tokens=max_prompt_tokens,
-            seed=seed,
-            batch_size=batch_size,
-        )
+        if parity is not None:
+            here = maker(model, "transformers", dtype, template, trust_remote_code)
+            there = make if base_url else maker(model, "vllm", dtype, template, trust_remote_code)
+            _compare_samplers(here, there, envs, options, seed, parity, max_new_tokens)
+            return
+        settings = {
+            "samples": samples,
+            "temperature": temperature,
+            "max_new_tokens": max_new_tokens,
+            "max_prompt_tokens": max_prompt_tokens,
+            "batch_size": 1 if model == HUMAN else batch_size,  # each of their answers is recorded
+        }
+        name = Path(model).name.replace(":", ".")
+        if suite is None:
+            folder = output or Path(
+                "evaluations", "-".join([name, *(each.rpartition(":")[2] for each in envs)])
+            )
+            asked = {"env_options": options, "num_tasks": num_tasks, "seed": seed}
+            jobs = [(envs, folder, {**settings, **asked})]
+        else:
+            jobs = _jobs(
+                suite, output or Path("evaluations", f"{name}-{Path(suite).stem}"), num_tasks, settings
+            )
+        _evaluate(make, jobs, until_width, is_shown=model != HUMAN)
 
 
 def _refuse(option: str, is_right: bool, must_be: str, value: Any) -> None:
@@ -117,39 +175,56 @@ def _refuse(option: str, is_right: bool, must_be: str, value: Any) -> None:
         raise ValueError(f"--{option} must be {must_be}, got {value}")
 
 
-def _maker(model: str, sampler: str, dtype: str, template: str, trusted: bool) -> Callable[[], Subject]:
-    """What makes the model ready; whether there is one is found out at once, before anything heavy is imported."""
-    if ":" in model and not Path(model).exists():
-        from llmenv.evaluation.text_models import function_subject
+def _score(
+    file: Path, envs: list[str], output: Path | None, options: dict[str, Any], seed: int, batch_size: int
+) -> None:
+    from rich.console import Console
 
-        return lambda: function_subject(model)
-    if sampler == "vllm" and find_spec("vllm") is None:
-        raise ValueError("--sampler vllm needs vLLM: pip install 'llmenv[vllm]', or leave the option out")
-    from llmenv.models import names
+    if not file.exists():
+        raise ValueError(f"there is no {file}: give --completions a file, or an evaluation's folder")
+    if len(envs) > 1:
+        raise ValueError("--completions takes one --env: rows of others say so in their `env`")
+    from experiments.common.evaluation_shown import show, show_changes
+    from experiments.common.ownership import claim
+    from experiments.common.page.reports import write_report
+    from llmenv.evaluation.rescoring import score_completions
 
-    names.trust_remote_code(trusted)
-    if model != names.smollm2.NAME and not names.is_adapter(Path(model).expanduser()):
-        from experiments.common.saved_models import left_by_run
-
-        if left_by_run(model) is None:
-            names.resolve_model(model)  # those two may have to be made first
-
-    def make() -> Subject:
-        from experiments.common.saved_models import saved_model
-        from llmenv.evaluation.subject import load_subject
-
-        return load_subject(saved_model(model), sampler, name=model, dtype=dtype, template=template)
-
-    return make
-
-
-def _server(model: str, base_url: str) -> Callable[[], Subject]:
-    from llmenv.evaluation.endpoint import Endpoint, endpoint_subject
-
-    return lambda: endpoint_subject(Endpoint(base_url, model))
+    console = Console(highlight=False)
+    output = output or Path("evaluations", f"scored-{file.stem}")
+    claimed = claim(output, resuming=True)
+    try:
+        summary = score_completions(
+            file, envs[0], output, env_options=options, seed=seed, batch_size=batch_size
+        )
+    finally:
+        claimed.release()
+        with suppress(OSError):
+            output.rmdir()  # where nothing was written
+    show(summary, console)
+    show_changes(summary["changed"], console)
+    write_report(output)
+    console.print(f"records, summary.json, report.html: {output}", markup=False, soft_wrap=True)
 
 
-def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **settings: Any) -> None:
+def _jobs(suite: str, folder: Path, num_tasks: int, settings: dict[str, Any]) -> list[Job]:
+    """A suite's evaluations, of as many tasks as were asked for; one whose tasks have changed is refused."""
+    from experiments.common.suites import check_tasks, read_suite
+
+    jobs: list[Job] = []
+    for part in read_suite(suite):
+        check_tasks(part)
+        asked = {
+            "env_options": part.env_config,
+            "num_tasks": min(num_tasks, part.num_tasks),
+            "seed": part.seed,
+        }
+        jobs.append(([part.env], folder / part.name, {**settings, **asked}))
+    return jobs
+
+
+def _evaluate(
+    make: Callable[[], Subject], jobs: list[Job], until_width: float | None, is_shown: bool
+) -> None:
     from rich.console import Console
 
     from experiments.common.display import quieten
@@ -161,19 +236,48 @@ def _evaluate(make: Callable[[], Subject], envs: list[str], output: Path, **sett
     from experiments.common.page.reports import write_report
     from llmenv.evaluation import evaluate
     from llmenv.evaluation.run import held_out
+    from llmenv.evaluation.stopping import evaluate_until
 
-    for env in envs:
-        held_out(env, settings["env_options"])  # what it refuses is told before the model is loaded
+    for envs, _, settings in jobs:
+        for env in envs:
+            held_out(env, settings["env_options"])  # what it refuses is told before the model is loaded
+    act = evaluate if until_width is None else partial(evaluate_until, until_width)
     subject = make()
-    claimed = claim(output, resuming=True)  # what is no evaluation is refused by its records
-    try:
-        with progress(console) as tell:
-            summary = evaluate(subject, envs, output, on_batch=tell, **settings)
-    finally:
-        claimed.release()
-    show(summary, console)
-    write_report(output)
-    console.print(f"records, summary.json, report.html: {output}", markup=False, soft_wrap=True)
+    for envs, output, settings in jobs:
+        claimed = claim(output, resuming=True)  # what is no evaluation is refused by its records
+        try:
+            with progress(console) if is_shown else nullcontext(lambda *counts: None) as tell:
+                summary = act(subject, envs, output, on_batch=tell, **settings)
+        finally:
+            claimed.release()
+        show(summary, console)
+        write_report(output)
+        console.print(f"records, summary.json, report.html: {output}", markup=False, soft_wrap=True)
+
+
+def _compare_samplers(
+    here: Callable[[], Subject],
+    there: Callable[[], Subject],
+    envs: list[str],
+    options: dict[str, Any],
+    seed: int,
+    num_tasks: int,
+    max_new_tokens: int,
+) -> None:
+    from rich.console import Console
+
+    from experiments.common.display import quieten
+    from experiments.common.evaluation_shown import show_parting
+
+    quieten()
+    from llmenv.evaluation.parity import partings
+
+    console = Console(highlight=False)
+    first, second = here(), there()
+    for env in envs:
+        parted = partings(first, second, env, options, num_tasks, max_new_tokens, seed)
+        console.print(f"{env}: {num_tasks - len(parted)} of {num_tasks} tasks alike, greedily", markup=False)
+        show_parting(parted, console)
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

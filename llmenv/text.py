@@ -78,6 +78,12 @@ def parse_response(text: str) -> Response:
     return Response(think, None if answer is None else text[slice(*answer)].strip(), _well_formed(text, tags))
 
 
+def with_think(text: str) -> str:
+    """A response of which nobody says how its prompt began it: one that ends reasoning goes on with it."""
+    end = text.find("</think>")
+    return f"<think>{text}" if end >= 0 and "<think>" not in text[:end] else text
+
+
 def pending_tool_call(text: str) -> str | None:
     """What stands in the `<tool>...</tool>` block that a message ends with, stripped; None where it ends otherwise.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rich.text import Text
+
 JOINERS = "\u200c\u200d"  # of letters in some scripts, and of the parts of some emoji
 
 
@@ -21,3 +23,11 @@ def _escaped(character: str) -> str:
         if character.isspace() and ord(character) > 0xA0
         else character.encode("unicode_escape").decode()
     )
+
+
+def one_line(text: object, longest: int = 24) -> Text:
+    """On one line of so many characters; "-" for None and NaN."""
+    if text is None or text != text:
+        return Text("-")
+    shown = "".join(c if c.isprintable() else " " for c in str(text)[: longest + 1])
+    return Text(shown if len(shown) <= longest else f"{shown[: longest - 1]}…")

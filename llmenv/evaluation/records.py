@@ -116,6 +116,11 @@ class Records:
         with replaced(self.parts / f"part_{last + 1:06d}.parquet") as partial:
             pq.write_table(pa.Table.from_pylist([*rows], schema=schema()), partial, compression="zstd")
 
+    def read_summary(self) -> dict[str, Any]:
+        """What was written last; empty where nothing was."""
+        file = self.path / "summary.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         self._write_json(self.path / "summary.json", summary)
 

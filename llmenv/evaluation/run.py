@@ -85,8 +85,9 @@ def evaluate(
         **settings: See `Plan`.
 
     Returns:
-        The content of summary.json: "settings", "versions", and by environment the figures of
-        `llmenv.evaluation.scores.score`.
+        The content of summary.json: "settings", "versions", by environment the figures of
+        `llmenv.evaluation.scores.score` and of how many samples the "prefix" was sent, how the environment begins the
+        answer; and for a server "asking", an entry a command that came to its end (`Endpoint.account`).
 
     Raises:
         ValueError: If a name means nothing, or the folder has other settings.
@@ -104,14 +105,18 @@ def evaluate(
     owed = {each: [*_owed(each, requests, done)] for each, requests in asked.items()}
     there = expected - sum(request.size for requests in owed.values() for request in requests)
     on_batch(there, expected)
+    if there < expected:
+        subject.begin()
     for each, requests in owed.items():
-        with _Asking(subject, plan, each, options[each]) as asking:
+        with Asking(subject, plan, each, options[each]) as asking:
             for batch in _batches(requests, plan.batch_size):
                 rows = asking.rows(batch)
                 records.append(rows)
                 there += len(rows)
                 on_batch(there, expected)
     summary = summarize_records(records, plan, asked, subject)
+    if accounts := [*records.read_summary().get("asking", []), *filter(None, [subject.account()])]:
+        summary["asking"] = accounts
     records.write_summary(summary)
     return summary
 
@@ -138,7 +143,13 @@ def summarize_records(
         seeds = {request.seed for request in requests}
         wanted = (frame["env"] == env) & frame["seed"].isin(seeds) & (frame["sample"] < plan.samples)
         figures[env] = score(frame[wanted], len(requests) * plan.samples)
+        figures[env]["prefix"] = int(frame["messages"][wanted].map(_is_begun).sum())
     return {"settings": plan.settings(subject), "versions": versions(), "environments": figures}
+
+
+def _is_begun(messages: str) -> bool:
+    """Whether a prompt has how its answer begins."""
+    return any(message["role"] == "assistant" for message in json.loads(messages))
 
 
 def versions() -> dict[str, str]:
@@ -180,7 +191,7 @@ def _batches(requests: Sequence[GroupRequest], size: int) -> Iterator[list[Group
         yield batch
 
 
-class _Asking:
+class Asking:
     """One environment, asked by one model; its environments are made once and closed at the end."""
 
     def __init__(self, subject: Subject, plan: Plan, env: str, options: dict[str, Any]):
@@ -196,7 +207,7 @@ class _Asking:
             "versions": json.dumps(versions()),
         }
 
-    def __enter__(self) -> _Asking:
+    def __enter__(self) -> Asking:
         return self
 
     def __exit__(self, *error: object) -> None:

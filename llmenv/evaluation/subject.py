@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ class Subject:
         fingerprint: Another one is another model.
         renderer: Of its prompts; only what `llmenv.rollout` asks of one.
         sampler: Of its responses.
-        takes_prefix: Whether the environment's beginning of an answer is put into its prompt.
         settings: What else decides what it says, such as the sampler's name; of JSON's types.
+        finds_prefix: Finds out whether the model can be sent how its answer begins; None where that is known.
+        account: What asking it took since this was last called, of JSON's types.
     """
 
     name: str
@@ -32,7 +34,20 @@ class Subject:
     renderer: Renderer
     sampler: Sampler
     settings: dict[str, Any] = field(default_factory=dict)
-    takes_prefix: bool = True
+    finds_prefix: Callable[[], bool] | None = None
+    account: Callable[[], dict[str, Any]] = dict
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether the environment's beginning of an answer is put into its prompt, as tokenizers' renderers do."""
+        return getattr(self.renderer, "takes_prefix", True)
+
+    def begin(self) -> None:
+        """To be called before it is asked; finds out what is to be found out once."""
+        if self.finds_prefix is not None:
+            characters: Any = self.renderer
+            characters.takes_prefix = self.finds_prefix()
+            self.finds_prefix = None
 
 
 def load_subject(

@@ -5,6 +5,8 @@ An evaluation in training and one of its own ask for the same ones. Knows no mod
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -76,6 +78,18 @@ def evaluation_requests(
         GroupRequest.derive(task, samples, EVALUATION_STREAM, *keys, options=row)
         for task, row in enumerate(rows)
     ]
+
+
+def tasks_hash(env_id: str, env_config: dict[str, Any], requests: Sequence[GroupRequest]) -> str:
+    """Of all that the environment says to these tasks, in order: another one is another benchmark, SHA-256 in hex."""
+    env = make_env(env_id, env_config)
+    digest = hashlib.sha256()
+    for request in requests:
+        observation, info = env.reset(seed=request.seed, options=request.options)
+        said = [observation, info.get("system"), info.get("assistant_prefix", "")]
+        digest.update(json.dumps(said).encode() + b"\n")
+    env.close()
+    return digest.hexdigest()
 
 
 def count_tasks(env_id: str, env_config: dict[str, Any]) -> int | None:

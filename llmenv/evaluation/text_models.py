@@ -1,7 +1,7 @@
 """Models that take and give texts behind what a rollout asks for: their tokens are characters, and marks of messages.
 
 So the one loop serves a Python function too. The answer's beginning that an environment would put into the model's
-mouth is not sent: such a model writes its whole message. Knows no environment.
+mouth is sent to a server that can go on with it; any other such model writes its whole message. Knows no environment.
 """
 
 from __future__ import annotations
@@ -27,16 +27,25 @@ Messages = list[dict[str, str]]
 
 
 class Reply(NamedTuple):
-    """What a model said, and whether it came to an end ("stop"), was cut ("length"), or did not come (see `FAILED`)."""
+    """What a model said, and whether it came to an end ("stop"), was cut ("length"), or did not come (see `FAILED`).
+
+    Its tokens are those of prompt and response, where somebody counted them.
+    """
 
     text: str
     finish_reason: str = "stop"
+    tokens: tuple[int, int] = (0, 0)
 
 
 class Characters:
-    """The renderer of such models, and in the place of a tokenizer: a token is a character."""
+    """The renderer of such models, and in the place of a tokenizer: a token is a character.
+
+    Attributes:
+        takes_prefix: Whether how an answer begins is sent.
+    """
 
     stop_token_ids = frozenset({END})
+    takes_prefix = False
 
     @property
     def tokenizer(self) -> Characters:
@@ -46,13 +55,15 @@ class Characters:
         self, observation: str, system: str | None = None, assistant_prefix: str = ""
     ) -> RenderedPrompt:
         first = [SYSTEM, *_codes(system)] if system else []
-        return RenderedPrompt([*first, USER, *_codes(observation), ASSISTANT], "")
+        prompt = self.next_turn([], observation, assistant_prefix)
+        return RenderedPrompt([*first, *prompt.token_ids], prompt.response_prefix)
 
     def next_turn(
         self, response_ids: list[int], observation: str, assistant_prefix: str = "", continues: bool = False
     ) -> RenderedPrompt:
         """What goes on with the model's own message is sent as the next one's: it cannot write on in the old."""
-        return RenderedPrompt([USER, *_codes(observation), ASSISTANT], "")
+        begun = assistant_prefix if self.takes_prefix else ""
+        return RenderedPrompt([USER, *_codes(observation), ASSISTANT, *_codes(begun)], begun)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text; without skipping, marks of messages stand there as `<|user|>`."""
@@ -78,8 +89,13 @@ class TextSampler:
     ) -> list[Completion]:
         replies = self._ask([messages_of(prompt) for prompt in prompts], params, seeds)
         return [
-            Completion(as_token_ids([*_codes(text), *ENDS.get(reason, ())]), as_logps([]), reason, 0)
-            for text, reason in replies
+            Completion(
+                as_token_ids([*_codes(reply.text), *ENDS.get(reply.finish_reason, ())]),
+                as_logps([]),
+                reply.finish_reason,
+                0,
+            )
+            for reply in replies
         ]
 
     def load_weights(self, packed: Any, version: int) -> None:
@@ -93,7 +109,7 @@ class TextSampler:
 
 
 def messages_of(token_ids: Sequence[int]) -> Messages:
-    """The conversation that a sequence stands for, up to the answer that is asked for."""
+    """The conversation that a sequence stands for, up to the answer that is asked for, or how that begins."""
     messages: Messages = []
     parts: list[list[str]] = []
     for code in token_ids:
@@ -104,7 +120,7 @@ def messages_of(token_ids: Sequence[int]) -> Messages:
             parts[-1].append(chr(code))
     for message, part in zip(messages, parts, strict=True):
         message["content"] = "".join(part)
-    return messages[:-1]
+    return messages if messages[-1]["content"] else messages[:-1]
 
 
 def function_subject(name: str) -> Subject:
@@ -141,7 +157,7 @@ def text_subject(name: str, source: str, sampler: TextSampler, settings: dict[st
     """Puts together what is evaluated; another `source` is another model."""
     fingerprint = hashlib.sha256(source.encode()).hexdigest()[:16]
     characters: Any = Characters()  # has what a rollout asks of a renderer
-    return Subject(name, fingerprint, characters, sampler, settings, takes_prefix=False)
+    return Subject(name, fingerprint, characters, sampler, settings)
 
 
 def _source(function: Any) -> str:

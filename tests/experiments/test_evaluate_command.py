@@ -43,6 +43,10 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--sampler=sglang"], "--sampler must be one of transformers, vllm, got sglang"),
         (["--temperature=nan"], "--temperature must be from 0 to 2, got nan"),
         (["--template=xml"], "--template must be one of auto, r1, chat, raw, got xml"),
+        (["--suite=nope"], "there is no suite 'nope'"),
+        (["--suite=arithmetic", "--env=Countdown-v0"], "--suite takes the place of --env and --env-set"),
+        (["--completions=nope.parquet"], "there is no nope.parquet"),
+        (["--completions=README.md"], "README.md cannot be read"),
     ],
 )
 def test_what_is_wrong_is_told(arguments: list[str], says: str, tmp_path: Path) -> None:
@@ -94,6 +98,36 @@ def test_the_command_shows_coverage_first_and_goes_on(tmp_path: Path) -> None:
     ]  # fmt: skip
     refused = run(*command, "--samples=3", "--seed=1", cwd=tmp_path)
     assert (refused.returncode, "seed was 0 and is 1" in " ".join(refused.stderr.split())) == (2, True)
+
+
+def test_a_suite_has_a_folder_for_each_evaluation_and_records_can_be_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("says_six.py").write_text("def say(text):\n    return '<think>x</think><answer>6</answer>'\n")
+    asked = ["--model=says_six:say", "--suite=arithmetic", "--num-tasks=3", "--samples=1"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    folder = Path("evaluations", "says_six.say-arithmetic")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "countdown-3-4",
+        "countdown-5-6",
+        "multiplication",
+    ]
+    assert {len(pd.read_parquet(path / "records")) for path in folder.iterdir()} == {3}
+    settings = json.loads((folder / "countdown-5-6" / "evaluation.json").read_text())
+    assert (settings["seed"], settings["env_options"]) == (1, {"num_numbers": [5, 6]})
+    records = folder / "countdown-3-4" / "records" / "part_000000.parquet"
+    changed = pd.read_parquet(records)
+    changed.loc[1, "correct"] = True  # as if the verifier had been more generous then
+    changed.to_parquet("then.parquet")
+    result = CliRunner().invoke(app, ["--completions=then.parquet"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert "verdicts that have changed: 1" in lines
+    row = next(line.split() for line in lines if "->" in line and "right -> wrong" in line)
+    assert row[:5] == [changed["task"][1], "0", "right", "->", "wrong"]
 
 
 def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:

@@ -65,6 +65,17 @@ def test_a_sequence_is_a_conversation() -> None:
     )
 
 
+def test_how_an_answer_begins_is_its_last_message_where_that_is_sent() -> None:
+    renderer = Characters()
+    renderer.takes_prefix = True
+    prompt = renderer.encode("1+1?", None, "Well:")
+    assert prompt.response_prefix == "Well:"
+    assert messages_of(prompt.token_ids)[-1] == {"role": "assistant", "content": "Well:"}
+    later = renderer.next_turn([ord("2"), END], "sure?", "Yes,")
+    messages = messages_of([*prompt.token_ids, ord("2"), END, *later.token_ids])
+    assert [message["content"] for message in messages] == ["1+1?", "Well:2", "sure?", "Yes,"]
+
+
 def test_a_function_of_a_text(own: types.ModuleType, tmp_path: Path) -> None:
     evaluate(function_subject("own_model:shout"), "envs:Countdown-v0", tmp_path, num_tasks=2, samples=1)
     row = pd.read_parquet(tmp_path / "records").iloc[0]

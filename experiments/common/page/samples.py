@@ -54,7 +54,13 @@ def of_run(frame: pd.DataFrame, name: str, env: str) -> pd.DataFrame:
         f"{seed}" if pd.isna(index) else f"{seed}.{int(index)}"
         for seed, index in zip(frame["seed"], frame["index"], strict=True)
     ]
-    columns = {"key": keys, "set": name, "env": frame.get("part", env), "question": frame["prompt"], "prompt": None}
+    columns = {
+        "key": keys,
+        "set": name,
+        "env": frame.get("part", env),
+        "question": frame["prompt"],
+        "prompt": None,
+    }
     if "truncated" not in frame:
         columns["truncated"] = frame["finish_reason"] == "length"
     return _completed(frame.assign(**columns))
