@@ -24,7 +24,7 @@ from ray.rllib.utils.metrics import (
 from algorithms import tasks
 from algorithms.config import LLMConfig
 from algorithms.groups import SampleErrors, comparable, refuse_unusable, rollout_metrics, warn_without_signal
-from algorithms.preflight import preflight
+from algorithms.preflight import not_evaluable, preflight
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize, warn_if_cut
 from llmenv.evaluation.tasks import count_tasks, evaluation_requests
@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 class LLMAlgorithm(Algorithm):
     """An RLlib Algorithm whose policy is a language model.
 
-    Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is.
+    Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is; or, where nothing is
+    sampled, what is learned from instead (`iteration_rows`).
 
     Attributes:
         last_episodes: Of the last iteration, invalid ones included.
@@ -96,22 +97,30 @@ class LLMAlgorithm(Algorithm):
     def training_step(self) -> None:
         """One iteration. Logs its metrics and returns None, as RLlib's new API stack wants it."""
         with self.metrics.log_time((TIMERS, "sampling"), reduce="mean", window=1):
-            episodes = self.last_episodes = self.collect()
-        for key, value in rollout_metrics(episodes, self.config.group_size, self.num_updates).items():
-            self.metrics.log_value(("rollout", key), value, reduce="mean", window=1)
+            rows = self.iteration_rows()
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
-            usable = self.usable(episodes)
-            advantages = self.assign_credit(usable)
-            if not (self._has_warned or self.has_signal(usable, advantages)):
-                warn_without_signal(self.iteration + 1)
-                self._has_warned = True
-            rows = self.make_rows(usable, advantages)
             self._updated_in = self.iteration
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self.runners.call("sleep")
             self.update_rows(rows)
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.runners.sync_weights()
+
+    def iteration_rows(self) -> list[TokenRow]:
+        """What this iteration learns from: a batch of samples, and what each is worth. Logs the figures about them."""
+        episodes = self.last_episodes = self.collect()
+        self.log_rollout(rollout_metrics(episodes, self.config.group_size, self.num_updates))
+        usable = self.usable(episodes)
+        advantages = self.assign_credit(usable)
+        if not (self._has_warned or self.has_signal(usable, advantages)):
+            warn_without_signal(self.iteration + 1)
+            self._has_warned = True
+        return self.make_rows(usable, advantages)
+
+    def log_rollout(self, figures: Mapping[str, float]) -> None:
+        """Logs figures about what the iteration learns from."""
+        for key, value in figures.items():
+            self.metrics.log_value(("rollout", key), value, reduce="mean", window=1)
 
     @property
     def learners_are_whole(self) -> bool:
@@ -190,7 +199,7 @@ class LLMAlgorithm(Algorithm):
             costs=self._costs,
         )
         effective = sum(map(self.has_gradient, rows))
-        self.metrics.log_value(("rollout", "effective_batch"), effective, reduce="mean", window=1)
+        self.log_rollout({"effective_batch": effective})
         # The learning rate's clock counts planned samples, so that a dropped one does not shift the schedule.
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.num_updates + 1) * config.samples_per_iteration}
         results = self.learner_group.update(
@@ -240,11 +249,11 @@ class LLMAlgorithm(Algorithm):
         try:
             num_tasks = count_tasks(config.env, dict(config.env_config))
         except Exception as error:
-            raise _not_evaluable(config, error) from error
+            raise not_evaluable(config, error) from error
         requests = evaluation_requests(self.config.evaluation_duration, num_tasks)
         episodes = self._collect(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
-            raise _not_evaluable(config, episodes[0].error)
+            raise not_evaluable(config, episodes[0].error)
         return episodes
 
     def generate(
@@ -337,10 +346,3 @@ class LLMAlgorithm(Algorithm):
                 "the policy, get_weights() gets its weights"
             )
         return self.learner_group._learner.module[module_id]
-
-
-def _not_evaluable(config: LLMConfig, reason: object) -> ValueError:
-    return ValueError(
-        f"the environment {config.env!r} cannot be evaluated with {dict(config.env_config)}: {reason}. If it has no "
-        "test split, evaluation(evaluation_config=None) evaluates on what it is trained on"
-    )

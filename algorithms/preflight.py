@@ -55,6 +55,14 @@ def preflight(config: LLMConfig) -> int | None:
     return num_tasks
 
 
+def not_evaluable(config: LLMConfig, reason: object) -> ValueError:
+    """The error of an evaluation that cannot be, with its remedy."""
+    return ValueError(
+        f"the environment {config.env!r} cannot be evaluated with {dict(config.env_config)}: {reason}. If it has no "
+        "test split, evaluation(evaluation_config=None) evaluates on what it is trained on"
+    )
+
+
 def _check_resources(config: LLMConfig) -> None:
     """An actor that no node can take would stay pending without a word."""
     runners, learners = config.num_env_runners, config.num_learners
