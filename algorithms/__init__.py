@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from algorithms.grpo import GRPO, GRPOConfig
     from algorithms.methods import METHODS, make_config
     from algorithms.ppo import PPO, PPOConfig
+    from algorithms.sft import SFT, SFTConfig
 
-__all__ = ["GRPO", "METHODS", "PPO", "GRPOConfig", "PPOConfig", "make_config"]
+__all__ = ["GRPO", "METHODS", "PPO", "SFT", "GRPOConfig", "PPOConfig", "SFTConfig", "make_config"]
 
 _MODULES = {
     "GRPO": "grpo",
@@ -19,6 +20,8 @@ _MODULES = {
     "METHODS": "methods",
     "PPO": "ppo",
     "PPOConfig": "ppo",
+    "SFT": "sft",
+    "SFTConfig": "sft",
     "make_config": "methods",
 }
 

@@ -21,7 +21,7 @@ from algorithms.losses import (
     sequence_logps,
 )
 from algorithms.reference import Reference, adapted
-from llmenv.policy.batch import LossBatch, PreparedBatch
+from llmenv.policy.batch import LossBatch, Minibatch, PreparedBatch
 from llmenv.policy.policy import PolicyOutput
 from llmenv.policy.ratio import LOG_RATIO_LIMIT
 from llmenv.rllib.learner import LLMLearner
@@ -96,6 +96,23 @@ class PolicyLearner(LLMLearner):
         loss = aggregate(per_token, tokens.imitated_mask, "token", num_tokens, 0, 0)
         self.log_share(likelihood_loss=loss)
         return loss
+
+    @torch.no_grad()
+    def validation_loss(self, minibatch: Minibatch) -> float:
+        """That of supervised rows, without a step. Collective.
+
+        Args:
+            minibatch: This learner's share of them.
+        """
+        losses = [torch.zeros((), device=self._device)]
+        for share in minibatch.micro_batches:
+            tokens = share.to(self._device)
+            output = self.engine.forward(tokens, with_entropy=False)
+            per_token = negative_log_likelihood(output.logps, tokens.advantages)
+            losses.append(
+                aggregate(per_token, tokens.imitated_mask, "token", minibatch.num_supervised_tokens, 0, 0)
+            )
+        return self.total(float(torch.stack(losses).sum()))
 
     def policy_loss(self, config: LLMConfig, batch: LossBatch, fwd_out: PolicyOutput) -> torch.Tensor:
         """Of rows that were sampled: a micro-batch's share."""

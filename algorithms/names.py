@@ -12,7 +12,10 @@ METHODS = (
     "REINFORCE++-baseline",
     "GSPO",
     "CISPO",
+    "SFT",
 )
+# Those that imitate: without advantages, clip and KL.
+IMITATE = ("SFT",)
 
 
 def method_name(name: str) -> str:

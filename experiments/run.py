@@ -49,7 +49,12 @@ PROCESSES = (("env_runners", "num_env_runners"), ("learners", "num_learners"))
 def main(
     env: Annotated[str, option(TASK, "Gymnasium id; `module:Id-v0` for one of your own.")] = "Countdown-v0",
     algo: Annotated[
-        str, option(TASK, "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO.")
+        str,
+        option(
+            TASK,
+            "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO; SFT imitates --set "
+            "data=FILE.",
+        ),
     ] = "GRPO",
     model: Annotated[
         str | None,
@@ -61,7 +66,11 @@ def main(
     ] = None,
     preset: Annotated[
         str | None,
-        option(TASK, f"A YAML file, or one of {PRESETS}.", default="tiny or, for other models, pretrained"),
+        option(
+            TASK,
+            f"A YAML file, or one of {PRESETS}.",
+            default="tiny or, for other models, pretrained; sft_tiny or sft for SFT",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, option(TASK, "section.key=value, such as training.lr=1e-6; repeatable.", "--set")
@@ -213,7 +222,7 @@ def main(
             from algorithms.names import method_name
 
             algo = method_name(algo)
-            sections = _sections(env, preset, assigned, options)
+            sections = _sections(env, preset, assigned, options, imitates=algo == "SFT")
             name = f"{env.rpartition(':')[2]}-{algo}-{Path(sections['policy']['model']).name}"
             output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
         if plan:
@@ -227,13 +236,16 @@ def main(
     raise typer.Exit(status)
 
 
-def _sections(env: str, preset: str | None, assigned: Sections, options: Sections) -> Sections:
+def _sections(
+    env: str, preset: str | None, assigned: Sections, options: Sections, *, imitates: bool = False
+) -> Sections:
     from experiments.common import environments, refusals, settings
     from llmenv.models import names
 
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
     if preset is None:
-        preset = "tiny" if model in (None, *names.EMBEDDED) else "pretrained"
+        presets = ("sft_tiny", "sft") if imitates else ("tiny", "pretrained")
+        preset = presets[model not in (None, *names.EMBEDDED)]
     given = settings.load_preset(preset)
     refusals.refuse(given, {})
     sections = settings.merge(given, assigned, options)

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -37,7 +37,7 @@ LOWEST_ENTROPY = 0.01
 LARGEST_STEP_KL = 0.1
 LARGEST_REFERENCE_KL = 1.0
 
-COLUMNS = ("  iteration", "  reward", "accuracy", "length", "     KL", "entropy", "tokens/s", "   left")
+COLUMNS = ("  iteration", "    loss", "  reward", "accuracy", "length", "     KL", "entropy", "tokens/s", "   left")
 
 
 def quieten() -> None:
@@ -66,13 +66,13 @@ class Display:
 
     Args:
         iterations: Of the whole run.
-        shows_kl: Whether a KL is measured: to a reference policy, or over several steps on a batch.
+        hidden: Columns that a run has nothing for, such as "KL" where none is measured.
     """
 
-    def __init__(self, iterations: int, shows_kl: bool = True):
+    def __init__(self, iterations: int, hidden: Collection[str] = ("loss",)):
         self.console = Console(highlight=False)
         self._iterations = iterations
-        self._shows_kl = shows_kl
+        self._hidden = hidden
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -106,7 +106,7 @@ class Display:
 
     def _line(self, cells: Sequence[str]) -> str:
         return "  ".join(
-            cell for name, cell in zip(COLUMNS, cells, strict=True) if self._shows_kl or "KL" not in name
+            cell for name, cell in zip(COLUMNS, cells, strict=True) if name.strip() not in self._hidden
         )
 
     @contextmanager
@@ -140,8 +140,9 @@ class Display:
         left = duration(seconds_left)
         cells = (
             f"{int(row['iteration']):>5}/{self._iterations:<5}",
-            f"{row['episode_return_mean']:8.3f}",
-            f"{row['accuracy']:8.3f}",
+            _measured(row.get("total_loss"), "8.4f"),
+            _measured(row.get("episode_return_mean"), "8.3f"),
+            _measured(row.get("accuracy"), "8.3f"),
             f"{row['response_length']:6.1f}",
             _measured(row.get("kl_reference", row.get("kl_behaviour")), "7.4f"),
             _measured(row.get("entropy"), "7.3f"),

@@ -34,6 +34,7 @@ def evaluation_row(iteration: int, results: dict[str, Any]) -> dict[str, float]:
     for name, summary in (("sampled", results["env_runners"]), ("greedy", results["greedy"])):
         row |= {f"{name}_{key}": value for key, value in summary.items() if not key.startswith("num_")}
     row["num_tasks"] = results["env_runners"]["num_episodes"]
+    row |= {f"validation_{key}": value for key, value in results.get("validation", {}).items()}
     return row
 
 

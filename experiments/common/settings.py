@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parents[1] / "presets"
 Sections = dict[str, dict[str, Any]]
+SHORT = {"data": "demonstrations.data"}
 
 
 @dataclass
@@ -73,11 +74,13 @@ def load_preset(name_or_file: str) -> Sections:
 def parse_assignment(text: str) -> Sections:
     """Reads `section.key=value`, or `section.key.name=value` for one entry of a mapping, with the value in YAML.
 
+    `data=FILE` is short for `demonstrations.data=FILE`.
+
     Raises:
         ValueError: If the text has another form.
     """
     path, equals, value = text.partition("=")
-    names = path.strip().split(".")
+    names = SHORT.get(path.strip(), path.strip()).split(".")
     if not equals or len(names) not in (2, 3) or not all(names):
         raise ValueError(
             f"--set {text!r} must have the form section.key=value, such as training.lr=1e-6, or "
@@ -133,10 +136,15 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
             name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             what = f"has no setting {section}.{name[1]}" if name else f"refuses {section}: {error}"
             raise ValueError(f"{algo} {what}") from error
+        except AttributeError:
+            raise ValueError(f"{algo} has no section {section}: it imitates nothing") from None
     settings = RunSettings(**sections.get("run", {}))
     bounds.check("run", asdict(settings), shown=lambda name: f"run.{name}")
     share_cores(config, sections)
     config.validate()
+    epochs = getattr(config, "epochs", None)
+    if epochs and "iterations" not in sections.get("run", {}):
+        settings.iterations = config.iterations_of(epochs)
     return config, settings
 
 
@@ -184,8 +192,10 @@ def resolved(algo: str, sections: Sections, run: RunSettings, config: LLMConfig)
     What is left to the machine (cores of each process) is not among them, unless it was given.
     """
     found: Sections = {}
-    for section in dict.fromkeys((*RECORDED, "policy", "sampling", "deepspeed")):
+    for section in dict.fromkeys((*RECORDED, "policy", "sampling", "deepspeed", "demonstrations")):
         names = (*RECORDED.get(section, ()), *_own_arguments(config, section))
+        if not names:
+            continue
         values = {name: getattr(config, ATTRIBUTES.get(name, name), None) for name in names}
         found[section] = {name: _plain(value) for name, value in values.items()}
     found["sampling"]["run_seed"] = config.root_seed

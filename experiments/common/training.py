@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algorithms.names import IMITATE
 from experiments.common import figures, settings
 from experiments.common.display import Display, duration, quieten
 from experiments.common.ownership import claim
@@ -77,7 +78,11 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
         * config.samples_per_iteration
         // (config.minibatch_size or config.samples_per_iteration)
     )
-    display = Display(run.iterations, shows_kl=config.kl_coeff > 0 or steps > 1)
+    imitates = algo in IMITATE
+    hidden = ("accuracy", "reward") if imitates else ("loss",)
+    if imitates or not (config.kl_coeff > 0 or steps > 1):
+        hidden += ("KL",)
+    display = Display(run.iterations, hidden)
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
     display.say(f"run folder: {output}")
     if plan is not None:
@@ -316,9 +321,9 @@ class Training:
             self.display.iteration(row, seconds_left)
         episodes, run = self.algorithm.last_episodes, self.settings
         shown = _due(iteration, run.show_every)
-        if shown or last or _due(iteration, run.evaluate_every):
+        if episodes and (shown or last or _due(iteration, run.evaluate_every)):
             self._write_samples("train", episodes)
-        if shown:
+        if episodes and shown:
             valid = [episode for episode in episodes if episode.valid]
             with self._harmless("display"):
                 self.display.sample(valid[iteration % len(valid)])
