@@ -122,6 +122,9 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "overlong_buffer": _SHARE,
         "dynamic_sampling": _SWITCH,
         "max_sampling_rounds": _COUNT,
+        # RFT's
+        "keep": _one_of("all", "best", "shortest"),
+        "most_kept": _optional(checks.whole, "for any number"),
         # PPO's and its relatives'
         "gamma": _SHARE,
         "lambda_": _SHARE,

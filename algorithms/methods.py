@@ -9,6 +9,7 @@ from algorithms.config import LLMConfig
 from algorithms.grpo import GRPOConfig
 from algorithms.names import IMITATE, method_name
 from algorithms.ppo import PPOConfig
+from algorithms.rft import RFTConfig
 from algorithms.sft import SFTConfig
 
 
@@ -85,8 +86,9 @@ METHODS = {
         "MiniMax-M1, 2506.13585",
         {"surrogate": "cispo", "clip_param": 1.0, "clip_param_high": 4.0, "loss_normaliser": "token"},
     ),
-    # Its module has the formula.
+    # Their modules have the formulas.
     "SFT": Method(SFTConfig, "Ouyang et al., 2203.02155"),
+    "RFT": Method(RFTConfig, "Dong et al., 2304.06767; Yuan et al., 2308.01825"),
 }
 
 

@@ -13,9 +13,10 @@ METHODS = (
     "GSPO",
     "CISPO",
     "SFT",
+    "RFT",
 )
 # Those that imitate: without advantages, clip and KL.
-IMITATE = ("SFT",)
+IMITATE = ("SFT", "RFT")
 
 
 def method_name(name: str) -> str:

@@ -52,8 +52,8 @@ def main(
         str,
         option(
             TASK,
-            "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO; SFT imitates --set "
-            "data=FILE.",
+            "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO; RFT imitates "
+            "what is right, SFT --set data=FILE.",
         ),
     ] = "GRPO",
     model: Annotated[

@@ -50,7 +50,8 @@ def load_demonstrations(
     """The rows of a source, and the numbers of those that are to be imitated.
 
     Args:
-        data: A file, a folder, a hub id (see `llmenv.data`), or the folder of an evaluation.
+        data: A file, a folder, a hub id (see `llmenv.data`), or the folder of an evaluation: what
+            `experiments/generate.py` has kept of it, else all its records.
         only_right: Of records, whether those are left out that were not right. Those that failed or were cut short are
             in any case.
         split: What of the source is wanted, where its rows or files say of which split they are; all where none does.
@@ -59,8 +60,8 @@ def load_demonstrations(
         ValueError: If it cannot be read, has other columns, or nothing is left of it.
     """
     source = Path(data).expanduser()
-    if (source / "records").is_dir():
-        source = source / "records"
+    places = [source / name for name in ("kept.parquet", "records") if (source / name).exists()]
+    source = places[0] if places else source
     parts = source.is_dir() and not split_files(source, split)  # of a whole that knows no splits
     rows = load_rows(source if source.exists() else data, None if parts else split, COLUMNS, split)
     names = {*rows.columns}

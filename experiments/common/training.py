@@ -79,7 +79,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
         // (config.minibatch_size or config.samples_per_iteration)
     )
     imitates = algo in IMITATE
-    hidden = ("accuracy", "reward") if imitates else ("loss",)
+    hidden = ("accuracy", "reward") if algo == "SFT" else () if imitates else ("loss",)
     if imitates or not (config.kl_coeff > 0 or steps > 1):
         hidden += ("KL",)
     display = Display(run.iterations, hidden)
