@@ -108,6 +108,15 @@ def parse_conversation(row: Mapping[str, Any]) -> Conversation:
     return conversation
 
 
+def question_of(row: Mapping[str, Any]) -> str:
+    """What a row asks: the last user message of `messages` or `prompt`, or the text of `question` or `problem`."""
+    for name in ("messages", "prompt", "question", "problem"):
+        if row.get(name) is not None:
+            asked = [text for role, text in _messages(row[name], name, "user") if role == "user"]
+            return asked[-1] if asked else ""
+    raise ValueError("a question stands in messages, prompt, question or problem, and the row has none of them")
+
+
 def _messages(value: Any, column: str, role: str) -> list[tuple[str, str]]:
     """The (role, content) of a column; a text that is no JSON of messages is one message of `role`."""
     if isinstance(value, str):
