@@ -13,7 +13,18 @@ if TYPE_CHECKING:
     from algorithms.rft import RFT, RFTConfig
     from algorithms.sft import SFT, SFTConfig
 
-__all__ = ["GRPO", "METHODS", "PPO", "RFT", "SFT", "GRPOConfig", "PPOConfig", "RFTConfig", "SFTConfig", "make_config"]
+__all__ = [
+    "GRPO",
+    "METHODS",
+    "PPO",
+    "RFT",
+    "SFT",
+    "GRPOConfig",
+    "PPOConfig",
+    "RFTConfig",
+    "SFTConfig",
+    "make_config",
+]
 
 _MODULES = {
     "GRPO": "grpo",

@@ -40,8 +40,8 @@ logger = logging.getLogger(__name__)
 class LLMAlgorithm(Algorithm):
     """An RLlib Algorithm whose policy is a language model.
 
-    Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is; or, where nothing is
-    sampled, what is learned from instead (`iteration_rows`).
+    Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is; or, where nothing
+    is sampled, what is learned from instead (`iteration_rows`).
 
     Attributes:
         last_episodes: Of the last iteration, invalid ones included.

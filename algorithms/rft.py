@@ -1,10 +1,11 @@
 """Expert iteration: samples groups, keeps what is right, and imitates it.
 
-L = -(1 / N) sum_{i kept} sum_t log p(y_it | all before it), over the N tokens of the kept samples: SFT's loss (`algorithms.sft`)
-on the policy's own right answers, drawn anew each iteration. With keep="best" it is RAFT (Dong et al., 2304.06767), with "all"
-the loop of RFT (Yuan et al., 2308.01825); as a policy gradient it is GRPO's with advantages of 1 and 0 and no ratio. Deviations:
-each iteration starts from the last one's weights (RFT: from the base), and log p is at the sampling temperature. Known to
-narrow the policy: entropy falls sooner than with GRPO (Xiong et al., 2504.11343).
+L = -(1 / N) sum_{i kept} sum_t log p(y_it | all before it), over the N tokens of the kept samples: SFT's loss
+(`algorithms.sft`) on the policy's own right answers, drawn anew each iteration. With keep="best" it is RAFT (Dong et
+al., 2304.06767), with "all" the loop of RFT (Yuan et al., 2308.01825); as a policy gradient it is GRPO's with
+advantages of 1 and 0 and no ratio. Deviations: each iteration starts from the last one's weights (RFT: from the base),
+and log p is at the sampling temperature. Known to narrow the policy: entropy falls sooner than with GRPO (Xiong et al.,
+2504.11343).
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class RFTConfig(LLMConfig):
 
         Args:
             keep: Of a group's right samples "all", the "best" or the "shortest".
-            most_kept: At most so many of a group, and the fewer the more of it are right (see `llmenv.selection.quota`).
-                None: any number.
+            most_kept: At most so many of a group, and the fewer the more of it are right (see
+                `llmenv.selection.quota`). None: any number.
             **kwargs: See `LLMConfig.training`.
         """
         super().training(**kwargs)
@@ -71,7 +72,9 @@ class RFT(LLMAlgorithm):
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
         """1 for what is kept, 0 for the others."""
         weights = np.zeros(len(episodes))
-        weights[kept([_sample(episode) for episode in episodes], self.config.keep, self.config.most_kept)] = 1.0
+        weights[kept([_sample(episode) for episode in episodes], self.config.keep, self.config.most_kept)] = (
+            1.0
+        )
         self.log_rollout({"num_kept": float(weights.sum())})
         return weights
 

@@ -1,9 +1,10 @@
 """Supervised fine-tuning: the cross-entropy of the assistant's words in conversations that are to be imitated.
 
-L = -(1 / N) sum_i sum_t log p(y_it | all before it), over the N response tokens of a batch, on all learners: the loss of
-InstructGPT's first stage (2203.02155, section 3.5) and of DeepSeek-R1's cold start (Nature 645, 633, 2025). Learning rate and
-denominator are those of a plain loop of AdamW over such batches. Deviations: prompts have no loss, in any turn; the last
-batch of an epoch is filled up with rows of the next one; and a conversation is never packed into another's context.
+L = -(1 / N) sum_i sum_t log p(y_it | all before it), over the N response tokens of a batch, on all learners: the loss
+of InstructGPT's first stage (2203.02155, section 3.5) and of DeepSeek-R1's cold start (Nature 645, 633, 2025). Learning
+rate and denominator are those of a plain loop of AdamW over such batches. Deviations: prompts have no loss, in any
+turn; the last batch of an epoch is filled up with rows of the next one; and a conversation is never packed into
+another's context.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class SFTConfig(LLMConfig):
             epochs: Passes over the rows: as many iterations as these take. None: as `run.iterations` has it.
             only_right: Of the records of an evaluation, imitate those alone that are right.
             max_row_tokens: The most that a row may take. None: as many as the model has positions.
-            overlong_rows: A longer one is an "error", or is left out and counted: "drop". None is cut: without its end a
-                response teaches never to end.
+            overlong_rows: A longer one is an "error", or is left out and counted: "drop". None is cut: without its end
+                a response teaches never to end.
         """
         return self._set(
             data=absolute(data),
@@ -83,8 +84,8 @@ class SFTConfig(LLMConfig):
         super().validate()
         if not self.in_evaluation and self.temperature != 1:
             raise ValueError(
-                f"{self.method} learns the probabilities of the model as it is: leave temperature at 1, and set that of "
-                "evaluations by evaluation(evaluation_config={'temperature': ...})"
+                f"{self.method} learns the probabilities of the model as it is: leave temperature at 1, and set that "
+                "of evaluations by evaluation(evaluation_config={'temperature': ...})"
             )
         refuse_settings_of_comparisons(self)
         if self.data is None:
@@ -218,8 +219,8 @@ def _read(
             found.append(one)
         elif config.overlong_rows == "error":
             raise ValueError(
-                f"{rows.where(i)} takes {size} tokens, {int(one.response_mask.sum())} of them responses, and {limit} is "
-                "the most: shorten it, or leave out what is longer with demonstrations.overlong_rows=drop"
+                f"{rows.where(i)} takes {size} tokens, {int(one.response_mask.sum())} of them responses, and {limit} "
+                "is the most: shorten it, or leave out what is longer with demonstrations.overlong_rows=drop"
             )
         longest = max(longest, size)
     if not found:

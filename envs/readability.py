@@ -1,8 +1,8 @@
 """Can people read it? Measures of a text, each a pure function in linear time. Know no task, and judge no answer.
 
 DeepSeek-R1 keeps of its samples what is not mixed in languages, and rewards the share of words in the target language
-(Nature 645, 633, 2025). Which language a word is of cannot be told without a model of languages; which letters it has can:
-here the words of a language are those of its script, so that Chinese within English is found, and German is not.
+(Nature 645, 633, 2025). Which language a word is of cannot be told without a model of languages; which letters it has
+can: here the words of a language are those of its script, so that Chinese within English is found, and German is not.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def target_words(text: str, script: str = "LATIN") -> float:
 
 
 def repetition(text: str, n: int = 4) -> float:
-    """1 - (distinct n-grams) / (all n-grams), of words and punctuation marks in lower case; 0 of fewer than n of them."""
+    """1 - (distinct n-grams) / (all n-grams), of words and punctuation marks in lower case; 0 of fewer than n."""
     words = _PIECES.findall(text.lower())
     ngrams = list(zip(*(words[i:] for i in range(n)), strict=False))
     return 1 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0

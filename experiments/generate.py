@@ -2,9 +2,9 @@
 
     python experiments/generate.py --output generated --model tiny --env Countdown-v0 --num-tasks 64 --samples 8
 
-Samples are drawn, and drawn on after an interruption, as evaluate.py does: its options are taken here too, and passed on.
-Tasks are of the training split. What is right, readable, no duplicate and not held out stands in the folder's kept.parquet,
-which `run.py --algo SFT --set data=generated` reads; the summary.json says how many samples came how far.
+Samples are drawn, and drawn on after an interruption, as evaluate.py does: its options are taken here too, and passed
+on. Tasks are of the training split. What is right, readable, no duplicate and not held out stands in the folder's
+kept.parquet, which `run.py --algo SFT --set data=generated` reads; the summary.json says how many samples came how far.
 """
 
 from __future__ import annotations
@@ -31,14 +31,16 @@ def main(
     ] = "all",
     most: Annotated[
         int | None,
-        typer.Option(min=1, help="Of each task at most so many, and no more than 1 / its pass rate. (default: any)"),
+        typer.Option(
+            min=1, help="Of each task at most so many, and no more than 1 / its pass rate. (default: any)"
+        ),
     ] = None,
     script: Annotated[str, typer.Option(help="Of readable letters, as Unicode names it.")] = "LATIN",
     held_out: Annotated[
         list[str] | None,
         typer.Option(
-            help="Evaluation or data whose questions must not be learned from, beside the environments' own test split; "
-            "repeatable."
+            help="Evaluation or data whose questions must not be learned from, beside the environments' own test "
+            "split; repeatable."
         ),
     ] = None,
 ) -> None:
@@ -67,9 +69,13 @@ def _sample(output: Path, arguments: Sequence[str]) -> None:
     """Runs evaluate.py on the training split, unless its arguments name another one; of held-out tasks none."""
     from experiments import evaluate
 
-    splits = [text.replace(" ", "") for text in arguments if text.replace("--env-set=", "").startswith("split")]
+    splits = [
+        text.replace(" ", "") for text in arguments if text.replace("--env-set=", "").startswith("split")
+    ]
     if any(text.endswith("=test") for text in splits):
-        raise ValueError("split=test is what is held out: leave --env-set split out, and training tasks are drawn")
+        raise ValueError(
+            "split=test is what is held out: leave --env-set split out, and training tasks are drawn"
+        )
     train = [] if splits else ["--env-set", "split=train"]
     try:
         evaluate.app([*arguments, *train, "--output", str(output)])

@@ -2,8 +2,8 @@
 
 A row is one of these, told apart by its columns:
 
-- a record of an evaluation (`llmenv.evaluation.records`), or what `experiments/generate.py` kept of some: `messages` and
-  `completion`. What is not right, or was cut short, is left out;
+- a record of an evaluation (`llmenv.evaluation.records`), or what `experiments/generate.py` kept of some: `messages`
+  and `completion`. What is not right, or was cut short, is left out;
 - `messages`: a list of {role, content}, or JSON of one: a system message or none, then user and assistant in turn;
 - `prompt` and `completion`: each a text, or such a list of messages.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,10 +95,8 @@ def parse_conversation(row: Mapping[str, Any]) -> Conversation:
     """
     if row.get("messages") is not None:
         messages = _messages(row["messages"], "messages", "user")
-        if row.get("completion") is None:
-            conversation = _of_messages(messages)
-        else:
-            conversation = _of_record(row, messages)
+        is_record = row.get("completion") is not None
+        conversation = _of_record(row, messages) if is_record else _of_messages(messages)
     else:
         asked = _messages(row.get("prompt"), "prompt", "user")
         answered = _messages(row.get("completion"), "completion", "assistant")
@@ -114,7 +113,9 @@ def question_of(row: Mapping[str, Any]) -> str:
         if row.get(name) is not None:
             asked = [text for role, text in _messages(row[name], name, "user") if role == "user"]
             return asked[-1] if asked else ""
-    raise ValueError("a question stands in messages, prompt, question or problem, and the row has none of them")
+    raise ValueError(
+        "a question stands in messages, prompt, question or problem, and the row has none of them"
+    )
 
 
 def _messages(value: Any, column: str, role: str) -> list[tuple[str, str]]:
@@ -162,7 +163,7 @@ def _of_record(row: Mapping[str, Any], prompt: Sequence[tuple[str, str]]) -> Con
         return first._replace(exchanges=(only._replace(prefix=begun),))
     turns = json.loads(row["turns"])
     exchanges = [Exchange(only.asked, turns[0]["text"], begun)]
-    for before, turn in zip(turns, turns[1:], strict=False):
+    for before, turn in pairwise(turns):
         info = before["info"]
         prefix, continues = info.get("assistant_prefix") or "", bool(info.get("continues"))
         exchanges.append(Exchange(before["observation"], turn["text"], prefix, continues))

@@ -1,7 +1,7 @@
 """Which samples are worth learning from: pure functions of what is known of each. Knows no files, models or tokens.
 
-Rejection sampling keeps what is right (RFT: Yuan et al., 2308.01825; RAFT: Dong et al., 2304.06767, keeps the best of each
-task). Deviation: `quota` lets a task have the fewer the easier it is.
+Rejection sampling keeps what is right (RFT: Yuan et al., 2308.01825; RAFT: Dong et al., 2304.06767, keeps the best of
+each task). Deviation: `quota` lets a task have the fewer the easier it is.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class HeldOut:
     def __init__(self, questions: Iterable[str]):
         self.questions = {_plain(question) for question in questions}
         counts = Counter(gram for question in self.questions for gram in _grams(question))
-        # What two tasks have in common is their wording, and says nothing of either; nor do numbers, which are often all
-        # in which tasks of one kind differ: `has` looks at them.
+        # What two tasks have in common is their wording, and says nothing of either; nor do numbers, which are often
+        # all in which tasks of one kind differ: `has` looks at them.
         self._grams = {gram for gram, count in counts.items() if count == 1 or len(self.questions) == 1}
 
     def has(self, question: str) -> bool:

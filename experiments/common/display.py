@@ -37,7 +37,17 @@ LOWEST_ENTROPY = 0.01
 LARGEST_STEP_KL = 0.1
 LARGEST_REFERENCE_KL = 1.0
 
-COLUMNS = ("  iteration", "    loss", "  reward", "accuracy", "length", "     KL", "entropy", "tokens/s", "   left")
+COLUMNS = (
+    "  iteration",
+    "    loss",
+    "  reward",
+    "accuracy",
+    "length",
+    "     KL",
+    "entropy",
+    "tokens/s",
+    "   left",
+)
 
 
 def quieten() -> None:
@@ -170,7 +180,8 @@ class Display:
         """Shows evaluations side by side, such as before and after."""
         title = f"{int(next(iter(rows.values()))['num_tasks'])} held-out tasks"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length"):
+        loss = ["loss"] * ("validation_loss" in next(iter(rows.values())))  # on rows that are held out
+        for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length", *loss):
             table.add_column(column, justify="right")
         for name, row in rows.items():
             table.add_row(
@@ -179,6 +190,7 @@ class Display:
                 *_accuracy(row, "greedy"),
                 f"{row['sampled_format_rate']:.0%}",
                 f"{row['sampled_response_length']:.1f}",
+                *(f"{row['validation_loss']:.4f}" for _ in loss),
             )
         self.console.print(table)
 

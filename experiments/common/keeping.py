@@ -87,7 +87,9 @@ def keep_records(folder: Path, wanted: Wanted, held_out: Sequence[str] = ()) -> 
     passed.append(kept(samples, wanted.keep, wanted.most, passed[-1]))
     envs = frame["env"].tolist()
     funnel = {
-        env: {stage: sum(envs[i] == env for i in numbers) for stage, numbers in zip(STAGES, passed, strict=True)}
+        env: {
+            stage: sum(envs[i] == env for i in numbers) for stage, numbers in zip(STAGES, passed, strict=True)
+        }
         for env in dict.fromkeys(envs)
     }
     summary = json.loads((folder / "summary.json").read_text())

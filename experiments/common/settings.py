@@ -130,14 +130,14 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
         refuse_names(section, values)
         if section == "run":
             continue
+        if not hasattr(config, section):
+            raise ValueError(f"{algo} has no section {section}: that is of SFT, --algo SFT")
         try:
             getattr(config, section)(**values)
         except TypeError as error:
             name = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             what = f"has no setting {section}.{name[1]}" if name else f"refuses {section}: {error}"
             raise ValueError(f"{algo} {what}") from error
-        except AttributeError:
-            raise ValueError(f"{algo} has no section {section}: it imitates nothing") from None
     settings = RunSettings(**sections.get("run", {}))
     bounds.check("run", asdict(settings), shown=lambda name: f"run.{name}")
     share_cores(config, sections)

@@ -78,10 +78,9 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
         * config.samples_per_iteration
         // (config.minibatch_size or config.samples_per_iteration)
     )
-    imitates = algo in IMITATE
-    hidden = ("accuracy", "reward") if algo == "SFT" else () if imitates else ("loss",)
-    if imitates or not (config.kl_coeff > 0 or steps > 1):
-        hidden += ("KL",)
+    hidden = {"SFT": {"accuracy", "reward"}, "RFT": set()}.get(algo, {"loss"})
+    if algo in IMITATE or not (config.kl_coeff > 0 or steps > 1):
+        hidden |= {"KL"}
     display = Display(run.iterations, hidden)
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
     display.say(f"run folder: {output}")

@@ -172,12 +172,12 @@ class TokenBatch:
 
     @property
     def sampled_mask(self) -> torch.Tensor:
-        """bool [B, T], the response tokens that were sampled for this update."""
+        """Bool [B, T], the response tokens that were sampled for this update."""
         return self.response_mask & ~self.supervised[:, None]
 
     @property
     def imitated_mask(self) -> torch.Tensor:
-        """bool [B, T], those of supervised rows."""
+        """Bool [B, T], those of supervised rows."""
         return self.response_mask & self.supervised[:, None]
 
     @cached_property

@@ -16,7 +16,9 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def episode(group: int, info: dict[str, Any], reward: float, size: int = 2, end: str = "stop") -> TextEpisode:
-    turn = Turn([5, 6, 7], [*range(10, 10 + size)], [-1.0] * size, finish_reason=end, reward=reward, info=info)
+    turn = Turn(
+        [5, 6, 7], [*range(10, 10 + size)], [-1.0] * size, finish_reason=end, reward=reward, info=info
+    )
     return TextEpisode(group, 0, [turn])
 
 
@@ -55,7 +57,9 @@ def test_what_is_kept_and_the_step_on_it(
     # The loss is the plain cross-entropy over the tokens of the kept ones alone.
     size = [len(one.token_ids) for one in usable]
     pairs = [
-        (one.token_ids, np.arange(n) >= 3) for one, n, weight in zip(usable, size, weights, strict=True) if weight
+        (one.token_ids, np.arange(n) >= 3)
+        for one, n, weight in zip(usable, size, weights, strict=True)
+        if weight
     ]
     loss = result["learners"]["default_policy"]["likelihood_loss"]
     assert loss == pytest.approx(plain_losses(model_folder, [pairs], lr=0.0)[0], abs=1e-5)

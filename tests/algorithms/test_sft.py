@@ -24,7 +24,10 @@ from support import flat_weights, small_config
 from updates import Update, make_group, make_plan, make_rows, plain_losses
 
 ROWS = [
-    {"prompt": f"What is {i} + {i}?", "completion": f"<think> {i} + {i} = {2 * i} </think> {2 * i}" * (1 + i % 3)}
+    {
+        "prompt": f"What is {i} + {i}?",
+        "completion": f"<think> {i} + {i} = {2 * i} </think> {2 * i}" * (1 + i % 3),
+    }
     for i in range(11)
 ]
 
@@ -66,7 +69,9 @@ def test_the_losses_are_those_of_a_plain_loop(ten_steps: Any, model_folder: str)
         rows.append((prompt + response, [False] * len(prompt) + [True] * len(response)))
     walk = [row_at(position, len(ROWS), DEMONSTRATIONS_STREAM, 0) for position in range(40)]
     assert sorted(walk[:11]) == sorted(walk[11:22]) == list(range(11)) and walk[:11] != walk[11:22]
-    theirs = plain_losses(model_folder, [[rows[i] for i in walk[k : k + 4]] for k in range(0, 40, 4)], lr=1e-3)
+    theirs = plain_losses(
+        model_folder, [[rows[i] for i in walk[k : k + 4]] for k in range(0, 40, 4)], lr=1e-3
+    )
     np.testing.assert_allclose(ten_steps[1], theirs, atol=1e-4)
     assert theirs[9] < theirs[0] - 0.1  # it moves: by far more than the tolerance
 
@@ -80,16 +85,26 @@ def test_a_resumed_run_is_the_uninterrupted_one(ten_steps: Any) -> None:
 
 
 def test_the_loss_by_hand() -> None:
-    # Two responses, of 1 and 3 tokens at log-probabilities -1, -2, -3 and -4: their sum over the 4 tokens is 2.5, and the
-    # gradient by each -1/4. A mean of the rows' means would be (1 + 3) / 2 = 2.
+    # Two responses, of 1 and 3 tokens at log-probabilities -1, -2, -3 and -4: their mean over the 4 tokens is -2.5, and
+    # the loss's gradient by each -1/4. A mean of the rows' means would be (1 + 3) / 2 = 2.
     rows = [
         TokenRow.to_imitate(np.arange(len(mask)), np.array(mask), group=i)
         for i, mask in enumerate([[False, True], [False, True, False, True, True]])
     ]
     tokens = TokenBatch.from_rows(rows)
-    logps = torch.zeros(2, 5).masked_scatter(tokens.response_mask, torch.tensor([-1.0, -2, -3, -4])).requires_grad_()
+    logps = (
+        torch.zeros(2, 5)
+        .masked_scatter(tokens.response_mask, torch.tensor([-1.0, -2, -3, -4]))
+        .requires_grad_()
+    )
     batch = LossBatch(
-        tokens, logps.detach(), None, num_tokens=0, num_sequences=0, num_learned_tokens=4, num_supervised_tokens=4
+        tokens,
+        logps.detach(),
+        None,
+        num_tokens=0,
+        num_sequences=0,
+        num_learned_tokens=4,
+        num_supervised_tokens=4,
     )
 
     class Learner:
@@ -112,10 +127,14 @@ def test_the_loss_by_hand() -> None:
 
 def imitated(rows: list[TokenRow]) -> list[TokenRow]:
     """The same tokens, to be imitated, in groups of their own."""
-    return [TokenRow.to_imitate(row.token_ids, row.response_mask, group=100 + i) for i, row in enumerate(rows)]
+    return [
+        TokenRow.to_imitate(row.token_ids, row.response_mask, group=100 + i) for i, row in enumerate(rows)
+    ]
 
 
-def test_rows_of_one_kind_leave_the_gradient_of_the_other_as_it_was(ray_cluster: None, model_folder: str) -> None:
+def test_rows_of_one_kind_leave_the_gradient_of_the_other_as_it_was(
+    ray_cluster: None, model_folder: str
+) -> None:
     """The gradients of both kinds apart add up to that of both together, whatever their numbers."""
     sampled, shown = make_rows(), imitated(make_rows(num_groups=3, seed=1))
     updates = [
@@ -146,7 +165,11 @@ def test_what_is_held_out_is_not_learned_and_has_a_loss(ten_steps: Any, model_fo
 @pytest.mark.parametrize(
     ("row", "settings", "error"),
     [
-        ({"prompt": "What?", "completion": ""}, {}, r"row 11 of .*bad.jsonl: response 1 is empty.*leave the row out"),
+        (
+            {"prompt": "What?", "completion": ""},
+            {},
+            r"row 11 of .*bad.jsonl: response 1 is empty.*leave the row out",
+        ),
         (
             {"prompt": "What?", "completion": "é" * 300},
             {},

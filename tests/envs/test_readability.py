@@ -32,7 +32,13 @@ def test_scripts(text: str, script: str, letters: float, words: float) -> None:
 
 @pytest.mark.parametrize(
     ("text", "share"),
-    [("a b c", 0.0), ("a b c d", 0.0), ("a b c d a b c d", 1 - 4 / 5), ("A b, a b,", 1 - 3 / 3), ("x " * 13, 1 - 1 / 10)],
+    [
+        ("a b c", 0.0),
+        ("a b c d", 0.0),
+        ("a b c d a b c d", 1 - 4 / 5),
+        ("A b, a b,", 1 - 3 / 3),
+        ("x " * 13, 1 - 1 / 10),
+    ],
 )
 def test_repetition(text: str, share: float) -> None:
     assert repetition(text) == pytest.approx(share)

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from experiments.generate import app
 from llmenv.conversations import load_demonstrations, question_of
 
-# Of each question the first answer is right, the second not for people, the third the first one again, the fourth wrong.
-MODEL = '''
+# Of each question the first answer is right, the second unreadable, the third the first one again, the fourth wrong.
+MODEL = """
 import re, threading
 seen, lock = {}, threading.Lock()
 
@@ -24,7 +24,7 @@ def say(question):
     a, b = map(int, re.findall(r"[0-9]+", question)[:2])
     words = ("so it is", "so 我们 it is", "SO  it is", "so it is not")[number]
     return f"<think>{words}</think><answer>{a * b + (number == 3)}</answer>"
-'''
+"""
 COMMAND = ["--model=solver:say", "--env=Multiplication-v0", "--num-tasks=5", "--samples=4", "--output=kept"]
 
 
@@ -49,7 +49,10 @@ def test_right_readable_unique_and_not_held_out(tmp_path: Path, monkeypatch: pyt
     again = CliRunner().invoke(app, [*COMMAND, "--held-out=held_out.jsonl"])  # nothing is sampled anew
     assert again.exit_code == 0, again.output
     left = pd.read_parquet("kept/kept.parquet")
-    assert len(left) == 4 and question not in left["messages"].map(lambda text: question_of({"prompt": text})).tolist()
+    assert (
+        len(left) == 4
+        and question not in left["messages"].map(lambda text: question_of({"prompt": text})).tolist()
+    )
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from llmenv.conversations import Conversation, Exchange, load_demonstrations, parse_conversation
 
 SYSTEM, ASKED, ANSWERED = (
-    {"role": role, "content": text} for role, text in (("system", "Be brief."), ("user", "1 + 1?"), ("assistant", "2"))
+    {"role": role, "content": text}
+    for role, text in (("system", "Be brief."), ("user", "1 + 1?"), ("assistant", "2"))
 )
 AGAIN = [{"role": "user", "content": "And 2 + 2?"}, {"role": "assistant", "content": "4"}]
 TWO_TURNS = [
@@ -67,7 +68,10 @@ def test_every_form_of_a_row(row: dict[str, Any], conversation: Conversation) ->
         ({"messages": [{"role": "user"}]}, "column messages must be a text, or a list of"),
         ({"prompt": None, "completion": "2"}, "column prompt must be"),
         ({"prompt": "1 + 1?", "completion": " \n"}, "response 1 is empty.*leave the row out"),
-        ({"messages": [ASKED, ANSWERED, AGAIN[0], {"role": "assistant", "content": ""}]}, "response 2 is empty"),
+        (
+            {"messages": [ASKED, ANSWERED, AGAIN[0], {"role": "assistant", "content": ""}]},
+            "response 2 is empty",
+        ),
     ],
 )
 def test_what_is_no_conversation_is_refused(row: dict[str, Any], error: str) -> None:
@@ -91,13 +95,15 @@ def test_of_records_what_is_right_and_whole_is_wanted(tmp_path: Path) -> None:
 
 def test_a_source_that_cannot_be_read_says_what_it_needs(tmp_path: Path) -> None:
     (tmp_path / "half.jsonl").write_text('{"prompt": "1 + 1?"}\n')
-    with pytest.raises(ValueError, match=r"half.jsonl has prompt of .*needs `messages`, or `prompt` and `comp.*rename"):
+    with pytest.raises(
+        ValueError, match=r"half.jsonl has prompt of .*needs `messages`, or `prompt` and `comp.*rename"
+    ):
         load_demonstrations(tmp_path / "half.jsonl")
     (tmp_path / "other.jsonl").write_text('{"question": "1 + 1?"}\n')
     with pytest.raises(ValueError, match="none of the columns messages, prompt"):
         load_demonstrations(tmp_path / "other.jsonl")
     (tmp_path / "cut.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="cut.parquet is no parquet file, or only part of one"):
+    with pytest.raises(ValueError, match=r"cut.parquet is no parquet file, or only part of one"):
         load_demonstrations(tmp_path / "cut.parquet")
     with pytest.raises(ValueError, match="there is no file"):
         load_demonstrations(tmp_path / "nowhere.parquet")

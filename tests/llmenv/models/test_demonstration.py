@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -30,7 +32,7 @@ def parts(one: Demonstration, renderer: Renderer) -> list[tuple[bool, str]]:
     ends = [0, *(np.flatnonzero(np.diff(one.response_mask)) + 1), len(one.token_ids)]
     return [
         (bool(one.response_mask[start]), renderer.tokenizer.decode(one.token_ids[start:end]))
-        for start, end in zip(ends, ends[1:], strict=False)
+        for start, end in pairwise(ends)
     ]
 
 
@@ -72,7 +74,9 @@ def test_what_the_template_opens_is_not_learned_and_must_be_there() -> None:
     thinking = renderer("chat", CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif"))
     talk = Conversation((Exchange("1 + 1?", "<think> sum </think> 2"),))
     assert parts(demonstrate(talk, thinking), thinking)[-1] == (True, "sum </think> 2<|im_end|>")
-    with pytest.raises(ValueError, match=r"prompt ends with '<think>\\n'.*begins with 'It is 2.'.*template_kwargs"):
+    with pytest.raises(
+        ValueError, match=r"prompt ends with '<think>\\n'.*begins with 'It is 2.'.*template_kwargs"
+    ):
         demonstrate(TALK, thinking)
     with pytest.raises(ValueError, match="response 1 is no longer than its beginning"):
         demonstrate(Conversation((Exchange("1 + 1?", "<think>"),)), thinking)
