@@ -105,7 +105,9 @@ def test_bad_settings_are_refused_by_name(algo, sections, message):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"pretrained, qwen2.5_0.5b, .*, r1_zero, sft, sft_tiny, tiny, tinyzero_countdown"):
+    with pytest.raises(
+        ValueError, match=r"pretrained, qwen2.5_0.5b, .*, r1_zero, sft, sft_tiny, tiny, tinyzero_countdown"
+    ):
         settings.load_preset("nope")
 
 
