@@ -9,6 +9,7 @@ another's context.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -130,6 +131,10 @@ class SFT(LLMAlgorithm):
     def setup(self, config: SFTConfig) -> None:
         # Rows are read before anything is started, so that a bad one costs nothing.
         self._train, self._held_out = read_demonstrations(self.config)
+        digest = hashlib.sha256()
+        for one in (*self._train, *self._held_out):
+            digest.update(one.token_ids.tobytes() + one.response_mask.tobytes())
+        self._digest = digest.hexdigest()
         super().setup(config)
 
     def iteration_rows(self) -> list[TokenRow]:
@@ -150,6 +155,22 @@ class SFT(LLMAlgorithm):
             }
         )
         return rows
+
+    def get_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return {**super().get_state(*args, **kwargs), "demonstrations": self._digest}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on with the rows that were begun with.
+
+        Raises:
+            ValueError: If these are others.
+        """
+        if state.get("demonstrations", self._digest) != self._digest:
+            raise ValueError(
+                f"{self.config.data} holds other rows than those that the checkpoint has learned from, or they are "
+                "rendered otherwise: give the old ones back, or start a new run from its policy"
+            )
+        super().set_state({name: value for name, value in state.items() if name != "demonstrations"})
 
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
         raise NotImplementedError("rows that are imitated have no rewards")

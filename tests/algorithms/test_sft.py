@@ -84,6 +84,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(ten_steps: Any) -> None:
     resumed.stop()
 
 
+def test_a_run_is_not_resumed_with_other_rows(ten_steps: Any, data: str) -> None:
+    file = Path(data)
+    text = file.read_text()
+    file.write_text(text.replace("10 + 10 = 20", "10 + 10 = 21", 1))
+    try:
+        with pytest.raises(ValueError, match=r"demos.jsonl holds other rows than those that the checkpoint"):
+            SFT.from_checkpoint(ten_steps[2])
+    finally:
+        file.write_text(text)
+
+
 def test_the_loss_by_hand() -> None:
     # Two responses, of 1 and 3 tokens at log-probabilities -1, -2, -3 and -4: their mean over the 4 tokens is -2.5, and
     # the loss's gradient by each -1/4. A mean of the rows' means would be (1 + 3) / 2 = 2.
