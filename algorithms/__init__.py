@@ -10,8 +10,21 @@ if TYPE_CHECKING:
     from algorithms.grpo import GRPO, GRPOConfig
     from algorithms.methods import METHODS, make_config
     from algorithms.ppo import PPO, PPOConfig
+    from algorithms.rft import RFT, RFTConfig
+    from algorithms.sft import SFT, SFTConfig
 
-__all__ = ["GRPO", "METHODS", "PPO", "GRPOConfig", "PPOConfig", "make_config"]
+__all__ = [
+    "GRPO",
+    "METHODS",
+    "PPO",
+    "RFT",
+    "SFT",
+    "GRPOConfig",
+    "PPOConfig",
+    "RFTConfig",
+    "SFTConfig",
+    "make_config",
+]
 
 _MODULES = {
     "GRPO": "grpo",
@@ -19,6 +32,10 @@ _MODULES = {
     "METHODS": "methods",
     "PPO": "ppo",
     "PPOConfig": "ppo",
+    "RFT": "rft",
+    "RFTConfig": "rft",
+    "SFT": "sft",
+    "SFTConfig": "sft",
     "make_config": "methods",
 }
 

@@ -12,7 +12,7 @@ import numpy as np
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.rllib.callbacks.utils import make_callback
-from ray.rllib.core import COMPONENT_LEARNER_GROUP, DEFAULT_MODULE_ID
+from ray.rllib.core import COMPONENT_LEARNER_GROUP
 from ray.rllib.utils.checkpoints import Checkpointable
 from ray.rllib.utils.metrics import (
     ENV_RUNNER_RESULTS,
@@ -33,6 +33,7 @@ from algorithms.groups import (
     warn_without_signal,
 )
 from algorithms.preflight import preflight
+from algorithms.weights import WeightsByRLlibsNames
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import warn_if_cut
 from llmenv.policy.batch import TokenRow
@@ -44,10 +45,11 @@ from llmenv.rollout import GroupRequest
 logger = logging.getLogger(__name__)
 
 
-class LLMAlgorithm(Algorithm):
+class LLMAlgorithm(WeightsByRLlibsNames, Algorithm):
     """An RLlib Algorithm whose policy is a language model.
 
-    Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is.
+    Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is; or, where nothing
+    is sampled, what is learned from instead (`iteration_rows`).
 
     Attributes:
         last_episodes: Of the last iteration, invalid ones included.
@@ -105,26 +107,34 @@ class LLMAlgorithm(Algorithm):
     def training_step(self) -> None:
         """One iteration. Logs its metrics and returns None, as RLlib's new API stack wants it."""
         with self.metrics.log_time((TIMERS, "sampling"), reduce="mean", window=1):
-            episodes = self.last_episodes = self.collect()
-        figures = rollout_metrics(episodes, self.config.group_size, self.num_updates, self.curriculum.parts)
-        for key, value in figures.items():
-            self.metrics.log_value(("rollout", key), value, reduce="mean", window=1)
+            rows = self.iteration_rows()
         with self.metrics.log_time((TIMERS, "learning"), reduce="mean", window=1):
-            usable = self.usable(episodes)
-            advantages = self.assign_credit(usable)
-            if not (self._has_warned or self.has_signal(usable, advantages)):
-                warn_without_signal(self.iteration + 1)
-                self._has_warned = True
-            rows = self.make_rows(usable, advantages)
             self._updated_in = self.iteration
             if self.config.sampler_sleeps:  # until the weight sync wakes it
                 self.runners.call("sleep")
-            update = self.num_updates
             self.update_rows(rows)
-            if self.curriculum.learn(figures["accuracy"], update):
-                logger.warning(self.curriculum.told())
         with self.metrics.log_time((TIMERS, "weight_sync"), reduce="mean", window=1):
             self.runners.sync_weights()
+
+    def iteration_rows(self) -> list[TokenRow]:
+        """What this iteration learns from: a batch of samples, and what each is worth. Logs the figures about them."""
+        episodes = self.last_episodes = self.collect()
+        update, parts = self.num_updates, self.curriculum.parts
+        figures = rollout_metrics(episodes, self.config.group_size, update, parts)
+        self.log_rollout(figures)
+        if self.curriculum.learn(figures["accuracy"], update):
+            logger.warning(self.curriculum.told())
+        usable = self.usable(episodes)
+        advantages = self.assign_credit(usable)
+        if not (self._has_warned or self.has_signal(usable, advantages)):
+            warn_without_signal(self.iteration + 1)
+            self._has_warned = True
+        return self.make_rows(usable, advantages)
+
+    def log_rollout(self, figures: Mapping[str, float]) -> None:
+        """Logs figures about what the iteration learns from."""
+        for key, value in figures.items():
+            self.metrics.log_value(("rollout", key), value, reduce="mean", window=1)
 
     @property
     def learners_are_whole(self) -> bool:
@@ -203,7 +213,7 @@ class LLMAlgorithm(Algorithm):
             costs=self._costs,
         )
         effective = sum(map(self.has_gradient, rows))
-        self.metrics.log_value(("rollout", "effective_batch"), effective, reduce="mean", window=1)
+        self.log_rollout({"effective_batch": effective})
         # The learning rate's clock counts planned samples, so that a dropped one does not shift the schedule.
         timesteps = {NUM_ENV_STEPS_SAMPLED_LIFETIME: (self.num_updates + 1) * config.samples_per_iteration}
         results = self.learner_group.update(
@@ -324,27 +334,3 @@ class LLMAlgorithm(Algorithm):
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self._updated_in = None
         self._first_sync()
-
-    def get_weights(self, policies: Any = None) -> dict[str, dict[str, Any]]:
-        """The policy's weights as tensors on the CPU, by the model's own names, under RLlib's name for the policy."""
-        return {DEFAULT_MODULE_ID: self.learner_group.get_weights()}
-
-    def set_weights(self, weights: Any) -> None:
-        """Refused: the learners' are the weights."""
-        raise ValueError(
-            "weights come from a model or a checkpoint: policy(model=...) for a new algorithm, restore_from_path(...) "
-            "for this one"
-        )
-
-    def get_module(self, module_id: str = DEFAULT_MODULE_ID) -> Any:
-        """The learner's RLModule, where the learner is in this process.
-
-        Raises:
-            ValueError: Where it is not.
-        """
-        if self.learner_group.is_remote:
-            raise ValueError(
-                "the learners are in processes of their own, and so are their modules: export_policy(folder) writes "
-                "the policy, get_weights() gets its weights"
-            )
-        return self.learner_group._learner.module[module_id]

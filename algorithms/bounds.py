@@ -54,6 +54,12 @@ def _importance_cap(name: str, value: Any) -> None:
         checks.positive(name, value, otherwise=', or None for no importance weights, or "auto"')
 
 
+def _held_out(name: str, value: Any) -> None:
+    """A share of the rows, or another source of them."""
+    if value is not None and not isinstance(value, str):
+        checks.share(name, value)
+
+
 def _dual_clip(name: str, value: Any) -> None:
     if value is not None:
         checks.positive(name, value)
@@ -116,6 +122,9 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "overlong_buffer": _SHARE,
         "dynamic_sampling": _SWITCH,
         "max_sampling_rounds": _COUNT,
+        # RFT's
+        "keep": _one_of("all", "best", "shortest"),
+        "most_kept": _optional(checks.whole, "for any number"),
         # PPO's and its relatives'
         "gamma": _SHARE,
         "lambda_": _SHARE,
@@ -126,6 +135,14 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "value_warmup_iterations": _FROM_0,
         "whiten_advantages": _SWITCH,
         "bootstrap_length_cap": _SWITCH,
+    },
+    # SFT's
+    "demonstrations": {
+        "validation": _held_out,
+        "epochs": _optional(checks.positive, "for run.iterations"),
+        "only_right": _SWITCH,
+        "max_row_tokens": _optional(checks.whole, "for the model's positions"),
+        "overlong_rows": _one_of("error", "drop"),
     },
     "sampling": {
         "temperature": _POSITIVE,

@@ -17,10 +17,11 @@ from algorithms.losses import (
     clipped_tokens,
     dual_clip,
     importance_weights,
+    negative_log_likelihood,
     sequence_logps,
 )
 from algorithms.reference import Reference, adapted
-from llmenv.policy.batch import LossBatch, PreparedBatch
+from llmenv.policy.batch import LossBatch, Minibatch, PreparedBatch
 from llmenv.policy.policy import PolicyOutput
 from llmenv.policy.ratio import LOG_RATIO_LIMIT
 from llmenv.rllib.learner import LLMLearner
@@ -80,8 +81,43 @@ class PolicyLearner(LLMLearner):
     def compute_loss_for_module(
         self, *, module_id: str, config: LLMConfig, batch: LossBatch, fwd_out: PolicyOutput
     ) -> torch.Tensor:
+        """The sum of two components, each over its own rows and divided by their number alone."""
+        losses = []
+        if batch.num_tokens:
+            losses.append(self.policy_loss(config, batch, fwd_out))
+        if batch.num_supervised_tokens:
+            losses.append(self.likelihood_loss(batch, fwd_out))
+        return torch.stack(losses).sum()
+
+    def likelihood_loss(self, batch: LossBatch, output: PolicyOutput) -> torch.Tensor:
+        """Of supervised rows: a micro-batch's share of the mean over their response tokens."""
+        tokens, num_tokens = batch.tokens, batch.num_supervised_tokens
+        per_token = negative_log_likelihood(output.logps, tokens.advantages)
+        loss = aggregate(per_token, tokens.imitated_mask, "token", num_tokens, 0, 0)
+        self.log_share(likelihood_loss=loss)
+        return loss
+
+    @torch.no_grad()
+    def validation_loss(self, minibatch: Minibatch) -> float:
+        """That of supervised rows, without a step. Collective.
+
+        Args:
+            minibatch: This learner's share of them.
+        """
+        losses = [torch.zeros((), device=self._device)]
+        for share in minibatch.micro_batches:
+            tokens = share.to(self._device)
+            output = self.engine.forward(tokens, with_entropy=False)
+            per_token = negative_log_likelihood(output.logps, tokens.advantages)
+            losses.append(
+                aggregate(per_token, tokens.imitated_mask, "token", minibatch.num_supervised_tokens, 0, 0)
+            )
+        return self.total(float(torch.stack(losses).sum()))
+
+    def policy_loss(self, config: LLMConfig, batch: LossBatch, fwd_out: PolicyOutput) -> torch.Tensor:
+        """Of rows that were sampled: a micro-batch's share."""
         tokens, logps, old_logps = batch.tokens, fwd_out.logps, batch.old_logps
-        mask, advantages = tokens.response_mask, tokens.advantages
+        mask, advantages = tokens.sampled_mask, tokens.advantages
         if config.ratio_level == "sequence":
             logps = sequence_logps(logps, old_logps, mask)
         clip = config.clip_range
@@ -104,7 +140,7 @@ class PolicyLearner(LLMLearner):
         if batch.ref_logps is not None and config.kl_in == "loss":
             kl = KL_ESTIMATORS[config.kl_estimator_name](fwd_out.logps, batch.ref_logps)
             per_token = per_token + self.kl_coeff * kl
-            self.log_share(kl_reference=kl.sum() / batch.num_learned_tokens)
+            self.log_share(kl_reference=(kl * mask).sum() / batch.num_learned_tokens)
         if config.entropy_coeff:
             assert fwd_out.entropy is not None
             per_token = per_token - config.entropy_coeff * fwd_out.entropy

@@ -48,6 +48,22 @@ def clipped_weight(
     return -weight * advantages * logps
 
 
+def negative_log_likelihood(logps: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """The loss of each token that is to be imitated: -w log p, cross-entropy where the weights are 1.
+
+    Over all response tokens of a batch, divided by their number, it is the loss of supervised fine-tuning (InstructGPT,
+    2203.02155, section 3.5).
+
+    Args:
+        logps: [B, T], with gradient.
+        weights: [B, T].
+
+    Returns:
+        [B, T].
+    """
+    return -weights * logps
+
+
 SURROGATES = {"clip": clipped_surrogate, "cispo": clipped_weight}
 
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from algorithms.config import LLMConfig
 from algorithms.grpo import GRPOConfig
-from algorithms.names import method_name
+from algorithms.names import IMITATE, method_name
 from algorithms.ppo import PPOConfig
+from algorithms.rft import RFTConfig
+from algorithms.sft import SFTConfig
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ METHODS = {
         "MiniMax-M1, 2506.13585",
         {"surrogate": "cispo", "clip_param": 1.0, "clip_param_high": 4.0, "loss_normaliser": "token"},
     ),
+    # Their modules have the formulas.
+    "SFT": Method(SFTConfig, "Ouyang et al., 2203.02155"),
+    "RFT": Method(RFTConfig, "Dong et al., 2304.06767; Yuan et al., 2308.01825"),
 }
 
 
@@ -97,10 +102,12 @@ def make_config(name: str) -> LLMConfig:
 
 
 def table() -> str:
-    """The methods side by side, in Markdown, from their configs themselves: that of docs/methods.md."""
+    """The methods that compare, side by side, in Markdown, from their configs themselves: that of docs/methods.md."""
     columns = ("method", "advantage", "baseline", "ratio of a", "clip", "normaliser", "KL", "more", "paper")
     lines = [columns, ("---",) * len(columns)]
     for name, method in METHODS.items():
+        if name in IMITATE:
+            continue
         config = make_config(name)
         lines.append((f"`{name}`", *_row(config), method.paper))
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -12,7 +12,11 @@ METHODS = (
     "REINFORCE++-baseline",
     "GSPO",
     "CISPO",
+    "SFT",
+    "RFT",
 )
+# Those that imitate: without advantages, clip and KL.
+IMITATE = ("SFT", "RFT")
 
 
 def method_name(name: str) -> str:

@@ -18,6 +18,7 @@ from llmenv.rollout import GroupRequest
 # First keys of the random streams: what is drawn for training never meets what is drawn for evaluation, whose are 2
 # and 5 (see `llmenv.evaluation.tasks`).
 TRAIN_STREAM, UPDATE_STREAM, TRAIN_ROWS_STREAM, REFILL_ROWS_STREAM, GENERATE_STREAM = 1, 3, 4, 6, 7
+DEMONSTRATIONS_STREAM, VALIDATION_STREAM = 8, 9
 
 
 def seed_of_trial(folder: str | None) -> int:

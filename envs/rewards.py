@@ -16,7 +16,6 @@ tools have continued is scored as one, with their results in it, at its last ste
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
@@ -25,12 +24,12 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
+from envs.readability import foreign_letters, repetition, tags_are_sound, target_words
 from llmenv.text import parse_response
 
 RewardFunction = Callable[
     [str, str, dict[str, Any]], float | None
 ]  # of prompt, completion and the info of the step
-_WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class AddedReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs, ABC):
@@ -196,6 +195,38 @@ class RepetitionPenalty(AddedReward):
         self.n = n
 
     def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
-        words = _WORD.findall(completion.lower())
-        ngrams = list(zip(*(words[i:] for i in range(self.n)), strict=False))
-        return len(set(ngrams)) / len(ngrams) - 1 if ngrams else 0.0
+        return -repetition(completion, self.n)
+
+
+class ScriptBonus(AddedReward):
+    """Adds `weight` times the share of words of the target language's script, as R1 has it of its language.
+
+    See `envs.readability.target_words`; Nature 645, 633, 2025. It is told there to cost a little accuracy.
+
+    Args:
+        env: a text environment.
+        script: as Unicode names its letters.
+        weight: the bonus of a text with no other words.
+    """
+
+    def __init__(self, env: gym.Env[str, str], script: str = "LATIN", weight: float = 1.0) -> None:
+        RecordConstructorArgs.__init__(self, script=script, weight=weight)
+        super().__init__(env, weight)
+        self.script = script
+
+    def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
+        return target_words(completion, self.script)
+
+
+class ForeignLettersPenalty(ScriptBonus):
+    """Takes away `weight` times the share of letters of other scripts (see `envs.readability.foreign_letters`)."""
+
+    def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
+        return -foreign_letters(completion, self.script)
+
+
+class TagsPenalty(FormatBonus):
+    """Takes away `weight` for tags that are nested or not closed (see `envs.readability.tags_are_sound`)."""
+
+    def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
+        return float(tags_are_sound(completion)) - 1

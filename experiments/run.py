@@ -56,7 +56,12 @@ def main(
         ),
     ] = None,
     algo: Annotated[
-        str, option(TASK, "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO.")
+        str,
+        option(
+            TASK,
+            "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO; RFT imitates "
+            "what is right, SFT --set data=FILE.",
+        ),
     ] = "GRPO",
     model: Annotated[
         str | None,
@@ -68,7 +73,11 @@ def main(
     ] = None,
     preset: Annotated[
         str | None,
-        option(TASK, f"A YAML file, or one of {PRESETS}.", default="tiny or, for other models, pretrained"),
+        option(
+            TASK,
+            f"A YAML file, or one of {PRESETS}.",
+            default="tiny or, for other models, pretrained; sft_tiny or sft for SFT",
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None, option(TASK, "section.key=value, such as training.lr=1e-6; repeatable.", "--set")
@@ -220,7 +229,7 @@ def main(
             from algorithms.names import method_name
 
             algo = method_name(algo)
-            sections = _sections(env or [], preset, assigned, options)
+            sections = _sections(env or [], preset, assigned, options, imitates=algo == "SFT")
             from experiments.common.environments import short_name
 
             task = short_name(sections["environment"])
@@ -237,13 +246,16 @@ def main(
     raise typer.Exit(status)
 
 
-def _sections(env: list[str], preset: str | None, assigned: Sections, options: Sections) -> Sections:
+def _sections(
+    env: list[str], preset: str | None, assigned: Sections, options: Sections, *, imitates: bool = False
+) -> Sections:
     from experiments.common import environments, refusals, settings
     from llmenv.models import names
 
     model = options["policy"].get("model") or assigned.get("policy", {}).get("model")
     if preset is None:
-        preset = "tiny" if model in (None, *names.EMBEDDED) else "pretrained"
+        presets = ("sft_tiny", "sft") if imitates else ("tiny", "pretrained")
+        preset = presets[model not in (None, *names.EMBEDDED)]
     given = settings.load_preset(preset)
     refusals.refuse(given, {})
     if env or "env" not in settings.merge(given, assigned).get("environment", {}):

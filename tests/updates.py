@@ -143,3 +143,33 @@ def assert_same_steps(ours: Update, theirs: Update) -> None:
         assert metrics["gradient_norm"] == pytest.approx(theirs.metrics[0]["gradient_norm"], rel=1e-5)
     for key in ("total_loss", "entropy", "kl_reference"):
         assert ours.summed(key) == pytest.approx(theirs.summed(key), abs=1e-5)
+
+
+def plain_losses(model: str, batches: Sequence[Sequence[tuple[Any, Any]]], lr: float) -> list[float]:
+    """The loss before each step of a plain loop: transformers, AdamW, cross-entropy on the response tokens alone.
+
+    Args:
+        model: Its folder.
+        batches: Of each step, token ids and response mask of its rows.
+        lr: Learning rate; gradients are clipped at 1.
+    """
+    from llmenv.models.names import load_causal_lm
+
+    policy = load_causal_lm(model)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=lr, weight_decay=0.0)
+    losses = []
+    for batch in batches:
+        total, count = torch.zeros(()), 0
+        for ids, mask in batch:  # a row a forward: neither padding nor packing
+            ids = torch.as_tensor(np.asarray(ids)).long()
+            labels = ids.where(torch.as_tensor(np.asarray(mask)), torch.tensor(-100))
+            logits = policy(input_ids=ids[None]).logits[0]
+            total = total + torch.nn.functional.cross_entropy(logits[:-1], labels[1:], reduction="sum")
+            count += int((labels[1:] != -100).sum())
+        loss = total / count
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
@@ -39,7 +39,17 @@ LOWEST_ENTROPY = 0.01
 LARGEST_STEP_KL = 0.1
 LARGEST_REFERENCE_KL = 1.0
 
-COLUMNS = ("  iteration", "  reward", "accuracy", "length", "     KL", "entropy", "tokens/s", "   left")
+COLUMNS = (
+    "  iteration",
+    "    loss",
+    "  reward",
+    "accuracy",
+    "length",
+    "     KL",
+    "entropy",
+    "tokens/s",
+    "   left",
+)
 
 
 def quieten() -> None:
@@ -69,13 +79,13 @@ class Display:
 
     Args:
         iterations: Of the whole run.
-        shows_kl: Whether a KL is measured: to a reference policy, or over several steps on a batch.
+        hidden: Columns that a run has nothing for, such as "KL" where none is measured.
     """
 
-    def __init__(self, iterations: int, shows_kl: bool = True):
+    def __init__(self, iterations: int, hidden: Collection[str] = ("loss",)):
         self.console = Console(highlight=False)
         self._iterations = iterations
-        self._shows_kl = shows_kl
+        self._hidden = hidden
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(),
@@ -110,7 +120,7 @@ class Display:
 
     def _line(self, cells: Sequence[str]) -> str:
         return "  ".join(
-            cell for name, cell in zip(COLUMNS, cells, strict=True) if self._shows_kl or "KL" not in name
+            cell for name, cell in zip(COLUMNS, cells, strict=True) if name.strip() not in self._hidden
         )
 
     @contextmanager
@@ -144,8 +154,9 @@ class Display:
         left = duration(seconds_left)
         cells = (
             f"{int(row['iteration']):>5}/{self._iterations:<5}",
-            f"{row['episode_return_mean']:8.3f}",
-            f"{row['accuracy']:8.3f}",
+            _measured(row.get("total_loss"), "8.4f"),
+            _measured(row.get("episode_return_mean"), "8.3f"),
+            _measured(row.get("accuracy"), "8.3f"),
             f"{row['response_length']:6.1f}",
             _measured(row.get("kl_reference", row.get("kl_behaviour")), "7.4f"),
             _measured(row.get("entropy"), "7.3f"),
@@ -173,7 +184,8 @@ class Display:
         """Shows evaluations side by side, such as before and after."""
         title = f"{int(next(iter(rows.values()))['num_tasks'])} held-out tasks"
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length"):
+        loss = ["loss"] * ("validation_loss" in next(iter(rows.values())))  # on rows that are held out
+        for column in ("", "sampled", "95 %", "greedy", "95 %", "format", "length", *loss):
             table.add_column(column, justify="right")
         for name, row in rows.items():
             for part in ("", *figures.parts_of(row)):
@@ -183,6 +195,7 @@ class Display:
                     *_accuracy(row, f"{part}greedy"),
                     f"{row[f'{part}sampled_format_rate']:.0%}",
                     f"{row[f'{part}sampled_response_length']:.1f}",
+                    *(f"{row['validation_loss']:.4f}" for _ in loss if not part),
                 )
         self.console.print(table)
 

@@ -39,6 +39,7 @@ def evaluation_row(iteration: int, results: dict[str, Any]) -> dict[str, float]:
             row |= {
                 f"{part}/{name}_{key}": value for key, value in summary.items() if not key.startswith("num_")
             }
+    row |= {f"validation_{key}": value for key, value in results.get("validation", {}).items()}
     return row
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from algorithms.names import IMITATE
 from experiments.common.run_folder import last_question, read_config, read_table
 from llmenv.models import smollm2
 from llmenv.models.names import is_trusted
@@ -45,11 +46,11 @@ def model_card(checkpoint: Path, policy: Path) -> str:
     iteration = int(checkpoint.resolve().name.removeprefix("iteration_"))
     algo, env, model = config["algo"].upper(), config["environment"]["env"], config["policy"]["model"]
     env_name = env.rpartition(":")[2]
+    kind = "reinforcement learning" if algo not in IMITATE else "learned by imitation, and evaluated"
     parts = [
         _front_matter(["llmenv", "gymnasium", algo.lower(), env_name], model),
         f"# {Path(model).name} trained on {env_name} with {algo}",
-        f"`{model}` after {iteration} iterations of {algo}, reinforcement learning in the Gymnasium environment "
-        f"`{env}`, by llmenv.",
+        f"`{model}` after {iteration} iterations of {algo}, {kind} in the Gymnasium environment `{env}`, by llmenv.",
         *_result(read_table(run, "evaluations"), iteration),
         *_prompt(policy, last_question(run) or "(a question)"),
         "## Settings",

@@ -214,10 +214,18 @@ class RunFolder:
         progress, evaluations = self.table("progress"), self.table("evaluations")
         figure, (accuracy, length) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
         figure.suptitle(title)
-        if len(progress):
+        if "accuracy" in progress:
             accuracy.plot(
                 progress["iteration"], progress["accuracy"], lw=0.8, alpha=0.4, label="training batch"
             )
+        elif len(progress):  # what is imitated is judged by nobody
+            accuracy.plot([], [], color="tab:gray", label="loss (nats a token), right axis")
+            loss = accuracy.twinx()
+            loss.plot(progress["iteration"], progress["total_loss"], color="tab:gray", lw=0.8)
+            if "validation_loss" in evaluations:
+                loss.plot(evaluations["iteration"], evaluations["validation_loss"], "x", color="tab:gray")
+            loss.set_ylim(bottom=0)
+        if len(progress):
             length.plot(progress["iteration"], progress["response_length"], label="response length (tokens)")
             if "entropy" in progress:  # not there while no group has had any signal
                 length.plot([], [], color="tab:red", label="entropy (nats), right axis")

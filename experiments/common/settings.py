@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PRESETS = Path(__file__).parents[1] / "presets"
 Sections = dict[str, dict[str, Any]]
+SHORT = {"data": "demonstrations.data"}
 
 
 @dataclass
@@ -73,11 +74,13 @@ def load_preset(name_or_file: str) -> Sections:
 def parse_assignment(text: str) -> Sections:
     """Reads `section.key=value`, with the value in YAML; further names are of entries of a mapping, at any depth.
 
+    `data=FILE` is short for `demonstrations.data=FILE`.
+
     Raises:
         ValueError: If the text has another form.
     """
     path, equals, value = text.partition("=")
-    names = path.strip().split(".")
+    names = SHORT.get(path.strip(), path.strip()).split(".")
     if not equals or len(names) < 2 or not all(names):
         raise ValueError(
             f"--set {text!r} must have the form section.key=value, such as training.lr=1e-6, or "
@@ -135,6 +138,8 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
         refuse_names(section, values)
         if section == "run":
             continue
+        if not hasattr(config, section):
+            raise ValueError(f"{algo} has no section {section}: that is of SFT, --algo SFT")
         try:
             getattr(config, section)(**values)
         except TypeError as error:
@@ -145,6 +150,9 @@ def build(algo: str, sections: Sections) -> tuple[LLMConfig, RunSettings]:
     bounds.check("run", asdict(settings), shown=lambda name: f"run.{name}")
     share_cores(config, sections)
     config.validate()
+    epochs = getattr(config, "epochs", None)
+    if epochs and "iterations" not in sections.get("run", {}):
+        settings.iterations = config.iterations_of(epochs)
     return config, settings
 
 
@@ -192,8 +200,10 @@ def resolved(algo: str, sections: Sections, run: RunSettings, config: LLMConfig)
     What is left to the machine (cores of each process) is not among them, unless it was given.
     """
     found: Sections = {}
-    for section in dict.fromkeys((*RECORDED, "policy", "sampling", "deepspeed")):
+    for section in dict.fromkeys((*RECORDED, "policy", "sampling", "deepspeed", "demonstrations")):
         names = (*RECORDED.get(section, ()), *_own_arguments(config, section))
+        if not names:
+            continue
         values = {name: getattr(config, ATTRIBUTES.get(name, name), None) for name in names}
         found[section] = {name: _plain(value) for name, value in values.items()}
     found["sampling"]["run_seed"] = config.root_seed

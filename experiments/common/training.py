@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from algorithms.names import IMITATE
 from experiments.common import figures, settings
 from experiments.common.display import Display, duration, quieten
 from experiments.common.ownership import claim
@@ -78,7 +79,10 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
         * config.samples_per_iteration
         // (config.minibatch_size or config.samples_per_iteration)
     )
-    display = Display(run.iterations, shows_kl=config.kl_coeff > 0 or steps > 1)
+    hidden = {"SFT": {"accuracy", "reward"}, "RFT": set()}.get(algo, {"loss"})
+    if algo in IMITATE or not (config.kl_coeff > 0 or steps > 1):
+        hidden |= {"KL"}
+    display = Display(run.iterations, hidden)
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
     display.say(f"run folder: {output}")
     if plan is not None:
@@ -290,11 +294,7 @@ class Training:
 
     def _show_evaluation(self, row: dict[str, float], on_screen: bool = True) -> None:
         iteration, config = self.algorithm.iteration, self.algorithm.config
-        with self._harmless("TensorBoard"):
-            self.folder.plot("evaluations", row)
-        if self.logger:
-            with self._harmless("wandb"):
-                self.logger.plot("evaluations", row)
+        self._plot("evaluations", row)
         for name, episodes in self.algorithm.last_evaluation.items():
             self._write_samples(f"eval_{name}", episodes)
         with self._harmless("curve.png"):
@@ -310,14 +310,12 @@ class Training:
         iteration = self.algorithm.iteration
         with self._harmless("progress.csv"):
             self.folder.log("progress", row)
-        with self._harmless("TensorBoard"):
-            self.folder.plot("progress", row)
-        if self.logger:
-            with self._harmless("wandb"):
-                self.logger.plot("progress", row)
+        self._plot("progress", row)
         with self._harmless("display"):
             self.display.iteration(row, seconds_left)
         episodes, run = self.algorithm.last_episodes, self.settings
+        if not episodes:  # it imitates
+            return
         shown = _due(iteration, run.show_every)
         if shown or last or _due(iteration, run.evaluate_every):
             self._write_samples("train", episodes)
@@ -328,6 +326,13 @@ class Training:
             valid = [episode for episode in episodes if episode.valid]
             with self._harmless("display"):
                 self.display.sample(valid[iteration % len(valid)])
+
+    def _plot(self, table: str, row: dict[str, float]) -> None:
+        with self._harmless("TensorBoard"):
+            self.folder.plot(table, row)
+        if self.logger:
+            with self._harmless("wandb"):
+                self.logger.plot(table, row)
 
     def _write_samples(self, name: str, episodes: Sequence[TextEpisode]) -> None:
         iteration = self.algorithm.iteration

@@ -39,13 +39,19 @@ def check_fit(name: str, longest: int, *, strict: bool = False) -> None:
             f"({', '.join(map(repr, missing[:3]))} have none): give the tokenizer that belongs to the model, or call "
             "model.resize_token_embeddings(len(tokenizer)) and save it"
         )
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    positions = positions_of(name)
     if positions is None or longest <= positions:
         return
     what = f"{name!r} has {positions} positions, and a prompt with its response may take {longest}"
     if strict or _has_table(model, positions):
         raise ValueError(f"{what}: lower max_prompt_tokens and max_new_tokens until both fit")
     logger.warning("%s: beyond them it computes what it was never trained for", what)
+
+
+def positions_of(name: str) -> int | None:
+    """The longest sequence that a model was made for; None where its configuration says none."""
+    positions = getattr(without_memory(name).config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else int(positions)
 
 
 def _has_table(model: PreTrainedModel, positions: int) -> bool:

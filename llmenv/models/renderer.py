@@ -127,6 +127,12 @@ class Renderer:
         prefix = still_to_open(opened, assistant_prefix)
         return RenderedPrompt(self._tokens(text + prefix), opened + prefix)
 
+    @property
+    def end_token_id(self) -> int:
+        """The token that ends a response which was not sampled: the chat template's own, else the tokenizer's."""
+        own = [*self._end_of_message(), self.tokenizer.eos_token_id, *sorted(self.stop_token_ids)]
+        return next(token for token in own if token in self.stop_token_ids)
+
     def decode(self, token_ids: list[int]) -> str:
         """A response's text without the stop token that ended it. Other special tokens stay visible."""
         if token_ids and token_ids[-1] in self.stop_token_ids:

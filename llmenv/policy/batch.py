@@ -29,6 +29,8 @@ class TokenRow:
         group: Rows of one group share their task and their first prompt.
         bootstrapped: The row was cut short: what its critic expects after the last token counts as earned. Its last
             entry is then no token, but the place of that value.
+        supervised: The response was not sampled for this update but is to be imitated: its advantages are the weights
+            of its tokens in the likelihood, and nothing is compared with who wrote it.
     """
 
     token_ids: np.ndarray
@@ -38,6 +40,7 @@ class TokenRow:
     rewards: np.ndarray
     group: int
     bootstrapped: bool = False
+    supervised: bool = False
 
     @classmethod
     def from_episode(
@@ -64,6 +67,20 @@ class TokenRow:
             rewards=rewards,
             group=episode.group,
             bootstrapped=bootstrapped,
+        )
+
+    @classmethod
+    def to_imitate(cls, token_ids: np.ndarray, response_mask: np.ndarray, group: int) -> TokenRow:
+        """A supervised row whose every response token weighs 1."""
+        nothing = np.zeros(len(token_ids), dtype=np.float32)
+        return cls(
+            token_ids=token_ids.astype(np.int64),
+            response_mask=response_mask,
+            sampling_logps=nothing,
+            advantages=response_mask.astype(np.float32),
+            rewards=nothing,
+            group=group,
+            supervised=True,
         )
 
     def __len__(self) -> int:
@@ -103,6 +120,7 @@ class TokenBatch:
         advantages: float32 [B, T].
         rewards: float32 [B, T].
         bootstrapped: bool [B].
+        supervised: bool [B].
         groups: int64 [B]; rows with equal numbers share their first prompt.
         prefix_lengths: int64 [B], `shared_prefix` of the rows of each one's group that are in this batch.
     """
@@ -114,6 +132,7 @@ class TokenBatch:
     advantages: torch.Tensor
     rewards: torch.Tensor
     bootstrapped: torch.Tensor
+    supervised: torch.Tensor
     groups: torch.Tensor
     prefix_lengths: torch.Tensor
 
@@ -137,6 +156,7 @@ class TokenBatch:
             advantages=pad("advantages"),
             rewards=pad("rewards"),
             bootstrapped=torch.tensor([row.bootstrapped for row in rows]),
+            supervised=torch.tensor([row.supervised for row in rows]),
             groups=torch.tensor([row.group for row in rows]),
             prefix_lengths=torch.tensor([prefixes[row.group] for row in rows]),
         )
@@ -149,6 +169,16 @@ class TokenBatch:
         moved = TokenBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
         moved.places, moved.packed = self.places.to(device), self.packed.to(device)
         return moved
+
+    @property
+    def sampled_mask(self) -> torch.Tensor:
+        """Bool [B, T], the response tokens that were sampled for this update."""
+        return self.response_mask & ~self.supervised[:, None]
+
+    @property
+    def imitated_mask(self) -> torch.Tensor:
+        """Bool [B, T], those of supervised rows."""
+        return self.response_mask & self.supervised[:, None]
 
     @cached_property
     def packed(self) -> PackedRow:
@@ -223,6 +253,7 @@ class LossBatch:
         num_tokens: The loss's denominator: see `Minibatch`.
         num_sequences: The same, in sequences.
         num_learned_tokens: The denominator of metrics about tokens that went through the model.
+        num_supervised_tokens: The denominator of the likelihood.
     """
 
     tokens: TokenBatch
@@ -231,6 +262,7 @@ class LossBatch:
     num_tokens: int
     num_sequences: int
     num_learned_tokens: int
+    num_supervised_tokens: int = 0
 
 
 @dataclass
@@ -239,13 +271,16 @@ class Minibatch:
 
     Attributes:
         micro_batches: This learner's rows, one forward and backward each. Every learner has the same number.
-        num_tokens: Response tokens of the whole minibatch, over all learners: the global denominator. It counts
-            rows that are in no micro-batch because they have no gradient, too.
-        num_sequences: Sequences of the whole minibatch, over all learners, counted likewise.
+        num_tokens: Response tokens that were sampled, of the whole minibatch, over all learners: the global
+            denominator. It counts rows that are in no micro-batch because they have no gradient, too.
+        num_sequences: Sequences that were sampled, of the whole minibatch, over all learners, counted likewise.
         num_learned_tokens: Response tokens of the rows that are in micro-batches, over all learners.
+        num_supervised_tokens: Response tokens of the supervised rows, over all learners. A kind of rows has a
+            denominator of its own, so that rows of the other kind do not change its step.
     """
 
     micro_batches: list[TokenBatch]
     num_tokens: int
     num_sequences: int
     num_learned_tokens: int
+    num_supervised_tokens: int = 0

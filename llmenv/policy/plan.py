@@ -8,7 +8,7 @@ budget or on the number of learners.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -84,12 +84,17 @@ def plan_update(
             plan[learner].append(
                 Minibatch(
                     micro_batches=[TokenBatch.from_rows(chunk) for chunk in chunks],
-                    num_tokens=sum(row.num_response_tokens for row in minibatch),
-                    num_sequences=len(minibatch),
-                    num_learned_tokens=sum(row.num_response_tokens for row in learned),
+                    num_tokens=_num_tokens(row for row in minibatch if not row.supervised),
+                    num_sequences=sum(not row.supervised for row in minibatch),
+                    num_learned_tokens=_num_tokens(learned),
+                    num_supervised_tokens=_num_tokens(row for row in minibatch if row.supervised),
                 )
             )
     return plan
+
+
+def _num_tokens(rows: Iterable[TokenRow]) -> int:
+    return sum(row.num_response_tokens for row in rows)
 
 
 def _idle_row() -> TokenRow:

@@ -160,7 +160,8 @@ class LLMLearner(TorchLearner):
         self.warming_up = self._weights_seq_no < self.config.value_warmup_iterations
         self.policy.trunk_learns_values = not self.warming_up
         several = num_epochs * len(minibatches) > 1
-        prepared = [self._prepare(minibatch, fixed_old_logps=several) for minibatch in minibatches]
+        # What is imitated is compared with nothing from before.
+        prepared = [self._prepare(one, fixed_old_logps=several and one.num_tokens > 0) for one in minibatches]
         batches = [batch for one in prepared for batch in one.micro_batches]
         self.prepare(batches)
         self.assign_token_credit(batches)
@@ -278,6 +279,7 @@ class LLMLearner(TorchLearner):
             num_tokens=minibatch.num_tokens,
             num_sequences=minibatch.num_sequences,
             num_learned_tokens=minibatch.num_learned_tokens,
+            num_supervised_tokens=minibatch.num_supervised_tokens,
         )
         self._log_mismatch(batch)
         self._log_behaviour_kl(output.logps.detach(), batch)
@@ -311,7 +313,7 @@ class LLMLearner(TorchLearner):
     def _log_mismatch(self, batch: LossBatch) -> None:
         """How far the sampler's log-probabilities are from the learner's for the same weights."""
         tokens = batch.tokens
-        gap = (batch.old_logps - tokens.sampling_logps).masked_fill(~tokens.response_mask, 0.0)
+        gap = (batch.old_logps - tokens.sampling_logps).masked_fill(~tokens.sampled_mask, 0.0)
         log_ratio = bounded(gap)
         kl = log_ratio.expm1() - log_ratio  # k3: the sampler drew the tokens, so q / p is learner / sampler
         self.log_share(

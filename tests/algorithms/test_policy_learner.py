@@ -20,6 +20,7 @@ class LossOnly:
     """What `compute_loss_for_module` asks of a learner."""
 
     kl_coeff = 0.0
+    policy_loss = PolicyLearner.policy_loss
 
     def __init__(self) -> None:
         self.shares: dict[str, float] = {}

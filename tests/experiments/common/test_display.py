@@ -95,7 +95,7 @@ def test_all_fits_into_80_columns(
     shows_kl: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    display = Display(19200, shows_kl=shows_kl)
+    display = Display(19200, ("loss",) if shows_kl else ("loss", "KL"))
     display.header()
     display.iteration(
         {**ROW, "iteration": 10000, "response_length": 9999.5, "tokens_per_second": 123456}, 99 * 3600

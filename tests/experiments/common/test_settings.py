@@ -52,9 +52,18 @@ def test_the_layers_themselves_stay_as_they_were():
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in settings.PRESETS.glob("*.yaml")))
-def test_every_preset_builds_its_config(name):
+def test_every_preset_builds_its_config(name, tmp_path):
     sections = settings.merge(settings.load_preset(name), {"environment": {"env": "envs:Countdown-v0"}})
     algo = "PPO" if sections["training"]["group_size"] == 1 else "GRPO"
+    if name.startswith("sft"):
+        (tmp_path / "demos.jsonl").write_text('{"prompt": "1 + 1?", "completion": "2"}\n' * 40)
+        algo, data = "SFT", settings.parse_assignment(f"data={tmp_path / 'demos.jsonl'}")
+        assert data == {"demonstrations": {"data": str(tmp_path / "demos.jsonl")}}
+        sections = settings.merge(sections, data)
+        # So many passes over 40 rows, 32 a step: 120 / 32 = 3.75 steps, and 40 / 32 = 1.25.
+        sections["run"]["iterations"] = {"sft": 4, "sft_tiny": 2}[name]
+        _, run = settings.build(algo, {**sections, "run": {}})
+        assert run.iterations == sections["run"]["iterations"]
     config, run = settings.build(algo, sections)
     assert config.env == "envs:Countdown-v0"
     for key, value in sections["training"].items():
@@ -72,6 +81,7 @@ def test_every_preset_builds_its_config(name):
             r"no section 'trainning' \(did you mean training\?\): one of .*run",
         ),
         ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
+        ("GRPO", {"demonstrations": {"data": "x.parquet"}}, "GRPO has no section demonstrations.*--algo SFT"),
         ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
         ("GRPO", {"training": {"minibatch_size": 7}}, "minibatch_size=7 must divide"),
         ("GRPO", {"training": {"kl_estimator": "k9"}}, "kl_estimator must be one of k1, k2, k3"),
@@ -100,7 +110,9 @@ def test_bad_settings_are_refused_by_name(algo, sections, message):
 
 
 def test_an_unknown_preset_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"pretrained, qwen2.5_0.5b, .*, r1_zero, tiny, tinyzero_countdown"):
+    with pytest.raises(
+        ValueError, match=r"pretrained, qwen2.5_0.5b, .*, r1_zero, sft, sft_tiny, tiny, tinyzero_countdown"
+    ):
         settings.load_preset("nope")
 
 

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import torch
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
+from ray.rllib.core import DEFAULT_MODULE_ID
 
+from llmenv.policy.batch import TokenRow
 from llmenv.rllib.learner_group import LLMLearnerGroup
 from support import flat_weights, relative_gap, runner_weights, small_config
 from updates import (
@@ -23,6 +25,7 @@ from updates import (
     make_group,
     make_plan,
     make_rows,
+    plain_losses,
     set_stage,
     uneven_plan,
 )
@@ -119,6 +122,29 @@ def test_a_learner_without_rows_takes_part(two: LLMLearnerGroup, model_folder: s
     ours = Update(rebuild(two, stage), plan)
     assert relative_gap(ours.gradients[1][0], theirs.gradients[0][0]) < 1e-5
     assert relative_gap(ours.change, theirs.change) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["0", "3"])
+def test_two_learners_imitate_as_a_plain_loop_does(
+    two: LLMLearnerGroup, model_folder: str, stage: str
+) -> None:
+    """The losses of ten steps, three or four rows each, and that of rows without a step."""
+    rows = [
+        TokenRow.to_imitate(row.token_ids, row.response_mask, group=i)
+        for i, row in enumerate(make_rows(num_groups=12))
+    ]
+    batches = [rows[36 * k // 10 : 36 * (k + 1) // 10] for k in range(10)]
+    group, losses = rebuild(two, stage), []
+    shares = [plan[0] for plan in make_plan(batches[0], 2, tokens=70)]
+    before = group.on_all(lambda learner: learner.validation_loss(shares[learner._learner_index]))
+    for batch in batches:
+        results = group.update(make_plan(batch, 2, tokens=70))
+        losses.append(sum(result[DEFAULT_MODULE_ID]["likelihood_loss"].peek() for result in results))
+    pairs = [[(row.token_ids, row.response_mask) for row in batch] for batch in batches]
+    theirs = plain_losses(model_folder, pairs, lr=1e-3)
+    np.testing.assert_allclose(losses, theirs, atol=1e-4)
+    np.testing.assert_allclose(before, theirs[0], atol=1e-4)  # every learner has the whole
 
 
 def test_what_a_stage_partitions_is_held_once(two: LLMLearnerGroup) -> None:

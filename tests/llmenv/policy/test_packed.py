@@ -117,6 +117,7 @@ class LossOnly:
     """What `compute_loss_for_module` asks of a learner."""
 
     kl_coeff = 0.1
+    policy_loss = PolicyLearner.policy_loss
 
     def log_share(self, **shares: torch.Tensor) -> None:
         pass
