@@ -74,11 +74,8 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    steps = (
-        config.num_epochs
-        * config.samples_per_iteration
-        // (config.minibatch_size or config.samples_per_iteration)
-    )
+    batch = config.samples_per_iteration
+    steps = config.num_epochs * batch // (config.minibatch_size or batch)
     hidden = {"SFT": {"accuracy", "reward"}, "RFT": set()}.get(algo, {"loss"})
     if algo in IMITATE or not (config.kl_coeff > 0 or steps > 1):
         hidden |= {"KL"}
@@ -164,10 +161,8 @@ class Training:
                     return 0
             except CutShortError:
                 self._save()
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # rich raises SystemExit where nobody reads what it shows
+            # rich raises SystemExit where nobody reads what it shows
+            except (Exception, SystemExit) as error:
                 self._rescue(error)
                 raise
         self.display.say(

@@ -207,9 +207,10 @@ def test_what_is_for_people_never_costs_a_run(algorithm, tmp_path, monkeypatch, 
         "samples",
         "curve.png",
         "display",
+        "report.html",  # of a folder without config.yaml
     ):
         assert out.count(f"warning: {kind}: ") == 1, kind
-    assert out.count("warning: ") == 7
+    assert out.count("warning: ") == 8
 
 
 def raises_for_all(error: Exception) -> Callable[..., None]:
