@@ -24,7 +24,8 @@ from ray.rllib.utils.metrics import (
 from algorithms import tasks
 from algorithms.config import LLMConfig
 from algorithms.groups import SampleErrors, comparable, refuse_unusable, rollout_metrics, warn_without_signal
-from algorithms.preflight import preflight
+from algorithms.preflight import not_evaluable, preflight
+from algorithms.reuse import Reusable
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import summarize, warn_if_cut
 from llmenv.evaluation.tasks import count_tasks, evaluation_requests
@@ -37,7 +38,7 @@ from llmenv.rollout import GroupRequest
 logger = logging.getLogger(__name__)
 
 
-class LLMAlgorithm(Algorithm):
+class LLMAlgorithm(Reusable, Algorithm):
     """An RLlib Algorithm whose policy is a language model.
 
     Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is.
@@ -162,6 +163,7 @@ class LLMAlgorithm(Algorithm):
         return episodes
 
     def _collect(self, requests: Sequence[GroupRequest], **settings: Any) -> list[TextEpisode]:
+        self.refuse_weights_of_another()
         episodes, metrics = self.runners.collect(self.runners.submit(requests, **settings))
         self._sample_errors.tell(episodes)
         self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
@@ -215,8 +217,8 @@ class LLMAlgorithm(Algorithm):
         """
         self._call_back("on_evaluate_start")
         self.last_evaluation = {
-            "sampled": self._evaluation_episodes(self.evaluation_config.temperature),
-            "greedy": self._evaluation_episodes(0.0),
+            "sampled": self.evaluation_episodes(self.evaluation_config.temperature),
+            "greedy": self.evaluation_episodes(0.0),
         }
         results = {
             ENV_RUNNER_RESULTS: summarize(self.last_evaluation["sampled"]),
@@ -235,16 +237,22 @@ class LLMAlgorithm(Algorithm):
             kwargs={"algorithm": self, "metrics_logger": self.metrics, **kwargs},
         )
 
-    def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
+    def evaluation_episodes(self, temperature: float, first: int = 0) -> list[TextEpisode]:
+        """Of `evaluation_duration` held-out tasks, one each.
+
+        Args:
+            temperature: 0: the most likely completions.
+            first: Where they begin among the held-out tasks; `evaluate` asks for the first ones.
+        """
         config = self.evaluation_config
         try:
             num_tasks = count_tasks(config.env, dict(config.env_config))
         except Exception as error:
-            raise _not_evaluable(config, error) from error
-        requests = evaluation_requests(self.config.evaluation_duration, num_tasks)
+            raise not_evaluable(config, error) from error
+        requests = evaluation_requests(self.config.evaluation_duration, num_tasks, first=first)
         episodes = self._collect(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
-            raise _not_evaluable(config, episodes[0].error)
+            raise not_evaluable(config, episodes[0].error if episodes else "there are no such tasks")
         return episodes
 
     def generate(
@@ -312,6 +320,7 @@ class LLMAlgorithm(Algorithm):
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self._updated_in = None
+        self._weights_of_another = False
         self._first_sync()
 
     def get_weights(self, policies: Any = None) -> dict[str, dict[str, Any]]:
@@ -337,10 +346,3 @@ class LLMAlgorithm(Algorithm):
                 "the policy, get_weights() gets its weights"
             )
         return self.learner_group._learner.module[module_id]
-
-
-def _not_evaluable(config: LLMConfig, reason: object) -> ValueError:
-    return ValueError(
-        f"the environment {config.env!r} cannot be evaluated with {dict(config.env_config)}: {reason}. If it has no "
-        "test split, evaluation(evaluation_config=None) evaluates on what it is trained on"
-    )

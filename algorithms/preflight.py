@@ -87,3 +87,11 @@ def _gpus(amounts: Sequence[float]) -> int:
         elif amount:
             free.append(1 - amount)
     return len(free)
+
+
+def not_evaluable(config: LLMConfig, reason: object) -> ValueError:
+    """What to raise where no held-out task comes to a verdict."""
+    return ValueError(
+        f"the environment {config.env!r} cannot be evaluated with {dict(config.env_config)}: {reason}. If it has no "
+        "test split, evaluation(evaluation_config=None) evaluates on what it is trained on"
+    )

@@ -1,0 +1,87 @@
+"""What a sweep writes down while it runs, a line a round, and what that comes to. Knows nothing of Ray.
+
+results.jsonl    a line a round of each trial, and one for each failure
+lineage.jsonl    a line an exchange of a population
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS, LINEAGE = "results.jsonl", "lineage.jsonl"
+# Of a trial's result, what is kept.
+FIGURES = (
+    "iterations",
+    "tokens",
+    "seconds",
+    "round_tokens",
+    "round_seconds",
+    "evaluation_seconds",
+    "exchange_seconds",
+    "score",
+    "score_low",
+    "score_high",
+    "verdicts",
+)
+
+
+def write_line(file: Path, line: dict[str, Any]) -> None:
+    with file.open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """All whole lines; a kill may have left half of one."""
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def trials_of(lines: list[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
+    """What became of each trial of an arm, in the order of their numbers.
+
+    Args:
+        lines: Of results.jsonl. A round that was lost to a kill stands there twice: its cost counts twice, the later
+            one's result counts.
+        arm: Its name.
+
+    Returns:
+        For each: number, seed, settings, of (whose policy it looks at afresh, else None), state ("finished", "stopped" early, "failed" or "unfinished"), cause of a
+        failure, iterations, tokens and seconds of the policy, spent_tokens and spent_seconds (all that the trial took,
+        what it gave up at an exchange too), score, score_low, score_high, verdicts, and its curve.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        if line["arm"] != arm:
+            continue
+        trial = found.setdefault(
+            line["number"],
+            {"spent_tokens": 0, "spent_seconds": 0.0, "busy_seconds": 0.0, "score": None, "curve": []},
+        )
+        trial |= {"number": line["number"], "seed": line["seed"]}
+        trial |= {"settings": line["settings"], "of": line["of"]}
+        trial |= {"state": line["state"], "cause": line.get("cause")}
+        if "score" not in line:
+            continue
+        trial |= {name: line[name] for name in FIGURES if not name.startswith(("round", "evaluation", "exchange"))}
+        trial["spent_tokens"] += line["round_tokens"]
+        trial["spent_seconds"] += line["round_seconds"]
+        trial["busy_seconds"] += line["round_seconds"] + line["evaluation_seconds"] + line["exchange_seconds"]
+        again = [point for point in trial["curve"] if point["spent_tokens"] < trial["spent_tokens"]]
+        trial["curve"] = [*again, {name: trial[name] for name in ("spent_tokens", "tokens", "score")}]
+    for trial in found.values():
+        if trial["state"] == "running":
+            trial["state"] = "unfinished"
+    return [found[number] for number in sorted(found)]
+
+
+def best(trials: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The trial with the highest score at its end; None where none came to one."""
+    scored = [trial for trial in trials if trial["state"] in ("finished", "stopped") and trial["score"] is not None]
+    return max(scored, key=lambda trial: trial["score"], default=None)
