@@ -2,9 +2,9 @@
 
     python experiments/sweep.py sweep_tiny --num-samples 4 --budget-tokens 100000
 
-A space is a preset some of whose values are ranges (`experiments/spaces/` has some), and a section `sweep` with defaults
-of the options below. All trials are scored on the same held-out tasks, and the winner once more on others. Budgets are
-of a trial. `--resume FOLDER` goes on with the trials that are unfinished.
+A space is a preset some of whose values are ranges (`experiments/spaces/` has some), and a section `sweep` with
+defaults of the options below. All trials are scored on the same held-out tasks, and the winner once more on others.
+Budgets are of a trial. `--resume FOLDER` goes on with the trials that are unfinished.
 """
 
 from __future__ import annotations
@@ -95,7 +95,9 @@ def main(
             status = start(read_asked(resume), resume, resuming=True)
         else:
             if space is None:
-                raise ValueError("name a space: a YAML file, or one of experiments/spaces, such as sweep_tiny")
+                raise ValueError(
+                    "name a space: a YAML file, or one of experiments/spaces, such as sweep_tiny"
+                )
             asked = _asked(space, given, set_ or [])
             output = output or Path("runs") / f"sweep-{Path(space).stem}-{datetime.now():%Y%m%d-%H%M%S}"
             from experiments.sweeps.sweeping import start
@@ -119,7 +121,9 @@ def _asked(space: str, given: dict[str, Any], assignments: list[str]) -> dict[st
     checks.check_names(parse(sections))
     sections.setdefault("environment", {})["env"] = environments.env_id(options.pop("env"))
     tokens, minutes = options.pop("budget_tokens"), options.pop("budget_minutes")
-    if "budget_tokens" in given or "budget_minutes" in given:  # the command line's own, and not the space's other
+    if (
+        "budget_tokens" in given or "budget_minutes" in given
+    ):  # the command line's own, and not the space's other
         tokens, minutes = given.get("budget_tokens"), given.get("budget_minutes")
     return {
         **options,

@@ -1,4 +1,4 @@
-"""How many trials fit side by side, and why not more: cores and GPUs as Ray deals them, memory by `--plan`'s arithmetic.
+"""How many trials fit side by side, and why not more: cores and GPUs as Ray deals them, memory as `--plan` has it.
 
 Nothing is started. What is in a cluster of Ray's, on other machines, has no memory here.
 """
@@ -62,7 +62,9 @@ def fitting(config: LLMConfig, bundles: Sequence[dict[str, Any]], machine: Machi
     if machine.memory is not None:
         most, phase = footprint.peak(plan.host.items)
         room = plan.host.usable
-        bounds.append((math.floor(room / most), f"a trial takes {most / GB:.1f} of {room / GB:.1f} GB of memory"))
+        bounds.append(
+            (math.floor(room / most), f"a trial takes {most / GB:.1f} of {room / GB:.1f} GB of memory")
+        )
     if shares and machine.gpu_memory and sum(shares) < 1:
         place = max(plan.gpus, key=lambda place: footprint.peak(place.items)[0])
         most, phase = footprint.peak(place.items)

@@ -80,7 +80,9 @@ def _comparisons(fresh: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def write(output: Path, summary: Mapping[str, Any], winner: Mapping[str, Any] | None, checkpoint: Path | None) -> None:
+def write(
+    output: Path, summary: Mapping[str, Any], winner: Mapping[str, Any] | None, checkpoint: Path | None
+) -> None:
     """Writes all that stays.
 
     Args:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS, LINEAGE = "results.jsonl", "lineage.jsonl"
+COSTS = ("round", "evaluation", "exchange")
 # Of a trial's result, what is kept.
 FIGURES = (
     "iterations",
@@ -52,9 +53,10 @@ def trials_of(lines: list[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
         arm: Its name.
 
     Returns:
-        For each: number, seed, settings, of (whose policy it looks at afresh, else None), state ("finished", "stopped" early, "failed" or "unfinished"), cause of a
-        failure, iterations, tokens and seconds of the policy, spent_tokens and spent_seconds (all that the trial took,
-        what it gave up at an exchange too), score, score_low, score_high, verdicts, and its curve.
+        For each: number, seed, settings, of (whose policy it looks at afresh, else None), state ("finished", "stopped"
+        early, "failed" or "unfinished"), cause of a failure, iterations, tokens and seconds of the policy; spent_tokens
+        and spent_seconds, all that the trial took to train, what it gave up at an exchange too; busy_seconds, with
+        evaluations and exchanges; score, score_low, score_high, verdicts, and its curve.
     """
     found: dict[int, dict[str, Any]] = {}
     for line in lines:
@@ -69,10 +71,10 @@ def trials_of(lines: list[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
         trial |= {"state": line["state"], "cause": line.get("cause")}
         if "score" not in line:
             continue
-        trial |= {name: line[name] for name in FIGURES if not name.startswith(("round", "evaluation", "exchange"))}
-        trial["spent_tokens"] += line["round_tokens"]
-        trial["spent_seconds"] += line["round_seconds"]
-        trial["busy_seconds"] += line["round_seconds"] + line["evaluation_seconds"] + line["exchange_seconds"]
+        trial |= {name: line[name] for name in FIGURES if name in line and not name.startswith(COSTS)}
+        trial["spent_tokens"] += line.get("round_tokens", 0)
+        trial["spent_seconds"] += line.get("round_seconds", 0.0)
+        trial["busy_seconds"] += sum(line.get(f"{cost}_seconds", 0.0) for cost in COSTS)
         again = [point for point in trial["curve"] if point["spent_tokens"] < trial["spent_tokens"]]
         trial["curve"] = [*again, {name: trial[name] for name in ("spent_tokens", "tokens", "score")}]
     for trial in found.values():
@@ -83,5 +85,7 @@ def trials_of(lines: list[dict[str, Any]], arm: str) -> list[dict[str, Any]]:
 
 def best(trials: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The trial with the highest score at its end; None where none came to one."""
-    scored = [trial for trial in trials if trial["state"] in ("finished", "stopped") and trial["score"] is not None]
+    scored = [
+        trial for trial in trials if trial["state"] in ("finished", "stopped") and trial["score"] is not None
+    ]
     return max(scored, key=lambda trial: trial["score"], default=None)

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.schedulers import (
+    AsyncHyperBandScheduler,
+    FIFOScheduler,
+    PopulationBasedTraining,
+    TrialScheduler,
+)
 
 from experiments.sweeps.space import Settings, Space
 from experiments.sweeps.trial import MISSING, RIGHT
@@ -110,7 +115,11 @@ class PairedPopulation(PopulationBasedTraining):
             "donor_iterations": new_state.last_result["iterations"],
             "score": trial_state.last_result["score"],
             "donor_score": new_state.last_result["score"],
-            **({} if found is None else {"difference": found.difference, "low": found.low, "high": found.high}),
+            **(
+                {}
+                if found is None
+                else {"difference": found.difference, "low": found.low, "high": found.high}
+            ),
             "settings_before": trial.config["trial"]["settings"],
             "donor_settings": trial_to_clone.config["trial"]["settings"],
             "settings": new_config["trial"]["settings"],

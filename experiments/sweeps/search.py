@@ -20,6 +20,7 @@ from experiments.sweeps.results import FIGURES, RESULTS, write_line
 TUNE = {
     "TUNE_FORCE_TRIAL_CLEANUP_S": "20",  # a stopped trial's processes, if they do not end by themselves; 600 by default
     "TUNE_GLOBAL_CHECKPOINT_S": "2",  # what is lost of the table of trials to a kill
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one speaks however it is asked not to
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails has no score
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
@@ -51,7 +52,11 @@ class Recorder(tune.Callback):
 
     def _write(self, trial: Any, state: str, figures: dict[str, Any]) -> None:
         given = trial.config["trial"]
-        line = {"arm": self._arm, **{name: given[name] for name in ("number", "seed", "settings", "of")}, "state": state}
+        line = {
+            "arm": self._arm,
+            **{name: given[name] for name in ("number", "seed", "settings", "of")},
+            "state": state,
+        }
         write_line(self._output / RESULTS, {**line, **figures})
 
 

@@ -20,7 +20,9 @@ from llmenv.misspelt import nearest
 RANGES, LISTS = ("loguniform", "uniform", "randint"), ("choice", "grid")
 KINDS = (*RANGES, *LISTS)
 FACTORS = (0.8, 1.25)  # a step of exploration; the two undo each other
-RESAMPLED = 0.25  # the share of explorations that draw anew instead, as in Jaderberg et al. (2017), 1711.09846
+RESAMPLED = (
+    0.25  # the share of explorations that draw anew instead, as in Jaderberg et al. (2017), 1711.09846
+)
 MOST_CORNERS = 256
 Settings = dict[str, Any]  # by path: "training.lr", "environment.env_config.digits"
 Sections = Mapping[str, Mapping[str, Any]]
@@ -106,7 +108,7 @@ class Space:
                 yield {a.path: fixed[a.path] if a.path in fixed else a.draw(rng) for a in self.axes}
 
     def corners(self) -> Iterator[Settings]:
-        """Combinations of ends: all of them, or, where they are too many, each end beside the others' first and last."""
+        """Combinations of ends: all, or, where they are too many, each end beside the others' first and last."""
         ends = [axis.values for axis in self.axes]
         if math.prod(map(len, ends)) <= MOST_CORNERS:
             points: Any = itertools.product(*ends)

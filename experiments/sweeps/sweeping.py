@@ -59,7 +59,9 @@ def write_asked(asked: dict[str, Any], output: Path) -> None:
     env = asked["sections"]["environment"]["env"].removeprefix("envs:")
     seconds = asked["unit"] == "seconds"
     budget = {"budget_minutes": asked["budget"] / 60} if seconds else {"budget_tokens": asked["budget"]}
-    kept = {name: asked[name] for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "path")}
+    kept = {
+        name: asked[name] for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "path")
+    }
     with replaced(output / ASKED) as file:
         sections = {**asked["sections"], "sweep": {"env": env, **kept, **budget}}
         file.write_text(yaml.safe_dump(sections, sort_keys=False))
@@ -231,7 +233,9 @@ class Sweep:
                 checkpoint = str(checkpoints[winner["number"]])
                 policies.append({"of": arm, "checkpoint": checkpoint, "settings": winner["settings"]})
         trials = [{**self.trial, "budget": 0, "number": i, **policy} for i, policy in enumerate(policies)]
-        none = make_scheduler("none", self.space, unit="tokens", round_=1, budget=1, check=dict, lineage=Path(), seed=0)
+        none = make_scheduler(
+            "none", self.space, unit="tokens", round_=1, budget=1, check=dict, lineage=Path(), seed=0
+        )
         run_arm(Fresh, trials, self.output, "fresh", at_once=self._fits, scheduler=none, callbacks=[])
 
     def _winner(self, arm: str) -> dict[str, Any] | None:

@@ -149,7 +149,9 @@ def config_of(trial: dict[str, Any]) -> LLMConfig:
         ValueError: If its own checks refuse it.
     """
     config, _ = settings.build(trial["algo"], sections_of(trial))
-    if config.num_cpus_per_learner != "auto" and not config.num_learners:  # learner and driver are one process
+    if (
+        config.num_cpus_per_learner != "auto" and not config.num_learners
+    ):  # learner and driver are one process
         config.resources(num_cpus_for_main_process=config.num_cpus_per_learner)
     return config
 

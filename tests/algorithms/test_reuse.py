@@ -57,14 +57,16 @@ def donor(ray_cluster: None, model_folder: str, tmp_path_factory: pytest.TempPat
     algorithm.train()
     folder = tmp_path_factory.mktemp("donor")
     algorithm.save_to_path(str(folder))
-    torch.save(flat_weights(algorithm.learner_group._learner), folder / "flat.pt")
+    learner: Any = algorithm.learner_group._learner
+    assert learner.engine.optimizer.state_dict()["state"][0]["step"] == 1
+    torch.save(flat_weights(learner), folder / "flat.pt")
     yield folder
     algorithm.stop()
 
 
 def easy(model: str, **training: Any) -> Any:
     config = small_config(model, **{"prompts_per_iteration": 2, **training}).environment("support:NoDigit-v0")
-    return config.sampling(max_new_tokens=2, run_seed=0).evaluation(evaluation_config=None)
+    return config.sampling(max_new_tokens=1, run_seed=0).evaluation(evaluation_config=None)
 
 
 def where_it_acts(algorithm: LLMAlgorithm) -> dict[str, Any]:

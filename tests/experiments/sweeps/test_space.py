@@ -58,7 +58,7 @@ def test_the_rest_of_a_preset_is_the_base() -> None:
         "training": {"group_size": 8, "lr": 3e-5},
     }
     assert space.base["environment"] == {"env_config": {"split": "train"}}
-    with pytest.raises(ValueError, match="env_config.digits has no default"):
+    with pytest.raises(ValueError, match=r"env_config\.digits has no default"):
         space.defaults()
 
 
@@ -78,7 +78,8 @@ def test_randint_has_both_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [{"loguniform": [1e-6, 1e-2]}, {"uniform": [0.0, 0.1]}, {"randint": [1, 9]}, {"choice": [4, 8, 16]}]
+    "value",
+    [{"loguniform": [1e-6, 1e-2]}, {"uniform": [0.0, 0.1]}, {"randint": [1, 9]}, {"choice": [4, 8, 16]}],
 )
 def test_exploration_stays_within_the_space(value: Any) -> None:
     """From an end, a thousand steps: Tune's own would have left it after one."""
