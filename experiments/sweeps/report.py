@@ -15,8 +15,9 @@ import yaml
 
 from experiments.common.model_card import versions
 from experiments.export import export
-from experiments.sweeps.results import LINEAGE, RESULTS, best, read_lines, trials_of
+from experiments.sweeps.results import LINEAGE, RESULTS, best, read_lines, schedules, trials_of
 from experiments.sweeps.schedulers import verdicts
+from experiments.sweeps.shown import settings_of
 from experiments.sweeps.trial import sections_of
 from llmenv.comparison import compare
 from llmenv.files import replaced
@@ -37,10 +38,13 @@ def summarize(output: Path, asked: Mapping[str, Any], command: str) -> dict[str,
     """
     lines = read_lines(output / RESULTS)
     fresh = {trial["of"]: trial for trial in trials_of(lines, "fresh")}
+    lineage = read_lines(output / LINEAGE)
     arms = {}
     for arm in dict.fromkeys(line["arm"] for line in lines if line["arm"] != "fresh"):
         trials = trials_of(lines, arm)
         winner = best(trials)
+        trained_with = schedules(lines, lineage if arm == MAIN else [], arm)
+        trials = [{**trial, "schedule": trained_with[trial["number"]]} for trial in trials]
         arms[arm] = {
             "winner": winner and winner["number"],
             "selected": winner and {name: winner[name] for name in SCORES},
@@ -58,7 +62,7 @@ def summarize(output: Path, asked: Mapping[str, Any], command: str) -> dict[str,
         "arms": arms,
         "before": _scored(fresh.get(START)),
         "comparisons": _comparisons(fresh),
-        "lineage": read_lines(output / LINEAGE),
+        "lineage": lineage,
         "versions": versions(),
     }
 
@@ -117,12 +121,18 @@ def preset(winner: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"# Trial {number} of a sweep: {trial['score']:.1%} on the tasks it was selected on.\n"
         f"#   python experiments/run.py --env {env.removeprefix('envs:')} --algo {winner['algo']} --preset THIS_FILE\n"
     )
+    if len(trial["schedule"]) > 1:
+        head += "# These are the settings that it ended with. It was trained with\n"
+        head += "".join(
+            f"#   from iteration {step['iterations']}: {settings_of(step['settings'])}\n"
+            for step in trial["schedule"]
+        )
     return head + yaml.safe_dump(sections, sort_keys=False)
 
 
 def _flat(trial: Mapping[str, Any]) -> dict[str, Any]:
     """One trial as a row: a column a setting."""
-    rest = {name: value for name, value in trial.items() if name not in ("settings", "curve")}
+    rest = {name: value for name, value in trial.items() if name not in ("settings", "curve", "schedule")}
     return {**rest, **trial["settings"]}
 
 

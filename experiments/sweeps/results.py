@@ -89,3 +89,27 @@ def best(trials: list[dict[str, Any]]) -> dict[str, Any] | None:
         trial for trial in trials if trial["state"] in ("finished", "stopped") and trial["score"] is not None
     ]
     return max(scored, key=lambda trial: trial["score"], default=None)
+
+
+def schedules(
+    lines: list[dict[str, Any]], lineage: list[dict[str, Any]], arm: str
+) -> dict[int, list[dict[str, Any]]]:
+    """What each trial's policy was trained with, from when on: through its donors and theirs.
+
+    Args:
+        lines: Of results.jsonl.
+        lineage: Of lineage.jsonl, in the order of the exchanges.
+        arm: Its name.
+
+    Returns:
+        By trial: "iterations" and "tokens" of the policy, and the "settings" from there on.
+    """
+    found: dict[int, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["arm"] == arm:
+            first = {"iterations": 0, "tokens": 0, "settings": line["settings"]}
+            found.setdefault(line["number"], [first])
+    for exchange in lineage:
+        then = {"iterations": exchange["donor_iterations"], "tokens": exchange["donor_tokens"]}
+        found[exchange["trial"]] = [*found[exchange["donor"]], {**then, "settings": exchange["settings"]}]
+    return found

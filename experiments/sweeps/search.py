@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import TrialScheduler
 
@@ -48,7 +48,7 @@ class Recorder(tune.Callback):
         self._write(trial, "stopped" if early else "finished", {})
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._write(trial, "failed", {"cause": cause_of(trial.get_pickled_error())})
+        self._write(trial, "failed", {"cause": cause_of(trial)})
 
     def _write(self, trial: Any, state: str, figures: dict[str, Any]) -> None:
         given = trial.config["trial"]
@@ -60,8 +60,11 @@ class Recorder(tune.Callback):
         write_line(self._output / RESULTS, {**line, **figures})
 
 
-def cause_of(error: BaseException | None) -> str:
-    """What was raised, in one line, out of the tracebacks that Ray puts around it."""
+def cause_of(trial: Any) -> str:
+    """What a trial has failed of, in one line, out of the tracebacks that Ray puts around it."""
+    if trial.pickled_error_file is None:  # an error of Tune's own
+        return Path(trial.error_file).read_text().strip().splitlines()[-1]
+    error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
     while isinstance(inner := getattr(error, "cause", None), BaseException):
         error = inner
     lines = str(error).strip().splitlines() or ["no message"]

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.sweeps.search import cause_of
+
 
 def value_of(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
@@ -42,10 +44,8 @@ class Lines(tune.Callback):
         self._say(f"{cells}   {interval(result):<26} {settings_of(given['settings'])}")
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        from experiments.sweeps.search import cause_of
-
         number = trial.config["trial"]["number"]
-        self._say(f"{self._arm:>8} {number:>5} failed: {cause_of(trial.get_pickled_error())}")
+        self._say(f"{self._arm:>8} {number:>5} failed: {cause_of(trial)}")
 
     def _say(self, line: str) -> None:
         Console(highlight=False).print(Text(line), soft_wrap=True)

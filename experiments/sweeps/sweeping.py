@@ -124,7 +124,7 @@ class Sweep:
         """Raises `ValueError` for what cannot be run."""
         if self.asked["scheduler"] == "pbt":
             checks.check_exchange(self.space)
-        number = max(LEAST_CHECKED, self.asked["num_samples"] or 0)
+        number = max(LEAST_CHECKED, (self.asked["num_samples"] or 0) * self.space.grid_points)
         seeds = (self.asked["seed"], self.asked["seed"] + SEEDS)
         draws = [settings for seed in seeds for settings in checks.draw(self.space, number, seed)]
         checks.check_configs(self.space, self.trial, draws)
@@ -174,7 +174,7 @@ class Sweep:
                 )
             self._number = asked or self._fits
         else:
-            self._number = asked or (1 if self.space.only_grids else 8) * self.space.grid_points
+            self._number = (asked or (1 if self.space.only_grids else 8)) * self.space.grid_points
         at_once = min(self._fits, self._number)
         more = "" if self._number <= self._fits else f", {at_once} at a time, since {why}"
         self._say(f"{self._number} trials of {self.asked['budget']:g} {self.asked['unit']}{more}")
