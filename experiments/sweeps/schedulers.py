@@ -69,6 +69,7 @@ class PairedPopulation(PopulationBasedTraining):
         self._space = space
         self._check = check
         self._lineage = lineage
+        self._taken: set[tuple[Any, str]] = set()  # by whom, which checkpoint
         super().__init__(
             time_attr=unit,
             perturbation_interval=every,
@@ -97,11 +98,26 @@ class PairedPopulation(PopulationBasedTraining):
     def _checkpoint_or_exploit(
         self, trial: Any, tune_controller: Any, upper_quantile: list, lower_quantile: list
     ) -> None:
-        if trial in lower_quantile:
-            result = self._trial_state[trial].last_result
-            donors = [d for d in upper_quantile if better(self._trial_state[d].last_result, result)]
-            upper_quantile, lower_quantile = donors, lower_quantile if donors else []
-        super()._checkpoint_or_exploit(trial, tune_controller, upper_quantile, lower_quantile)
+        """Every round leaves a checkpoint: a donor's newest is what it gives, and what it is judged by.
+
+        None is taken twice by the same trial, and none that is more than a round behind: what a trial spends is bounded.
+        """
+        if trial not in lower_quantile:
+            return
+        result, donors = self._trial_state[trial].last_result, []
+        for donor in upper_quantile:
+            saved = donor.run_metadata.checkpoint_manager.latest_checkpoint_result
+            if saved is None or (trial, saved.checkpoint.path) in self._taken:
+                continue
+            behind = result[self._time_attr] - saved.metrics[self._time_attr]
+            if behind <= self._perturbation_interval and better(saved.metrics, result):
+                state = self._trial_state[donor]
+                state.last_checkpoint, state.last_result = saved.checkpoint, saved.metrics
+                donors.append(donor)
+        if donors:
+            donor = donors[int(self._rng.integers(len(donors)))]
+            self._taken.add((trial, self._trial_state[donor].last_checkpoint.path))
+            self._exploit(tune_controller, trial, donor)
 
     def _log_config_on_step(
         self, trial_state: Any, new_state: Any, trial: Any, trial_to_clone: Any, new_config: dict

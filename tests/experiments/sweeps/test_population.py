@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,33 @@ from experiments.sweeps.trial import Trial
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]
 
 
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 class Settled(Trial):
     """Scores by its number, and not by what it learned; says which settings the last iteration had where they act."""
 
     def step(self) -> dict[str, Any]:
+        """The worse one looks at the better one's first round, and the better one goes on while it does."""
+        folder, poor = Path(self._trial["path"]), bool(self._trial["number"])
+        (folder / f"begun_{poor}").touch()
+        wait_for(folder / f"begun_{not poor}")
+        if not poor:
+            time.sleep(3 * (folder / "scored").exists())
         result = super().step()
+        if poor:
+            wait_for(folder / "scored")
+            time.sleep(1)  # until Tune has its checkpoint
+        else:
+            (folder / "scored").touch()
         learner: Any = self.algorithm.learner_group._learner
         (group,) = learner.engine.optimizer.param_groups
         acting = [group["lr"], group["weight_decay"], learner.kl_coeff, learner.config.clip_param]
         result["acting"] = json.dumps(acting)
-        verdicts = ("0" if self._trial["number"] else "1") * 64
+        verdicts = ("0" if poor else "1") * 64
         return {**result, "score": float(verdicts[0]), "verdicts": verdicts}
 
 
@@ -66,8 +84,10 @@ def test_an_exchange_in_place(tmp_path: Path, model_folder: str) -> None:
     good, poor = trials_of(read_lines(tmp_path / RESULTS), "search")
     assert (good["state"], poor["state"]) == ("finished", "finished") and set(checkpoints) == {0, 1}
     exchanges = read_lines(tmp_path / LINEAGE)
-    # Three looks before the end, at 24, 48 and 72 tokens; the donor may come to its own first.
-    assert 1 <= len(exchanges) <= 3 and {(e["trial"], e["donor"]) for e in exchanges} == {(1, 0)}
+    # Rounds of 24 tokens: the donor leaves four checkpoints, none of which is taken twice.
+    assert 1 <= len(exchanges) == len({e["donor_tokens"] for e in exchanges}) <= 4 and {
+        (e["trial"], e["donor"]) for e in exchanges
+    } == {(1, 0)}
     assert exchanges[0]["donor_settings"] == trials[0]["settings"] and exchanges[0]["low"] > 0
     rows = [
         json.loads(line)

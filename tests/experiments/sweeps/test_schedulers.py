@@ -64,20 +64,44 @@ def test_exploration_is_within_the_space_and_what_the_checks_take(population: Pa
 def test_only_a_worse_trial_is_handed_a_donor(
     population: PairedPopulation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    good, fair, poor = (object() for _ in range(3))
-    results = {good: "1" * 60 + "0" * 40, fair: "1" * 42 + "0" * 58, poor: "1" * 40 + "0" * 60}
+    """By what the donor's checkpoint scored, which may be older than its last score."""
+    verdicts = {"good": "1" * 60 + "0" * 40, "fair": "1" * 42 + "0" * 58, "poor": "1" * 40 + "0" * 60}
+    trials: dict[str, Any] = {name: with_checkpoint(name, result(text)) for name, text in verdicts.items()}
+    trials["unsaved"] = with_checkpoint("unsaved", None)
+    trials["late"] = with_checkpoint(
+        "late", result("1" * 100, tokens=1000 - 1001)
+    )  # more than a round behind
     population._trial_state = {
-        one: SimpleNamespace(last_result=result(verdicts)) for one, verdicts in results.items()
+        one: SimpleNamespace(last_result=result(verdicts.get(name, "1" * 100)))
+        for name, one in trials.items()
     }  # type: ignore[assignment]
-    asked: list[tuple[list, list]] = []
+    exchanged: list[tuple[Any, Any, Any]] = []
     monkeypatch.setattr(
-        "ray.tune.schedulers.PopulationBasedTraining._checkpoint_or_exploit",
-        lambda self, trial, controller, upper, lower: asked.append((upper, lower)),
+        population,
+        "_exploit",
+        lambda _, to, donor: exchanged.append(
+            (to, donor, population._trial_state[donor].last_checkpoint.path)
+        ),
     )
-    population._checkpoint_or_exploit(poor, None, [good, fair], [poor])  # type: ignore[arg-type, list-item]
-    population._checkpoint_or_exploit(poor, None, [fair], [poor])  # type: ignore[arg-type, list-item]
-    population._checkpoint_or_exploit(good, None, [good, fair], [poor])  # type: ignore[arg-type, list-item]
-    assert asked == [([good], [poor]), ([], []), ([good, fair], [poor])]
+    good, fair, poor, unsaved, late = trials.values()
+    population._checkpoint_or_exploit(poor, None, [fair, unsaved, late], [poor])
+    population._checkpoint_or_exploit(good, None, [good, fair], [poor])
+    assert exchanged == []
+    for _ in range(2):  # the second time it has taken that checkpoint already
+        population._checkpoint_or_exploit(poor, None, [good, fair], [poor])
+    assert exchanged == [(poor, good, "good's")]
+
+
+def with_checkpoint(name: str, metrics: dict[str, Any] | None) -> Any:
+    saved = metrics and SimpleNamespace(checkpoint=SimpleNamespace(path=f"{name}'s"), metrics=metrics)
+    manager = SimpleNamespace(latest_checkpoint_result=saved)
+    return Named(run_metadata=SimpleNamespace(checkpoint_manager=manager))
+
+
+class Named(SimpleNamespace):
+    """By identity, as Tune's trials are."""
+
+    __hash__ = object.__hash__
 
 
 def test_an_exchange_is_written_down_with_its_interval(population: PairedPopulation, tmp_path: Path) -> None:
