@@ -100,7 +100,7 @@ class PairedPopulation(PopulationBasedTraining):
     ) -> None:
         """Every round leaves a checkpoint: a donor's newest is what it gives, and what it is judged by.
 
-        None is taken twice by the same trial, and none that is more than a round behind: what a trial spends is bounded.
+        A trial takes none twice, and none that is more than a round behind: what it spends is bounded.
         """
         if trial not in lower_quantile:
             return

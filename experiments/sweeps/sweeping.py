@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 from rich.text import Text
 
@@ -233,10 +234,9 @@ class Sweep:
                 checkpoint = str(checkpoints[winner["number"]])
                 policies.append({"of": arm, "checkpoint": checkpoint, "settings": winner["settings"]})
         trials = [{**self.trial, "budget": 0, "number": i, **policy} for i, policy in enumerate(policies)]
-        none = make_scheduler(
-            "none", self.space, unit="tokens", round_=1, budget=1, check=dict, lineage=Path(), seed=0
+        run_arm(
+            Fresh, trials, self.output, "fresh", at_once=self._fits, scheduler=FIFOScheduler(), callbacks=[]
         )
-        run_arm(Fresh, trials, self.output, "fresh", at_once=self._fits, scheduler=none, callbacks=[])
 
     def _winner(self, arm: str) -> dict[str, Any] | None:
         return best(trials_of(read_lines(self.output / RESULTS), arm))
