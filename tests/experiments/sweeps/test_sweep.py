@@ -91,7 +91,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterat
     found["before"] = read_lines(output / "results.jsonl")
     found["left_by_kill"] = left_of(marker)
     second = command(variable, f"--resume={output}")
-    found["text"], _ = second.communicate(timeout=200)
+    try:
+        found["text"], _ = second.communicate(timeout=400)
+    finally:
+        second.kill()
     found["status"] = second.returncode
     found["left"] = left_of(marker)
     found["shared"] = unmapped({file.name for file in Path("/dev/shm").iterdir()} - shared)
