@@ -33,6 +33,7 @@ from algorithms.groups import (
     warn_without_signal,
 )
 from algorithms.preflight import preflight
+from algorithms.reuse import Reusable
 from algorithms.weights import WeightsByRLlibsNames
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.evaluation import warn_if_cut
@@ -45,7 +46,7 @@ from llmenv.rollout import GroupRequest
 logger = logging.getLogger(__name__)
 
 
-class LLMAlgorithm(WeightsByRLlibsNames, Algorithm):
+class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
     """An RLlib Algorithm whose policy is a language model.
 
     Subclasses say what a sample is worth (`assign_credit`) and, in their learner, what the loss is; or, where nothing
@@ -185,6 +186,7 @@ class LLMAlgorithm(WeightsByRLlibsNames, Algorithm):
         return episodes
 
     def _collect(self, requests: Sequence[GroupRequest], **settings: Any) -> list[TextEpisode]:
+        self.refuse_weights_of_another()
         episodes, metrics = self.runners.collect(self.runners.submit(requests, **settings))
         self._sample_errors.tell(episodes)
         self.metrics.aggregate(metrics, key=ENV_RUNNER_RESULTS)
@@ -239,8 +241,8 @@ class LLMAlgorithm(WeightsByRLlibsNames, Algorithm):
         """
         self._call_back("on_evaluate_start")
         self.last_evaluation = {
-            "sampled": self._evaluation_episodes(self.evaluation_config.temperature),
-            "greedy": self._evaluation_episodes(0.0),
+            "sampled": self.evaluation_episodes(self.evaluation_config.temperature),
+            "greedy": self.evaluation_episodes(0.0),
         }
         results = evaluation_results(self.last_evaluation, self.curriculum.parts)
         if not self.num_updates:
@@ -256,11 +258,18 @@ class LLMAlgorithm(WeightsByRLlibsNames, Algorithm):
             kwargs={"algorithm": self, "metrics_logger": self.metrics, **kwargs},
         )
 
-    def _evaluation_episodes(self, temperature: float) -> list[TextEpisode]:
-        requests = tasks.held_out_requests(self.evaluation_config, self.config.evaluation_duration)
+    def evaluation_episodes(self, temperature: float, first: int = 0) -> list[TextEpisode]:
+        """Of `evaluation_duration` held-out tasks, one each; of every part where the environment has some.
+
+        Args:
+            temperature: 0: the most likely completions.
+            first: Where they begin among the held-out tasks; `evaluate` asks for the first ones.
+        """
+        config = self.evaluation_config
+        requests = tasks.held_out_requests(config, self.config.evaluation_duration, first)
         episodes = self._collect(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
-            raise tasks.not_evaluable(self.evaluation_config, episodes[0].error)
+            raise tasks.not_evaluable(config, episodes[0].error if episodes else "there are no such tasks")
         return episodes
 
     def generate(
@@ -333,4 +342,5 @@ class LLMAlgorithm(WeightsByRLlibsNames, Algorithm):
         # Not Algorithm's own: it would push connector states and weights in RLlib's format.
         Checkpointable.restore_from_path(self, path, *args, **kwargs)
         self._updated_in = None
+        self._weights_of_another = False
         self._first_sync()

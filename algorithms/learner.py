@@ -24,6 +24,7 @@ from algorithms.reference import Reference, adapted
 from llmenv.policy.batch import LossBatch, Minibatch, PreparedBatch
 from llmenv.policy.policy import PolicyOutput
 from llmenv.policy.ratio import LOG_RATIO_LIMIT
+from llmenv.rllib import new_settings
 from llmenv.rllib.learner import LLMLearner
 
 
@@ -41,6 +42,15 @@ class PolicyLearner(LLMLearner):
         self.reference: Reference | None = None
         if self.kl_coeff:
             self.reference = Reference(self.config, self.engine, self.policy, self._device)
+
+    def take_settings(self, config: LLMConfig) -> None:
+        """Goes on under another config (see `llmenv.rllib.new_settings`), with the weights that are there."""
+        new_settings.take(self, config)
+        self.kl_coeff = float(config.kl_coeff)
+        if not self.kl_coeff:
+            self.reference = None
+        elif self.reference is None:
+            self.reference = Reference(config, self.engine, self.policy, self._device)
 
     @property
     def compares(self) -> bool:

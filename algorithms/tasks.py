@@ -83,12 +83,13 @@ def update_seed(config: LLMConfig, update: int) -> int:
     return derive_seed(UPDATE_STREAM, config.root_seed, update)
 
 
-def held_out_requests(config: LLMConfig, count: int) -> list[GroupRequest]:
+def held_out_requests(config: LLMConfig, count: int, first: int = 0) -> list[GroupRequest]:
     """A sample of each of `count` held-out tasks, of every part of an environment that has some.
 
     Args:
         config: The evaluation's.
         count: Of tasks.
+        first: The number of the first one.
 
     Raises:
         ValueError: If the environment cannot be made.
@@ -97,7 +98,7 @@ def held_out_requests(config: LLMConfig, count: int) -> list[GroupRequest]:
         sources = sources_of(config.env, dict(config.env_config))
     except Exception as error:
         raise not_evaluable(config, error) from error
-    return requests_by_source(count, sources)
+    return requests_by_source(count, sources, first)
 
 
 def not_evaluable(config: LLMConfig, reason: object) -> ValueError:

@@ -144,6 +144,7 @@ def test_losses_and_advantages_and_their_layer_import_no_rllib(module: str) -> N
 LONG_FUNCTIONS = {
     "experiments/run.py": {"main"},
     "experiments/evaluate.py": {"main"},
+    "experiments/sweep.py": {"main"},
     "algorithms/sections/training.py": {"training"},
 }
 

@@ -68,7 +68,7 @@ def load_preset(name_or_file: str) -> Sections:
     sections = yaml.safe_load(path.read_text()) or {}
     if not isinstance(sections, dict) or not all(isinstance(value, dict) for value in sections.values()):
         raise ValueError(f"{path} must map sections (training, sampling, ...) to settings")
-    return {section: {key: _number(v) for key, v in values.items()} for section, values in sections.items()}
+    return {section: {key: number(v) for key, v in values.items()} for section, values in sections.items()}
 
 
 def parse_assignment(text: str) -> Sections:
@@ -87,13 +87,13 @@ def parse_assignment(text: str) -> Sections:
             "section.key.name=value, such as environment.env_config.digits=2"
         )
     section, key, *entries = names
-    setting = _number(yaml.safe_load(value))
+    setting = number(yaml.safe_load(value))
     for entry in reversed(entries):
         setting = {entry: setting}
     return {section: {key: setting}}
 
 
-def _number(value: Any) -> Any:
+def number(value: Any) -> Any:
     """YAML takes `1e-6` for text, since it has no decimal point."""
     if isinstance(value, str):
         try:

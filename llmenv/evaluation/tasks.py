@@ -50,33 +50,42 @@ def sources_of(env_id: str, env_config: dict[str, Any]) -> list[Source]:
     return found
 
 
-def requests_by_source(count: int, sources: Sequence[Source]) -> list[GroupRequest]:
-    """A sample of each of the first `count` held-out tasks of every source: what each would be asked for alone."""
+def requests_by_source(count: int, sources: Sequence[Source], first: int = 0) -> list[GroupRequest]:
+    """A sample of each of `count` held-out tasks of every source: what each would be asked for alone.
+
+    Args:
+        count: Of tasks.
+        sources: The parts of an environment, or it alone.
+        first: The number of the first task.
+    """
     requests: list[GroupRequest] = []
     for source in sources:
-        for request in evaluation_requests(count, source.num_tasks):
+        for request in evaluation_requests(count, source.num_tasks, first=first):
             options = source.options(request.options)
             requests.append(replace(request, group=len(requests), options=options))
     return requests
 
 
 def evaluation_requests(
-    count: int, num_tasks: int | None, samples: int = 1, seed: int = 0
+    count: int, num_tasks: int | None, samples: int = 1, seed: int = 0, first: int = 0
 ) -> list[GroupRequest]:
-    """Samples of each of the first `count` held-out tasks, or of all where they are fewer.
+    """Samples of each of `count` held-out tasks, or of all from `first` on where they are fewer.
 
     Args:
         count: Of tasks.
         num_tasks: Rows of the environment's data set; None where it draws its tasks.
         samples: Of each task. The first ones are the same however many there are.
         seed: 0 asks for what every training run is evaluated on.
+        first: The number of the first task. Those of other numbers are other rows of a data set.
     """
     keys = (seed, SEEDED) if seed else ()
-    count = min(count, num_tasks or count)
-    rows = rows_of(num_tasks, range(count), EVALUATION_ROWS_STREAM, *keys)
+    tasks = range(first, first + count)
+    if num_tasks is not None:
+        tasks = range(min(first, num_tasks), min(first + count, num_tasks))
+    rows = rows_of(num_tasks, tasks, EVALUATION_ROWS_STREAM, *keys)
     return [
         GroupRequest.derive(task, samples, EVALUATION_STREAM, *keys, options=row)
-        for task, row in enumerate(rows)
+        for task, row in zip(tasks, rows, strict=True)
     ]
 
 

@@ -214,6 +214,11 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             try_sampler(self.sampler)
             self._tried = True
 
+    def take_settings(self, config: Any) -> None:
+        """Goes on under another config of the same model, sampler and environments."""
+        self.config = config
+        self._evaluation_config = config.get_evaluation_config_object()
+
     def sleep(self) -> None:
         """See `Sampler.sleep`."""
         assert self.sampler is not None

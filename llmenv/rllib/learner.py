@@ -95,16 +95,17 @@ class LLMLearner(TorchLearner):
         """How many updates there were: RLlib's counter."""
         return self._weights_seq_no
 
-    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
-        schedules: dict[str, tuple[nn.Module, Any]] = {
-            DEFAULT_OPTIMIZER: (self.policy, self.config.learning_rate_schedule(self.config.lr))
-        }
+    def learning_rates(self) -> dict[str, Any]:
+        """The learning rate, or its schedule, of each optimizer."""
+        rates = {DEFAULT_OPTIMIZER: self.config.learning_rate_schedule(self.config.lr)}
         if self.critic is not None:
-            schedules[CRITIC] = (
-                self.critic,
-                self.config.learning_rate_schedule(self.config.critic_learning_rate),
-            )
-        for name, (module, schedule) in schedules.items():
+            rates[CRITIC] = self.config.learning_rate_schedule(self.config.critic_learning_rate)
+        return rates
+
+    def configure_optimizers_for_module(self, module_id: str, config: Any = None) -> None:
+        for name, rate in self.learning_rates().items():
+            module = self.critic if name == CRITIC else self.policy
+            assert module is not None
             parameters = [p for p in module.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(
                 parameters,
@@ -117,7 +118,7 @@ class LLMLearner(TorchLearner):
                 optimizer_name=name,
                 optimizer=optimizer,
                 params=parameters,
-                lr_or_lr_schedule=schedule,
+                lr_or_lr_schedule=rate,
             )
 
     def _make_module(self) -> Any:

@@ -38,13 +38,13 @@ class Outbox:
     def __init__(self, engine: Engine, policy: CausalPolicy, config: Any, device: torch.device):
         self._engine = engine
         self._policy = policy
-        self._config = config
+        self.config = config
         self._device = device
         self._sender: WeightSender | None = None
 
     def weights(self) -> dict[str, torch.Tensor] | None:
         """The policy's weights under the model's own names, adapters merged into them."""
-        state, adapters = self._engine.gather(self._policy.model), self._config.lora
+        state, adapters = self._engine.gather(self._policy.model), self.config.lora
         return lora.merge(state, adapters["alpha"] / adapters["rank"]) if state and adapters else state
 
     def pack(self, *, to_object_store: bool, own_names: bool = False) -> Any:
@@ -58,7 +58,7 @@ class Outbox:
         self._make_room()
         if state is None:
             return None
-        if self._config.sampler == "vllm" and not own_names:
+        if self.config.sampler == "vllm" and not own_names:
             state = names.in_files(self._policy.model, state)
         packed = weights.pack(state)
         return ray.put(packed) if to_object_store else packed
@@ -81,7 +81,7 @@ class Outbox:
             self._sender.close()
             self._sender = None
         if self._sender is None:
-            config = self._config
+            config = self.config
             layout = len(runners), gpus_per_engine(config.sampler_kwargs)
             largest = max(meta.num_bytes for meta in metadata)
 
@@ -98,7 +98,7 @@ class Outbox:
 
     def _make_room(self) -> None:
         """Gives back what this process keeps of the GPU without a tensor in it: the sampler is about to wake there."""
-        if self._config.sampler_sleeps:
+        if self.config.sampler_sleeps:
             torch.cuda.empty_cache()
 
     def metadata(self) -> list[Meta]:
@@ -121,7 +121,7 @@ class Outbox:
         All learners have to ask for all of them. Whoever keeps none of them holds one at a time, with adapters the
         three parts of one, and where the files have it in other pieces, these.
         """
-        adapters = self._config.lora
+        adapters = self.config.lora
         scale = adapters["alpha"] / adapters["rank"] if adapters else 1.0
         for group in self._groups():
             with self._engine.whole([tensor for tensors in group.values() for tensor in tensors]):
@@ -141,11 +141,11 @@ class Outbox:
         state = self.weights()
         if state is not None:
             self._policy.model.save_pretrained(folder, state_dict=state)
-            self._config.trained_prompt.save(folder)
+            self.config.trained_prompt.save(folder)
 
     def export_adapters(self, folder: Path) -> None:
         """Writes the adapters in peft's format, and what `llmenv.models.saved_policy` makes a policy of them with."""
-        config = self._config
+        config = self.config
         state = self._engine.gather(self._policy.model, trained=True)
         if state is not None:
             rank, alpha = config.lora["rank"], config.lora["alpha"]

@@ -181,7 +181,7 @@ class RunnerGroup:
                 back.append(worker)
             except ActorDiedError as error:
                 self._dead[worker] = self._last_error = error
-                logger.warning("env runner %d is lost for good: %s", worker, _last_line(error))
+                logger.warning("env runner %d is lost for good: %s", worker, last_line(error))
             except RayError as error:  # it died again, and Ray starts it again
                 self._last_error = error
         if back:
@@ -234,7 +234,7 @@ class RunnerGroup:
             try:
                 answers[worker] = ray.get(ready[0])
             except RayTaskError as error:
-                raise RunnerError(f"env runner {worker} raised {_last_line(error)}") from error
+                raise RunnerError(f"env runner {worker} raised {last_line(error)}") from error
             except RayError as error:
                 self._last_error = error
                 self._manager.set_actor_state(worker, healthy=False)
@@ -266,10 +266,10 @@ class RunnerGroup:
                 time.sleep(min(left, PING_AGAIN_S / 10))
 
     def _why(self) -> str:
-        return f"The last error: {_last_line(self._last_error)}" if self._last_error else ""
+        return f"The last error: {last_line(self._last_error)}" if self._last_error else ""
 
 
-def _last_line(error: Exception) -> str:
+def last_line(error: Exception) -> str:
     """What was raised, out of the remote traceback that Ray puts around it."""
     cause = getattr(error, "cause", None)
     if isinstance(cause, Exception):
