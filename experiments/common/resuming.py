@@ -26,7 +26,7 @@ PLACEMENT = {
     "deepspeed": ("offload_optimizer", "offload_parameters"),
     "policy": ("gradient_checkpointing",),
     "training": ("micro_batch_tokens",),
-    "sampling": ("max_rows_per_sampler", "sampler", "sampler_kwargs", "weight_transfer"),
+    "sampling": ("max_rows_per_sampler", "sampler", "sampler_kwargs", "weight_transfer", "env_timeout_s"),
     "run": tuple(field.name for field in fields(settings.RunSettings)),
 }
 
