@@ -21,6 +21,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from algorithms import GRPO
+from experiments.common.checksums import SUMS
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
 from experiments.common.wandb_run import SHOWN, start_wandb
 from llmenv.episode import TextEpisode, Turn
@@ -40,7 +41,8 @@ def save(text: str):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
