@@ -2,18 +2,16 @@
 
     python experiments/benchmarks/kill_at_random.py --kills 40
 
-The run saves every iteration. A kill is SIGKILL to the driver and all of its processes, at a moment drawn evenly over the
-time that the undisturbed run took from its first checkpoint to its end; the resumed run is killed again, until the
-kills are used up or a run comes through, and then another one begins. Compared are the columns of progress.csv and
-evaluations.csv that are no times, all samples, and the final weights and optimizer.
+The run saves every iteration. A kill is SIGKILL to the driver, at a moment drawn evenly over half of the time that the
+undisturbed run took from its first evaluation to its end, counted from when the process stands on its feet. Each
+resumed run is killed again, until the kills are used up or it comes through; then another run begins. Compared are the
+columns of progress.csv and evaluations.csv that are no times, all samples, and the final weights and optimizer.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -48,19 +46,19 @@ def main(
     rng, left, harmless = random.Random(seed), kills, 0
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, "undisturbed")
-        start = time.monotonic()
         _complete([f"--output={whole}", *SETTINGS, f"--iterations={iterations}"])
-        seconds = time.monotonic() - start
-        typer.echo(f"undisturbed: {iterations} iterations in {seconds:.0f} s")
+        first, last = whole / "samples" / "eval_sampled_000000.parquet", whole / "summary.json"
+        seconds = last.stat().st_mtime - first.stat().st_mtime
+        typer.echo(f"undisturbed: {iterations} iterations in {seconds:.1f} s")
         while left:
             killed = Path(folder, "killed")
             shutil.rmtree(killed, ignore_errors=True)
             command, survived = [f"--output={killed}", *SETTINGS, f"--iterations={iterations}"], 0
-            while left and _is_killed(command, killed, rng.uniform(0, seconds)):
+            while left and _is_killed(command, killed, rng.uniform(0, seconds / 2)):
                 left, survived = left - 1, survived + 1
                 typer.echo(f"killed after {_saved(killed)[-1]}, {left} left")
                 command = [f"--resume={killed}"]
-            if survived and (left == 0 or not (killed / "summary.json").exists()):
+            if survived and not left:
                 _complete([f"--resume={killed}"])
             differences = _differences(killed, whole) if survived else []
             typer.echo(f"{survived} kills: {', '.join(differences) or 'equal to the bit'}")
@@ -80,16 +78,12 @@ def _complete(arguments: list[str]) -> None:
 
 
 def _is_killed(arguments: list[str], folder: Path, seconds: float) -> bool:
-    """Whether the run was killed so long after it stood on its feet; otherwise it came through before."""
+    """Whether the run was killed so long after it had written its settings and a checkpoint; else it came through."""
     before = time.time()
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        [*RUN, *arguments], stdout=quiet, stderr=quiet, cwd=ROOT, start_new_session=True
-    )
-    tables = (folder / "progress.csv", folder / "config.yaml")
-    while process.poll() is None and not (
-        _saved(folder) and any(table.exists() and table.stat().st_mtime > before for table in tables)
-    ):
+    process = subprocess.Popen([*RUN, *arguments], stdout=quiet, stderr=quiet, cwd=ROOT)
+    config = folder / "config.yaml"  # which a resumed run writes anew
+    while process.poll() is None and not (_saved(folder) and config.stat().st_mtime > before):
         time.sleep(0.02)
     moment = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < moment:
@@ -98,7 +92,7 @@ def _is_killed(arguments: list[str], folder: Path, seconds: float) -> bool:
         if process.returncode:
             raise RuntimeError(f"the run ended by itself with status {process.returncode}")
         return False
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     return True
 
