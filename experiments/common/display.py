@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -25,9 +25,13 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from algorithms.names import IMITATE
 from experiments.common import figures
 from experiments.common.plain import printable
 from llmenv.episode import TextEpisode
+
+if TYPE_CHECKING:
+    from algorithms.config import LLMConfig
 
 # Mean absolute difference of a token's log-probability between sampler and learner that a run goes on without a word
 # about. In float32 it is about 1e-6; how coarse a dtype may be without harm has not been measured.
@@ -207,6 +211,18 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._display.warn(record.getMessage())
+
+
+def hidden_columns(config: LLMConfig) -> set[str]:
+    """What a run has nothing for: SFT has no rewards, the others no loss on rows, and one step a batch no KL."""
+    hidden = {"SFT": {"accuracy", "reward"}, "RFT": set()}.get(config.method, {"loss"})
+    steps = (
+        config.num_epochs
+        * config.samples_per_iteration
+        // (config.minibatch_size or config.samples_per_iteration)
+    )
+    measured = config.method not in IMITATE and (config.kl_coeff > 0 or steps > 1)
+    return hidden if measured else hidden | {"KL"}
 
 
 def duration(seconds: float) -> str:

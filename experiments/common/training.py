@@ -19,9 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from algorithms.names import IMITATE
 from experiments.common import figures, settings
-from experiments.common.display import Display, duration, quieten
+from experiments.common.display import Display, duration, hidden_columns, quieten
 from experiments.common.ownership import claim
 from experiments.common.page.reports import write_report
 from experiments.common.plan import plan_here
@@ -74,12 +73,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     import ray
 
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    batch = config.samples_per_iteration
-    steps = config.num_epochs * batch // (config.minibatch_size or batch)
-    hidden = {"SFT": {"accuracy", "reward"}, "RFT": set()}.get(algo, {"loss"})
-    if algo in IMITATE or not (config.kl_coeff > 0 or steps > 1):
-        hidden |= {"KL"}
-    display = Display(run.iterations, hidden)
+    display = Display(run.iterations, hidden_columns(config))
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
     display.say(f"run folder: {output}")
     if plan is not None:
