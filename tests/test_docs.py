@@ -16,7 +16,17 @@ from experiments.common import refusals
 from experiments.sweeps.checks import check_names
 from experiments.sweeps.space import parse
 from llmenv.env import resolve_name
-from written import COMMANDS, PAGES, ROOT, anchors, blocks, check, check_environment, commands, texts_of_sources
+from written import (
+    COMMANDS,
+    PAGES,
+    ROOT,
+    anchors,
+    blocks,
+    check,
+    check_environment,
+    commands,
+    texts_of_sources,
+)
 
 # Run as they are written, in an empty folder: seconds each. The others are parsed.
 QUICK = (
@@ -91,6 +101,22 @@ def test_yaml_has_settings_that_there_are(page: str, block: str) -> None:
         check_environment([], given)
 
 
+PYTHON = [(page, block) for page, text in PAGES.items() for block in blocks(text, "python")]
+
+
+def test_the_config_for_rllibs_users_is_one() -> None:
+    """As far as nothing is started, and what is called then is there."""
+    (block,) = [block for page, block in PYTHON if page == "docs/rllib.md"]
+    start, called = block.split("algo = config.build_algo()")
+    namespace: dict = {}
+    exec(start, namespace)
+    config = namespace["config"]
+    config.validate()
+    assert (config.samples_per_iteration, config.max_new_tokens) == (256, 160)
+    names = set(re.findall(r"algo\.(\w+)\(", called))
+    assert len(names) == 6 and all(hasattr(config.algo_class, name) for name in names)
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_and_files_are_there(page: str) -> None:
     text, here = PAGES[page], (ROOT / page).parent
@@ -103,6 +129,15 @@ def test_links_and_files_are_there(page: str) -> None:
         return
     for name in re.findall(r"`((?:algorithms|docs|envs|experiments|llmenv|tests)/[\w./]*)`", text):
         assert (ROOT / name).exists(), f"{page} speaks of {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_that_cannot_be_tested_says_so(page: str) -> None:
+    text = PAGES[page]
+    tested = (
+        any(where == page for where, _ in [*COMMANDS, *YAML, *PYTHON]) or "tests/" in text or "\n::: " in text
+    )
+    assert tested != ("cannot be tested" in text)
 
 
 def test_messages_are_those_of_the_sources() -> None:

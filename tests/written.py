@@ -1,4 +1,4 @@
-"""What the documentation says, taken out of its pages: commands, blocks, links, messages. Parses commands, runs none."""
+"""What the documentation says, out of its pages: commands, blocks, links, messages. Parses commands, runs none."""
 
 from __future__ import annotations
 
