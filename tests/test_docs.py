@@ -128,7 +128,7 @@ def test_links_and_files_are_there(page: str) -> None:
     if page == "CONTRIBUTING.md":
         return
     for name in re.findall(r"`((?:algorithms|docs|envs|experiments|llmenv|tests)/[\w./]*)`", text):
-        assert (ROOT / name).exists(), f"{page} speaks of {name}"
+        assert (ROOT / name).exists() or "NAME" in name, f"{page} speaks of {name}"
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -95,6 +95,7 @@ def test_the_readme_shows_what_a_run_prints(run_folder):
 
 def loosened(line: str) -> str:
     line = re.sub(r"^( *after) +\d+ ", r"\1 ", line)  # after which iteration, where there are several
+    line = re.sub(r"\(\w+\): fits", "(PHASE): fits", line)
     line = re.sub(r"(?<=folder: ).*|^\s*/.*|^runs/.*", "FOLDER", line)
     return " ".join(re.sub(r"─+", "─", re.sub(r"\d+", "0", line)).split())
 
