@@ -152,6 +152,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "max_rows_per_sampler": _COUNT,
         "sampler": _one_of("transformers", "vllm"),
         "weight_transfer": _one_of(None, "nccl", "ipc"),
+        "env_timeout_s": _POSITIVE,
         "run_seed": _optional(checks.whole, "for 0", at_least=0),
     },
     "env_runners": {

@@ -13,7 +13,7 @@ from ray.rllib.utils.metrics import ENV_RUNNER_RESULTS
 from algorithms.config import LLMConfig
 from llmenv.episode import TextEpisode
 from llmenv.evaluation import summarize
-from llmenv.rollout import PROMPT_TOO_LONG
+from llmenv.rollout import ENV_TIMEOUT, PROMPT_TOO_LONG
 
 logger = logging.getLogger(__name__)
 MOST_ERRORS = 20  # that a run tells of, each once
@@ -105,6 +105,7 @@ def rollout_metrics(
         **summarize(episodes),
         "num_dropped_groups": len({episode.group for episode in episodes} - rewards.keys()),
         "num_overlong": sum(_is_overlong(episode) for episode in episodes),
+        "num_env_timeouts": sum((episode.error or "").startswith(ENV_TIMEOUT) for episode in episodes),
         "num_tokens": sum(len(episode.token_ids) for episode in episodes),
         "num_response_tokens": sum(episode.response_length for episode in episodes),
         "groups_without_signal": _flat(rewards),

@@ -15,10 +15,11 @@ from typing import Annotated
 
 import typer
 
+from experiments.common.checksums import damage
 from experiments.common.errors import told
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
-from llmenv.models.names import trust_remote_code
+from llmenv.models.names import ADAPTERS_IN_CHECKPOINT, POLICY_IN_CHECKPOINT, trust_remote_code
 from llmenv.models.saved_policy import has_policy, write_policy
 
 
@@ -51,7 +52,7 @@ def export(checkpoint: Path, out: Path) -> None:
         out: A folder that is not there yet, or empty.
 
     Raises:
-        ValueError: If `checkpoint` is neither, or `out` holds something.
+        ValueError: If `checkpoint` is neither, or damaged, or `out` holds something.
     """
     if newest := checkpoints(checkpoint):
         checkpoint = newest[-1]
@@ -60,6 +61,12 @@ def export(checkpoint: Path, out: Path) -> None:
             f"{checkpoint} is neither a checkpoint nor a run folder that has one: give a folder that run.py left, one "
             "of its checkpoints/iteration_*, or what save_to_path wrote"
         )
+    for part in (POLICY_IN_CHECKPOINT, ADAPTERS_IN_CHECKPOINT):
+        if (checkpoint / part).is_dir() and (wrong := damage(checkpoint, part)):
+            raise ValueError(
+                f"{checkpoint} is damaged ({wrong}): name another checkpoint, or have a run go on from one "
+                "(run.py --resume)"
+            )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something already: name a new folder, or delete it first")
     partial = out.with_name(f".partial_{out.name}")

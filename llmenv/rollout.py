@@ -1,28 +1,31 @@
 """The one loop between environments, renderer and sampler: training, evaluation and all else go through it.
 
 Environments step in threads, each in one at a time: a verifier that waits for another process or a service keeps no
-other waiting. All else, rendering included, is done in the calling thread.
+other waiting. They are reset there too, one after the other. All else, rendering included, is done in the calling
+thread.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 
 from llmenv.episode import TextEpisode, Turn, as_token_ids, derive_seed
+from llmenv.limited_calls import Call, CallTimeoutError, LimitedCalls, TooManyStuckError
 from llmenv.models.renderer import Renderer
 from llmenv.samplers.sampler import Completion, Sampler, SamplingParams
 
 PROMPT_TOO_LONG = "PromptTooLong"  # how the error of a sample begins whose prompt is over the limit
+ENV_TIMEOUT = "EnvTimeout"  # ... whose environment gave no answer in time
+ENV_TIMEOUT_S = 300.0
 MAX_STEP_THREADS = min(8, 2 * (os.cpu_count() or 1))
 
 
@@ -89,6 +92,10 @@ class EnvPool:
             with suppress(Exception):  # it is broken already
                 env.close()
 
+    def take(self, slot: int) -> gym.Env:
+        """What stands in a slot, for whoever asks: it is theirs from now on."""
+        return self._envs.pop(slot)
+
     def close(self) -> None:
         for slot in list(self._envs):
             self.discard(slot)
@@ -102,12 +109,13 @@ def rollout(
     params: SamplingParams,
     max_prompt_tokens: int | None = None,
     on_event: Callable[[str, TextEpisode, gym.Env, int], None] = lambda *event: None,
+    env_timeout_s: float = ENV_TIMEOUT_S,
 ) -> list[TextEpisode]:
     """Samples every group, turn by turn, all episodes at once.
 
-    An environment that raises, pays no finite number, or whose first prompt is longer than `max_prompt_tokens`, makes
-    its own sample invalid (`episode.error` says why) and nobody else's. An episode that outgrows the limit in a later
-    turn is truncated. A sampler's `max_sequence_tokens`, with room for a token of a response, is such a limit too.
+    An environment that raises, hangs, answers with what is no observation, reward or info, or whose first prompt is
+    longer than `max_prompt_tokens`, makes its own sample invalid (`episode.error`) and nobody else's. An episode that
+    outgrows that later is truncated. A sampler's `max_sequence_tokens`, with room for a token, is such a limit too.
 
     Args:
         envs: The environments; the `stop_strings` of each join those of `params`.
@@ -117,6 +125,7 @@ def rollout(
         params: How to sample each response.
         max_prompt_tokens: The longest sequence that is sampled from; None for no limit but the sampler's.
         on_event: Told of "on_episode_start" and "on_episode_end", with the episode, its environment and its slot.
+        env_timeout_s: What a `reset` or a `step` may take, in seconds.
 
     Returns:
         The episodes, in the order of the requests.
@@ -129,27 +138,26 @@ def rollout(
         return as_token_ids(prompt.token_ids), prompt.response_prefix
 
     slots: list[_Slot] = []
-    for request in requests:
-        for sample in range(request.first, request.first + request.size):
-            i = len(slots)
-            slots.append(_Slot.of(request, sample, sampler.weights_version))
-            _guard(envs, i, slots, _reset, request, encode, limit)
-            if slots[i].active:
-                on_event("on_episode_start", slots[i].episode, envs[i].unwrapped, i)
-
-    with ThreadPoolExecutor(MAX_STEP_THREADS) as threads:
+    with LimitedCalls(MAX_STEP_THREADS, env_timeout_s) as threads:
+        for request in requests:
+            for sample in range(request.first, request.first + request.size):
+                i = len(slots)
+                slots.append(_Slot.of(request, sample, sampler.weights_version))
+                if sample > request.first and slots[i - 1].timed_out:
+                    slots[i].time_out(slots[i - 1].episode.error)  # the same task would hang again
+                    continue
+                _guard(envs, i, slots, _reset, request, threads, encode, limit)
+                if slots[i].active:
+                    on_event("on_episode_start", slots[i].episode, envs[i].unwrapped, i)
         while active := [i for i, slot in enumerate(slots) if slot.active]:
-            sequences = [slots[i].episode.token_ids.tolist() for i in active]
-            seeds = [derive_seed(slots[i].seed, len(slots[i].episode.turns)) for i in active]
-            stops = [slots[i].stop_strings for i in active]
-            completions = _generate(sampler, sequences, params, seeds, stops)
+            completions = _generate(sampler, [slots[i] for i in active], params)
             steps = [
-                threads.submit(envs[i].step, _take_down(slots[i], completion, renderer))
+                _submit(threads, envs[i], partial(envs[i].step, _take_down(slots[i], completion, renderer)))
                 for i, completion in zip(active, completions, strict=True)
             ]
             for i, step in zip(active, steps, strict=True):
                 env = envs[i].unwrapped  # one that fails leaves its slot
-                _guard(envs, i, slots, _take_step, step, renderer, limit)
+                _guard(envs, i, slots, _take_step, threads, step, renderer, limit)
                 if not slots[i].active:
                     on_event("on_episode_end", slots[i].episode, env, i)
     return [slot.episode for slot in slots]
@@ -169,6 +177,7 @@ class _Slot:
     active: bool = False
     response_prefix: str = ""
     stop_strings: tuple[str, ...] = ()
+    timed_out: bool = False
 
     @classmethod
     def of(cls, request: GroupRequest, sample: int, version: int) -> _Slot:
@@ -176,26 +185,48 @@ class _Slot:
         episode = TextEpisode(request.group, sample, weights_version=version, seed=request.seed, index=index)
         return cls(episode, derive_seed(request.sampling_seed, sample))
 
+    def time_out(self, error: str | None) -> None:
+        self.active, self.timed_out, self.episode.error = False, True, error
+
 
 def _guard(envs: EnvPool, i: int, slots: list[_Slot], act: Callable[..., None], *args: Any) -> None:
-    """Runs one slot's reset or step; what the environment raises invalidates that sample alone."""
+    """Runs one slot's reset or step; what the environment does wrong invalidates that sample alone."""
     slot = slots[i]
     try:
         act(envs[i], slot, *args)
-    except Exception as error:
+    except TooManyStuckError:
+        raise
+    except CallTimeoutError as error:
+        slot.time_out(f"{ENV_TIMEOUT}: the environment gave {error} (sampling(env_timeout_s=...) sets that)")
+        envs.take(i)  # `_submit` has it closed as soon as it is back
+    except (Exception, SystemExit) as error:
         slot.active = False
         slot.episode.error = f"{type(error).__name__}: {error}"
         envs.discard(i)
+
+
+def _submit(threads: LimitedCalls, env: gym.Env, function: Callable[[], Any]) -> Call:
+    """Has something called that may take as long as it likes; one that came back too late is then closed."""
+
+    def close() -> None:
+        with suppress(Exception):
+            env.close()
+
+    return threads.submit(function, if_late=close)
 
 
 def _reset(
     env: gym.Env,
     slot: _Slot,
     request: GroupRequest,
+    threads: LimitedCalls,
     encode: Callable[..., tuple[np.ndarray, str]],
     limit: _Limit | None,
 ) -> None:
-    observation, info = env.reset(seed=request.seed, options=request.options)
+    observation, info = threads.result(
+        _submit(threads, env, partial(env.reset, seed=request.seed, options=request.options))
+    )
+    _check_text(observation)
     prompt_ids, slot.response_prefix = encode(
         observation, info.get("system"), info.get("assistant_prefix", "")
     )
@@ -207,24 +238,20 @@ def _reset(
     _ask(slot, prompt_ids, limit)
 
 
-def _generate(
-    sampler: Sampler,
-    sequences: Sequence[list[int]],
-    params: SamplingParams,
-    seeds: Sequence[int],
-    stops: Sequence[tuple[str, ...]],
-) -> list[Completion]:
+def _generate(sampler: Sampler, slots: Sequence[_Slot], params: SamplingParams) -> list[Completion]:
     """A completion each, with stop strings of its own beside those of `params`: those with the same ones together."""
+    sequences = [slot.episode.token_ids.tolist() for slot in slots]
+    seeds = [derive_seed(slot.seed, len(slot.episode.turns)) for slot in slots]
     completions: dict[int, Completion] = {}
-    for own in dict.fromkeys(stops):
-        chosen = [i for i, each in enumerate(stops) if each == own]
+    for own in dict.fromkeys(slot.stop_strings for slot in slots):
+        chosen = [i for i, slot in enumerate(slots) if slot.stop_strings == own]
         generated = sampler.generate(
             [sequences[i] for i in chosen],
             replace(params, stop_strings=(*params.stop_strings, *own)),
             [seeds[i] for i in chosen],
         )
         completions |= zip(chosen, generated, strict=True)
-    return [completions[i] for i in range(len(sequences))]
+    return [completions[i] for i in range(len(slots))]
 
 
 def _take_down(slot: _Slot, completion: Completion, renderer: Renderer) -> str:
@@ -238,10 +265,12 @@ def _take_down(slot: _Slot, completion: Completion, renderer: Renderer) -> str:
 
 
 def _take_step(
-    env: gym.Env, slot: _Slot, step: Future[Any], renderer: Renderer, limit: _Limit | None
+    env: gym.Env, slot: _Slot, threads: LimitedCalls, step: Call, renderer: Renderer, limit: _Limit | None
 ) -> None:
     turn = slot.episode.turns[-1]
-    observation, reward, terminated, truncated, turn.info = step.result()
+    observation, reward, terminated, truncated, info = threads.result(step)
+    _check_info(info)
+    turn.info = info
     turn.reward = float(reward)
     if not math.isfinite(turn.reward):
         raise ValueError(f"the environment's reward is {turn.reward}")
@@ -249,11 +278,26 @@ def _take_step(
     slot.active = False
     # A response cut at the length cap ends the episode: the model never got to say what it would have said.
     if not (terminated or truncated or turn.finish_reason == "length"):
+        _check_text(observation)
         turn.observation = observation
         prefix, continues = turn.info.get("assistant_prefix", ""), bool(turn.info.get("continues"))
         prompt = renderer.next_turn(turn.response_ids.tolist(), observation, prefix, continues)
         slot.response_prefix = prompt.response_prefix
         _ask(slot, as_token_ids(prompt.token_ids), limit)
+
+
+def _check_text(observation: Any) -> None:
+    if not isinstance(observation, str):
+        raise TypeError(f"the environment's observation is no text, but {type(observation).__name__}")
+
+
+def _check_info(info: Any) -> None:
+    """A verdict that is neither yes nor no, such as NaN, would count as yes."""
+    if not isinstance(info, Mapping):
+        raise TypeError(f"the environment's info is no mapping, but {type(info).__name__}")
+    for name in ("correct", "well_formed"):
+        if (verdict := info.get(name)) is not None and verdict not in (True, False):
+            raise ValueError(f"the environment's info[{name!r}] is {verdict!r}")
 
 
 def _limit(max_prompt_tokens: int | None, max_sequence_tokens: int | None) -> _Limit | None:

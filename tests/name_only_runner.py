@@ -18,13 +18,17 @@ class Request(NamedTuple):
 
     group: int
     size: int
+    first: int = 0
+    seed: int = 0
+    options: dict[str, Any] | None = None
 
 
 class Runner:
     """Answers, or does what its file of orders says: the first line is for the call, the second for the next start.
 
     Args:
-        orders: Empty, or "die", "raise", "hang" and a line "raise" or seconds to sleep.
+        orders: Empty, or "die", "die of 3" (at group 3 and no other), "raise", "hang" and a line "raise" or seconds
+            to sleep.
         calls: A file that every call adds a letter to.
     """
 
@@ -57,7 +61,7 @@ class Runner:
         with self.calls.open("a") as file:
             file.write("c")
         order = self._order(0)
-        if order == "die":
+        if order == "die" or order in [f"die of {request.group}" for request in requests]:
             os._exit(1)
         if order == "raise":
             raise KeyError("token 99")

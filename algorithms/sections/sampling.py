@@ -22,6 +22,7 @@ class SamplingSection(Section):
         self.sampler = "transformers"
         self.sampler_kwargs: dict[str, Any] = {}
         self.weight_transfer: str | None = None
+        self.env_timeout_s = 300.0
         self.run_seed: int | None = None
 
     def sampling(
@@ -35,6 +36,7 @@ class SamplingSection(Section):
         sampler: str = NotProvided,
         sampler_kwargs: dict[str, Any] = NotProvided,
         weight_transfer: str | None = NotProvided,
+        env_timeout_s: float = NotProvided,
         run_seed: int | None = NotProvided,
         top_p: float = 1.0,
         top_k: int = 0,
@@ -54,6 +56,8 @@ class SamplingSection(Section):
             weight_transfer: How weights come from remote learners to remote runners: None, through Ray's object store;
                 "nccl", from GPU to GPU; "ipc", within the GPU that one learner and one runner share. (The last two
                 are vLLM's own, and have not been run on a GPU.)
+            env_timeout_s: What a `reset` or a `step` of an environment may take, in seconds. Its sample is then
+                invalid, and counted in `num_env_timeouts`. (What one loads when it is made may take longer.)
             run_seed: All tasks and samples of a run are a function of this, the number of updates and their indices.
                 None: 0, and in Ray Tune the number of the trial, so that `num_samples` trials differ; a run's config
                 tells which. (RLlib's own `seed` would switch on deterministic kernels for the whole process.)
@@ -77,6 +81,7 @@ class SamplingSection(Section):
             sampler=sampler,
             sampler_kwargs=sampler_kwargs,
             weight_transfer=weight_transfer,
+            env_timeout_s=env_timeout_s,
             run_seed=run_seed,
         )
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import settings
+from experiments.common.checksums import damage
 from experiments.common.run_folder import checkpoints, read_config
 
 # All that a resumed run may be given anew, by section.
@@ -26,7 +27,7 @@ PLACEMENT = {
     "deepspeed": ("offload_optimizer", "offload_parameters"),
     "policy": ("gradient_checkpointing",),
     "training": ("micro_batch_tokens",),
-    "sampling": ("max_rows_per_sampler", "sampler", "sampler_kwargs", "weight_transfer"),
+    "sampling": ("max_rows_per_sampler", "sampler", "sampler_kwargs", "weight_transfer", "env_timeout_s"),
     "run": tuple(field.name for field in fields(settings.RunSettings)),
 }
 
@@ -48,8 +49,11 @@ def resumed(
     kept = checkpoints(folder)
     if not kept:
         raise ValueError(f"{folder} holds no checkpoint to resume from: start a new run")
-    if (kept[-1] / "config.yaml").is_file():
-        _refuse_edits(folder, recorded, read_config(kept[-1]))
+    # All hold the same but for where things run; which of them are whole is seen when one is loaded.
+    for checkpoint in reversed(kept):
+        if (checkpoint / "config.yaml").is_file() and damage(checkpoint, "config.yaml") is None:
+            _refuse_edits(folder, recorded, read_config(checkpoint))
+            break
     algo = recorded.pop("algo")
     anew = settings.merge(assigned, options)
     refused = sorted(

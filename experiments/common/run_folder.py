@@ -9,7 +9,7 @@ samples/           episodes with their verdicts, as parquet; `completion` is all
                    `index` make the task again; evaluations', and training's of the same iterations and of the last;
                    `train_some_*` have the first groups of the newest other iterations
 report.html        all of that in one page
-checkpoints/       the newest ones, to resume from
+checkpoints/       the newest ones, to resume from, each with its SHA256SUMS
 policy/            the final policy in Hugging Face format, with a model card
 summary.json       before and after, in one place
 """
@@ -32,6 +32,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
+from experiments.common.checksums import damage, write_sums
 from llmenv.episode import TextEpisode
 from llmenv.evaluation.records import as_text
 from llmenv.files import replaced, sync
@@ -72,6 +73,38 @@ def is_bare(path: Path) -> bool:
 def checkpoints(path: Path) -> list[Path]:
     """A run folder's checkpoints, oldest first."""
     return sorted((path / "checkpoints").glob("iteration_*"))
+
+
+def newest_whole(path: Path, tell: Callable[[str], None]) -> Path:
+    """The newest checkpoint of a run folder that is as it was written.
+
+    Newer ones are set aside, as `checkpoints/damaged_*`: the run that goes on will write them again.
+
+    Args:
+        path: The run folder.
+        tell: Told of each of those.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    damaged: list[tuple[Path, str]] = []
+    for checkpoint in reversed(checkpoints(path)):
+        if (wrong := damage(checkpoint)) is None:
+            break
+        damaged.append((checkpoint, wrong))
+    else:
+        found = "; ".join(f"{checkpoint.name} is damaged ({wrong})" for checkpoint, wrong in damaged)
+        raise ValueError(
+            f"{path} holds no checkpoint to resume from{': ' if found else ''}{found}: start a new run"
+        )
+    for each, wrong in damaged:
+        aside = each.with_name(f"damaged_{each.name.removeprefix('iteration_')}")
+        shutil.rmtree(aside, ignore_errors=True)  # of a time before
+        each.rename(aside)
+        tell(
+            f"checkpoint {each.name} is damaged ({wrong}): the one before is taken, and it is left as {aside.name}"
+        )
+    return checkpoint
 
 
 class CheckpointError(RuntimeError):
@@ -179,6 +212,7 @@ class RunFolder:
             save(str(partial.absolute()))
             if self._config is not None:
                 (partial / "config.yaml").write_text(self._config)
+            write_sums(partial)
             _flush(partial)
         except Exception as error:
             free = shutil.disk_usage(self.path).free

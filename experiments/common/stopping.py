@@ -1,4 +1,4 @@
-"""How a run is asked to stop from outside: by Ctrl-C, and by SIGTERM. Knows nothing about what the run does."""
+"""How a run is asked to stop from outside: by Ctrl-C, SIGTERM and SIGHUP. Knows nothing about what the run does."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+ENDINGS = (signal.SIGTERM, signal.SIGHUP)
+
 
 class CutShortError(Exception):
-    """SIGTERM came in the middle of something that may be given up."""
+    """SIGTERM or SIGHUP came in the middle of something that may be given up."""
 
 
 class StopSignals:
@@ -21,7 +23,8 @@ class StopSignals:
 
     SIGTERM comes from a machine that is to be taken away within half a minute, or a few minutes. What may be given up
     (`cutting_short`) ends where it stands. What may not is waited for, however often the signal comes: should that take
-    longer than there is time, what is on the disk is what remains.
+    longer than there is time, what is on the disk is what remains. SIGHUP, of a terminal that is gone, is one too,
+    unless it is ignored, as under `nohup`.
 
     Attributes:
         received: The last of them; None while there was none.
@@ -34,7 +37,9 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         self._previous = {
-            number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGINT, *ENDINGS)
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN
         }
         return self
 
@@ -44,20 +49,20 @@ class StopSignals:
 
     @property
     def exit_status(self) -> int:
-        """As a shell has it of a process that a signal ended: 130 or 143; 0 without one."""
+        """As a shell has it of a process that a signal ended: 130, 143 or 129; 0 without one."""
         return 0 if self.received is None else 128 + self.received
 
     @contextlib.contextmanager
     def cutting_short(self, allowed: Callable[[], bool]) -> Iterator[None]:
-        """Within it SIGTERM ends what is going on.
+        """Within it SIGTERM and SIGHUP end what is going on.
 
         Args:
             allowed: Whether it may at this moment.
 
         Raises:
-            CutShortError: If SIGTERM came, now or before.
+            CutShortError: If one of them came, now or before.
         """
-        if self.received is signal.SIGTERM:
+        if self.received in ENDINGS:
             raise CutShortError
         self._may_cut = allowed
         try:
@@ -71,7 +76,7 @@ class StopSignals:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         again, self.received = self.received is not None, signal.Signals(number)
-        if number == signal.SIGTERM:
+        if number in ENDINGS:
             _tell("terminated: the run ends as soon as there is a whole checkpoint (Ctrl-C: at once)")
             if self._may_cut():
                 self._cut = True

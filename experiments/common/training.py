@@ -2,8 +2,8 @@
 
 What a run has learned is never lost to what goes wrong beside the update. Between two updates the learners are whole:
 whatever fails there, a reward service, an evaluation, all runners, leaves a checkpoint of the last whole iteration, and
-its message says how to go on. SIGTERM leaves one at once there, since sampling changes nothing in the learners; from
-the beginning of an update until its iteration counts it is waited for, and the checkpoint is of that one.
+its message says how to go on. SIGTERM and SIGHUP leave one at once there, since sampling changes nothing in the
+learners; from the beginning of an update until its iteration counts it is waited for, and it is saved.
 
 What is written for people (tables, curve, samples, TensorBoard, wandb, the console) costs no run at all: that it failed
 is told, once for each.
@@ -25,7 +25,7 @@ from experiments.common.display import Display, duration, quieten
 from experiments.common.ownership import claim
 from experiments.common.page.reports import write_report
 from experiments.common.plan import plan_here
-from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare, newest_whole
 from experiments.common.stopping import CutShortError, StopSignals
 from experiments.common.wandb_run import WandbRun, start_wandb
 from experiments.export import export
@@ -93,7 +93,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     try:
         with display.hearing(), display.waiting(starting):
             if resuming:
-                newest = checkpoints(output)[-1].absolute()
+                newest = newest_whole(output, display.warn).absolute()
                 # With this config instead of the checkpoint's own: it may run on another machine.
                 algorithm = config.algo_class.from_checkpoint(str(newest), config=config)
             else:
@@ -161,21 +161,20 @@ class Training:
                     return 0
             except CutShortError:
                 self._save()
-            # rich raises SystemExit where nobody reads what it shows
-            except (Exception, SystemExit) as error:
+            except (Exception, SystemExit) as error:  # the latter is rich's, where nobody reads what it shows
                 self._rescue(error)
                 raise
-        self.display.say(
-            f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.path}"
-        )
+        with contextlib.suppress(OSError, SystemExit):  # SIGHUP says that nobody reads it
+            self.display.say(
+                f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.path}"
+            )
         return self._stop.exit_status
 
     def _train(self) -> None:
         algorithm, run = self.algorithm, self.settings
         self._save()  # before anything is spent: what can fail at saving fails here
-        if (not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)) and (
-            not self._is_evaluated()
-        ):
+        due = not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)
+        if due and not self._is_evaluated():
             self._show_evaluation(self._evaluate())
         if algorithm.iteration >= run.iterations:
             return
@@ -210,6 +209,8 @@ class Training:
         self._write_results(checkpoint, seconds)
         if fresh is not None:
             self._show_evaluation(fresh, on_screen=False)
+        else:  # a kill may have come between the last evaluation and its picture
+            self._draw_curve()
         rows = self.folder.table("evaluations")
         with self._harmless("display"):
             ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
@@ -247,10 +248,8 @@ class Training:
 
     def _rescue(self, error: BaseException) -> None:
         """Saves the last whole iteration, if there is one, and says beside the error how to go on."""
-        if isinstance(error, CheckpointError):
-            return  # says it itself
-        if is_bare(self.folder.path):
-            return  # nothing is lost
+        if isinstance(error, CheckpointError) or is_bare(self.folder.path):
+            return  # it says so itself, or nothing is lost
         path, algorithm = self.folder.path, self.algorithm
         if algorithm.learners_are_whole and algorithm.iteration:
             try:
@@ -265,7 +264,7 @@ class Training:
 
     @contextlib.contextmanager
     def _cutting_short(self) -> Iterator[None]:
-        """SIGTERM may end what happens within, as long as that has neither begun an update nor is through."""
+        """SIGTERM and SIGHUP may end what happens within, if that has neither begun an update nor is through."""
         algorithm, iteration = self.algorithm, self.algorithm.iteration
         with self._stop.cutting_short(
             lambda: algorithm.learners_are_whole and algorithm.iteration == iteration
@@ -278,28 +277,32 @@ class Training:
 
     def _evaluate(self) -> dict[str, float]:
         """Evaluates on the held-out tasks, and logs what came out."""
-        tasks = self.algorithm.config.evaluation_duration
-        about = f"evaluating on {tasks} held-out tasks, sampled and greedy"
-        with self._cutting_short(), self.display.waiting(about):
+        about = f"{self.algorithm.config.evaluation_duration} held-out tasks, sampled and greedy"
+        with self._cutting_short(), self.display.waiting(f"evaluating on {about}"):
             results = self.algorithm.evaluate()
+        for name, episodes in self.algorithm.last_evaluation.items():
+            self._write_samples(f"eval_{name}", episodes)
+        # Last of what is kept: where the row is, nothing is missing.
         row = figures.evaluation_row(self.algorithm.iteration, results)
         with self._harmless("evaluations.csv"):
             self.folder.log("evaluations", row)
         return row
 
     def _show_evaluation(self, row: dict[str, float], on_screen: bool = True) -> None:
-        iteration, config = self.algorithm.iteration, self.algorithm.config
+        iteration = self.algorithm.iteration
         self._plot("evaluations", row)
-        for name, episodes in self.algorithm.last_evaluation.items():
-            self._write_samples(f"eval_{name}", episodes)
+        self._draw_curve()
+        if on_screen:
+            with self._harmless("display"):
+                self.display.evaluations({f"after {iteration}" if iteration else "before": row})
+
+    def _draw_curve(self) -> None:
+        config = self.algorithm.config
         with self._harmless("curve.png"):
             file = self.folder.draw_curve(f"{config.method} on {config.env}, {config.base_model}")
             if self.logger:
                 with self._harmless("wandb"):
-                    self.logger.curve(file, iteration)
-        if on_screen:
-            with self._harmless("display"):
-                self.display.evaluations({f"after {iteration}" if iteration else "before": row})
+                    self.logger.curve(file, self.algorithm.iteration)
 
     def _show_iteration(self, row: dict[str, float], seconds_left: float, last: bool) -> None:
         iteration = self.algorithm.iteration

@@ -143,6 +143,7 @@ class LLMEnvRunner(EnvRunner, Checkpointable):
             params,
             config.max_prompt_tokens,
             on_event=self._on_episode_event if role != "generation" else lambda *event: None,
+            env_timeout_s=config.env_timeout_s,
         )
         if role == "training":
             self._log(episodes)

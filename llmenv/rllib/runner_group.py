@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import ray
@@ -25,7 +26,9 @@ from llmenv.rollout import GroupRequest
 
 logger = logging.getLogger(__name__)
 
-MAX_ROUNDS = 5  # that the same requests are dealt: some may kill whoever takes them
+ROUNDS_TOGETHER = 2  # that the same requests are dealt; then each alone: some may kill whoever takes them
+MAX_LOST_ALONE = 5  # rounds of those in a row in which nobody survives
+RUNNER_LOST = "RunnerLost"  # how the error of a sample begins whose task ended every runner that had it
 PING_AGAIN_S = 1.0
 
 
@@ -95,11 +98,13 @@ class RunnerGroup:
     def collect(self, handle: Handle) -> tuple[list[TextEpisode], list[Any]]:
         """Waits for groups; those of a runner that dies or hangs are sampled by the others.
 
+        One that ends every runner which takes it, the last time alone, is invalid.
+
         Returns:
             The episodes, in the order of the requests, and the runners' metrics.
 
         Raises:
-            RunnersLostError: If nobody is left, or the requests have outlived their runners several times.
+            RunnersLostError: If nobody is left, or runners die whatever they are asked for.
             RunnerError: If a runner in a process of its own raised; the driver's own raises what it does.
         """
         if self.in_this_process:
@@ -109,23 +114,49 @@ class RunnerGroup:
             return episodes, [metrics]
         done: dict[int, list[TextEpisode]] = {}
         all_metrics = []
-        for round_ in range(MAX_ROUNDS):
+        lost_alone = 0
+        for round_ in count():
+            dealt, alone = handle.requests, round_ >= ROUNDS_TOGETHER
             if round_:
                 self._await_somebody()
-                handle.calls = self._deal(handle, [r for r in handle.requests if r.group not in done])
-            for episodes, metrics in self._answers(handle.calls).values():
+                left = [request for request in handle.requests if request.group not in done]
+                dealt = left[: len(self._manager.healthy_actor_ids())] if alone else left
+                handle.calls = self._deal(handle, dealt)
+            answers = self._answers(handle.calls)
+            for episodes, metrics in answers.values():
                 all_metrics.append(metrics)
                 for episode in episodes:
                     done.setdefault(episode.group, []).append(episode)
+            if alone:
+                lost_alone = 0 if answers else lost_alone + 1
+                if lost_alone == MAX_LOST_ALONE:
+                    raise self._whoever_is_asked(len(handle.requests) - len(done), round_ + 1)
+                done |= {r.group: self._lost(r) for r in dealt if r.group not in done}
             if len(done) == len(handle.requests):
-                return [
-                    episode for request in handle.requests for episode in done[request.group]
-                ], all_metrics
-        raise RunnersLostError(
-            f"{len(handle.requests) - len(done)} of {len(handle.requests)} groups could not be sampled in {MAX_ROUNDS} "
-            "attempts: the env runners keep dying, or take longer than "
-            f"{self._config.sample_timeout_s:g} s (env_runners(sample_timeout_s=...) sets that). {self._why()}"
-        ) from self._last_error
+                break
+        return [episode for request in handle.requests for episode in done[request.group]], all_metrics
+
+    def _lost(self, request: GroupRequest) -> list[TextEpisode]:
+        """The invalid samples of a group that nobody survives."""
+        index = (request.options or {}).get("index")
+        task = f"seed {request.seed}" + ("" if index is None else f", index {index}")
+        error = f"{RUNNER_LOST}: the task of {task} ended every env runner that took it. {self._why()}"
+        samples = range(request.first, request.first + request.size)
+        version = self.weights_version
+        return [
+            TextEpisode(
+                request.group, i, weights_version=version, error=error, seed=request.seed, index=index
+            )
+            for i in samples
+        ]
+
+    def _whoever_is_asked(self, number: int, attempts: int) -> RunnersLostError:
+        error = RunnersLostError(
+            f"{number} groups could not be sampled in {attempts} attempts: the env runners keep dying, or take longer "
+            f"than {self._config.sample_timeout_s:g} s (env_runners(sample_timeout_s=...) sets that). {self._why()}"
+        )
+        error.__cause__ = self._last_error
+        return error
 
     def generate(
         self, prompts: Sequence[str | Sequence[Mapping[str, str]]], n: int, seed: int, **settings: Any

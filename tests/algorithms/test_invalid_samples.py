@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,28 @@ def test_a_failing_environment_does_not_stop_the_run(
     assert result["rollout"]["num_invalid"] == 4  # steps 0, 5, 10 and 15
     assert result["rollout"]["num_episodes"] == 12
     assert np.isfinite(result["learners"][DEFAULT_MODULE_ID]["total_loss"])
+    algorithm.stop()
+
+
+def test_an_environment_that_hangs_is_counted_and_the_iteration_complete(
+    model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import support
+
+    steps, over = iter(range(10**6)), threading.Event()
+
+    def step(self: Any, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if next(steps) == 5:
+            over.wait()
+        return "", len(action) / 100, True, False, {}
+
+    monkeypatch.setattr(support.NoDigitEnv, "step", step)
+    config = small_config(model_folder).environment("support:NoDigit-v0").sampling(env_timeout_s=1.0)
+    algorithm = config.build_algo()
+    rollout = algorithm.train()["rollout"]
+    over.set()
+    assert (rollout["num_env_timeouts"], rollout["num_invalid"], rollout["num_episodes"]) == (1, 1, 15)
+    assert algorithm.train()["rollout"]["num_env_timeouts"] == 0
     algorithm.stop()
 
 

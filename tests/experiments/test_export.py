@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from typer.testing import CliRunner
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import RunFolder, checkpoints
 from experiments.export import app
+from llmenv.models.names import POLICY_IN_CHECKPOINT
 from llmenv.models.renderer import Renderer
 from support import small_config
 
@@ -170,3 +173,30 @@ def test_all_exported_files_may_be_read_by_the_same_people(run, tmp_path):
     assert export(run[0], tmp_path / "policy").exit_code == 0
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "policy").iterdir()}
     assert "model.safetensors" in modes and len(set(modes.values())) == 1
+
+
+class Planted:
+    """A pickle that makes a file where it is read."""
+
+    def __init__(self, file: Path):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_an_export_runs_nothing_that_a_checkpoint_holds(run, tmp_path):
+    """Every file of a run folder from elsewhere may be a pickle, but for what is exported."""
+    folder, sign = tmp_path / "run", tmp_path / "it ran"
+    shutil.copytree(run[0], folder)
+    policy = POLICY_IN_CHECKPOINT.name
+    planted = [
+        file for file in (folder / "checkpoints").rglob("*") if file.suffix in (".pkl", ".pt", ".msgpck")
+    ]
+    assert len(planted) >= 4 and not any(policy in file.parts for file in planted)
+    for file in planted:
+        file.write_bytes(pickle.dumps(Planted(sign)))
+    assert export(folder, tmp_path / "out").exit_code == 0
+    assert (tmp_path / "out" / "model.safetensors").exists() and not sign.exists()
+    pickle.loads(planted[0].read_bytes())
+    assert sign.exists(), "else nothing was planted"

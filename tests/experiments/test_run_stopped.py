@@ -13,9 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from experiments.common.run_folder import checkpoints
+from experiments.common.run_folder import checkpoints, read_table
 from experiments.common.training import Training
 from experiments.run import app
+from llmenv.models.names import POLICY_IN_CHECKPOINT
 from support import NoDigitEnv
 
 
@@ -100,3 +101,31 @@ def test_a_terminated_run_goes_on_on_another_machine(invoke, tiny_run, tmp_path,
     assert recorded["sampling"]["max_rows_per_sampler"] == 3
     assert recorded["run"]["iterations"] == 2
     assert pd.read_csv(folder / "progress.csv")["iteration"].tolist() == [1, 2]
+
+
+def test_a_damaged_checkpoint_costs_its_iterations_alone(invoke, tiny_run, tmp_path):
+    folder = tmp_path / "run"
+    more = ["--iterations=2", "--prompts-per-iteration=8", "--lr=1e-3", "--set=run.checkpoint_every=1"]
+    done = invoke(*tiny_run, "--env=support:NoDigit-v0", *more)
+    assert done.exit_code == 0, done.stderr
+    before = read_table(folder, "progress")
+    state = checkpoints(folder)[-1] / "learner_group" / "learner" / "engine.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(data)
+    done = invoke(f"--resume={folder}", "--iterations=3")
+    assert done.exit_code == 0, done.stderr
+    told = " ".join(done.stdout.split())
+    assert "checkpoint iteration_000002 is damaged (learner_group/learner/engine.pt is not what was" in told
+    assert "resumed after iteration 1" in told
+    after = read_table(folder, "progress")
+    assert after["iteration"].tolist() == [1, 2, 3]
+    for name in ("episode_return_mean", "num_tokens", "total_loss"):
+        assert after[name].head(2).equals(before[name])
+    names = {path.name for path in (folder / "checkpoints").iterdir()}
+    assert names == {"damaged_000002", "iteration_000002", "iteration_000003"}
+    policies = [
+        (folder / "checkpoints" / name / POLICY_IN_CHECKPOINT / "model.safetensors").read_bytes()
+        for name in ("damaged_000002", "iteration_000002", "iteration_000003")
+    ]
+    assert policies[0] == policies[1] != policies[2]

@@ -1,10 +1,14 @@
-"""A sample that fails alone fails alone: environments that raise, prompts that are too long."""
+"""A sample that fails alone fails alone: environments that raise, hang or lie, prompts that are too long."""
 
 from __future__ import annotations
 
-from typing import Any
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 import envs  # noqa: F401
@@ -124,3 +128,122 @@ def test_the_samplers_own_limit_is_one_too(renderer: Renderer, sampler: Scripted
         limit = f"the sampler's limit of {length} with a response"
         assert episode.error == f"PromptTooLong: {length} tokens, over {limit}"
         assert sampler.calls == []
+
+
+class HangingEnv(EchoEnv):
+    """The samples of one task hang in `reset`, or the second of all instances in `step`, until the test is over."""
+
+    where, task, over = "", 0, threading.Event()
+    made: ClassVar[list[HangingEnv]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number, self.closed = len(HangingEnv.made), False
+        HangingEnv.made.append(self)
+
+    def hang(self) -> None:
+        HangingEnv.over.wait()
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[str, dict[str, Any]]:
+        if self.where == "reset" and seed == self.task:
+            self.hang()
+        return super().reset(seed=seed)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        if self.where == "step" and self.number == 1:
+            self.hang()
+        return super().step(action)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("where", "valid"), [("step", [True, False, True, True]), ("reset", [True, True, False, False])]
+)
+def test_an_environment_that_hangs_costs_its_own_sample(
+    renderer: Renderer,
+    sampler: ScriptedSampler,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    valid: list[bool],
+) -> None:
+    asked = requests(2, 2)
+    monkeypatch.setattr(HangingEnv, "made", [])
+    monkeypatch.setattr(HangingEnv, "where", where)
+    monkeypatch.setattr(HangingEnv, "task", asked[1].seed)
+    monkeypatch.setattr(HangingEnv, "over", threading.Event())
+    pool, start = EnvPool(HangingEnv), time.monotonic()
+    episodes = rollout(pool, renderer, sampler, asked, PARAMS, env_timeout_s=1.0)
+    # Of the task that hangs in reset its first sample is waited for, and not the second.
+    assert 1.0 <= time.monotonic() - start < 2.0
+    assert [episode.valid for episode in episodes] == valid
+    assert {episode.total_reward for episode in episodes if episode.valid} == {1.25}
+    words = "EnvTimeout: the environment gave no answer in 1 s (sampling(env_timeout_s=...) sets that)"
+    assert {episode.error for episode in episodes if not episode.valid} == {words}
+    stuck = HangingEnv.made[1 if where == "step" else 2]
+    assert not stuck.closed, "its step is under way"
+    HangingEnv.over.set()
+    monkeypatch.setattr(HangingEnv, "where", "")
+    again = rollout(pool, renderer, sampler, asked, PARAMS, env_timeout_s=1.0)
+    assert [episode.valid for episode in again] == [True] * 4
+    assert [env.closed for env in HangingEnv.made] == [env is stuck for env in HangingEnv.made]
+
+
+class LyingEnv(EchoEnv):
+    """The second of all instances answers with what `lie` makes of the right answer to a last step."""
+
+    made = 0
+
+    def __init__(self, lie: Callable[..., Any]):
+        super().__init__()
+        self.lies, self.lie = LyingEnv.made == 1, lie
+        LyingEnv.made += 1
+
+    def step(self, action: str) -> Any:
+        answer = super().step(action)
+        return self.lie(*answer) if self.lies else answer
+
+
+def exits(*answer: Any) -> None:
+    raise SystemExit(3)  # as `sys.exit` in a reward function
+
+
+@pytest.mark.parametrize(
+    ("lie", "told"),
+    [
+        (lambda o, r, *rest: (o, float("nan"), *rest), "ValueError: the environment's reward is nan"),
+        (lambda o, r, *rest: (o, np.float32("-inf"), *rest), "ValueError: the environment's reward is -inf"),
+        (lambda o, r, *rest: (o, "much", *rest), "ValueError: could not convert string to float: 'much'"),
+        (lambda o, r, *rest: (o, None, *rest), "TypeError: float() argument must be"),
+        (lambda o, *rest: (b"bytes", *rest), "TypeError: the environment's observation is no text, but bytes"),
+        (lambda o, r, e, t, info: (o, r, e, t, None), "TypeError: the environment's info is no mapping, but NoneType"),
+        (lambda o, r, e, t, info: (o, r, e, t, {"correct": float("nan")}), "info['correct'] is nan"),
+        (lambda o, r, e, t, info: (o, r, e, t, {"well_formed": "no"}), "info['well_formed'] is 'no'"),
+        (lambda *answer: answer[:4], "ValueError: not enough values to unpack"),
+        (lambda *answer: None, "TypeError: cannot unpack non-iterable NoneType"),
+        (exits, "RuntimeError: SystemExit: 3"),
+    ],
+)  # fmt: skip
+def test_a_wrong_answer_of_an_environment_costs_its_own_sample(
+    renderer: Renderer, sampler: ScriptedSampler, lie: Callable[..., Any], told: str
+) -> None:
+    LyingEnv.made = 0
+    episodes = rollout(EnvPool(lambda: LyingEnv(lie)), renderer, sampler, requests(2, 2), PARAMS)
+    assert [episode.valid for episode in episodes] == [True, False, True, True]
+    assert told in (episodes[1].error or "")
+
+
+@pytest.mark.parametrize("observation", [None, 5, b"bytes", ["text"]])
+def test_a_question_that_is_no_text_costs_its_own_sample(
+    renderer: Renderer, sampler: ScriptedSampler, observation: Any
+) -> None:
+    class NoTextEnv(EchoEnv):
+        def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+            text, info = super().reset(seed=seed)
+            return (observation if seed == asked[1].seed else text), info
+
+    asked = requests(2, 2)
+    episodes = rollout(EnvPool(NoTextEnv), renderer, sampler, asked, PARAMS)
+    assert [episode.valid for episode in episodes] == [True, True, False, False]
+    assert f"observation is no text, but {type(observation).__name__}" in (episodes[2].error or "")

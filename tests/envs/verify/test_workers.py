@@ -13,6 +13,8 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gymnasium as gym
+import psutil
 import pytest
 
 from envs.verify import workers
@@ -195,3 +197,18 @@ def test_workers_end_with_their_parent() -> None:
             return
         time.sleep(0.05)
     raise AssertionError(f"worker {pid} lives on")
+
+
+def test_the_workers_of_vector_environments_end_with_them(tmp_path: Path) -> None:
+    """Each environment is a process, and has a verifier in another one."""
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "1/2 + 3?", "answer": "#### 3.5"}) + "\n")
+    before = {process.pid for process in psutil.Process().children(recursive=True)}
+    async_ = {"vectorization_mode": "async", "vector_kwargs": {"shared_memory": False}}
+    vector = gym.make_vec("envs:GSM8K-v0", num_envs=2, data=str(rows), **async_)
+    vector.reset(seed=0)
+    vector.step(["<answer>\\frac{7}{2}</answer>"] * 2)
+    made = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
+    assert sum("envs.verify.workers" in process.cmdline() for process in made) == 2
+    vector.close()
+    assert not psutil.wait_procs(made, timeout=30)[1]

@@ -55,6 +55,7 @@ def test_nothing_given_anew_is_the_run_as_it_was(folder):
         "training.micro_batch_tokens=512",
         "sampling.max_rows_per_sampler=16",
         "sampling.weight_transfer=null",
+        "sampling.env_timeout_s=60",
         "run.iterations=200",
         "run.time_limit=5",
         "run.evaluate_every=7",

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -21,6 +22,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from algorithms import GRPO
+from experiments.common.checksums import SUMS, damage
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
 from experiments.common.wandb_run import SHOWN, start_wandb
 from llmenv.episode import TextEpisode, Turn
@@ -40,7 +42,8 @@ def save(text: str):
 
 
 def contents(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
+    return {str(path.relative_to(folder)): path.read_text() for path in files}
 
 
 def test_the_newest_are_kept(tmp_path: Path) -> None:
@@ -102,6 +105,19 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, moment: s
     assert os.listdir(tmp_path / "checkpoints") == ["iteration_000003"]
 
 
+def test_a_second_kill_while_saving_changes_nothing(tmp_path: Path) -> None:
+    """The first one at the files, the second, whose process deletes what the first left, at the new name."""
+    RunFolder(tmp_path).save_checkpoint(1, save("1"), keep=1)
+    for moment in ("saving", "renaming"):
+        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False)
+        assert killed.returncode == -signal.SIGKILL
+        (kept,) = checkpoints(tmp_path)
+        assert contents(kept) == {"first": "1", "inner/second": "1"} and damage(kept) is None
+    RunFolder(tmp_path).save_checkpoint(2, save("2"), keep=1)
+    (kept,) = checkpoints(tmp_path)
+    assert contents(kept) == {"first": "2", "inner/second": "2"} and damage(kept) is None
+
+
 @pytest.fixture
 def no_large_files() -> Iterator[None]:
     """No file of this process may grow beyond 100 kB: writing on fails as it does on a full disk."""
@@ -151,6 +167,17 @@ def test_a_table_that_cannot_be_written_stays_as_it_was(
         folder.log("progress", {"iteration": 2, **{f"column{i}": 0.5 for i in range(10_000)}})
     assert read_table(tmp_path, "progress").to_dict("records") == [{"iteration": 1, "accuracy": 0.5}]
     assert not list(tmp_path.glob(".partial_*"))
+
+
+def test_samples_that_cannot_be_written_leave_nothing(tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [TextEpisode(0, i, observation=rng.bytes(1000).hex()) for i in range(500)]  # half a megabyte
+    folder = RunFolder(tmp_path)
+    folder.write_samples("train", 1, episodes[:2])
+    request.getfixturevalue("no_large_files")
+    with pytest.raises(OSError, match="File too large"):
+        folder.write_samples("train", 2, episodes)
+    assert os.listdir(tmp_path / "samples") == ["train_000001.parquet"]
 
 
 def test_a_row_that_could_not_be_written_is_written_with_the_next(

@@ -126,6 +126,7 @@ def test_both_failures_are_told_of(algorithm, tmp_path, monkeypatch):
 
 SIGTERM = signal.SIGTERM
 SIGINT = signal.SIGINT
+SIGHUP = signal.SIGHUP
 
 
 @pytest.mark.parametrize(
@@ -135,10 +136,12 @@ SIGINT = signal.SIGINT
         ("collect", [SIGTERM], 143, 2),
         ("assign_credit", [SIGTERM], 143, 2),
         ("evaluate", [SIGTERM], 143, 2),
+        ("collect", [SIGHUP], 129, 2),
         # Waited for, until the iteration counts.
         ("update_rows", [SIGTERM], 143, 3),
         ("runners.sync_weights", [SIGTERM], 143, 3),
         ("update_rows", [SIGTERM, SIGTERM], 143, 3),
+        ("update_rows", [SIGHUP], 129, 3),
         ("collect", [SIGINT], 130, 3),
         ("collect", [SIGINT, SIGTERM], 143, 2),
     ],
@@ -146,14 +149,52 @@ SIGINT = signal.SIGINT
 def test_signals_leave_a_checkpoint(
     algorithm, tmp_path, monkeypatch, capsys, method, sent, status, checkpoint
 ):
-    handlers = [signal.getsignal(number) for number in (SIGINT, SIGTERM)]
+    handlers = [signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)]
     at_iteration(algorithm, 2, method, lambda: [signal.raise_signal(number) for number in sent], monkeypatch)
     assert training(algorithm, tmp_path, evaluate_every=2).run() == status
     assert names(tmp_path) == [f"iteration_{checkpoint:06d}"]
     assert logged(tmp_path) == [1, 2, 3][:checkpoint]
     out = " ".join(capsys.readouterr().out.split())
     assert f"stopped after iteration {checkpoint}: go on with --resume" in out
-    assert [signal.getsignal(number) for number in (SIGINT, SIGTERM)] == handlers
+    assert [signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)] == handlers
+
+
+def test_under_nohup_a_run_outlives_its_terminal(algorithm, tmp_path, monkeypatch):
+    before = signal.signal(SIGHUP, signal.SIG_IGN)
+    at_iteration(algorithm, 1, "collect", lambda: signal.raise_signal(SIGHUP), monkeypatch)
+    assert training(algorithm, tmp_path, iterations=2).run() == 0
+    assert signal.signal(SIGHUP, before) == signal.SIG_IGN
+
+
+class Killed(BaseException):
+    """What ends a run as suddenly as SIGKILL does, within a test: no handler of errors sees it."""
+
+
+@pytest.mark.parametrize("at", ["log", "write_samples"])
+def test_a_kill_within_an_evaluation_loses_none_of_it(algorithm, tmp_path, monkeypatch, at):
+    """While its samples are written, or between them and its row: both are there when the run has gone on."""
+    run = training(algorithm, tmp_path, iterations=1)
+    method = getattr(run.folder, at)
+
+    def killed(name, *args):
+        if name in ("evaluations", "eval_greedy") and algorithm.iteration == 1:
+            raise Killed
+        return method(name, *args)
+
+    monkeypatch.setattr(run.folder, at, killed)
+    with pytest.raises(Killed):
+        run.run()
+    assert logged(tmp_path, "evaluations") == [0]
+    (tmp_path / "curve.png").unlink()
+    assert training(algorithm, tmp_path, iterations=1).run() == 0
+    assert logged(tmp_path, "evaluations") == [0, 1]
+    samples = {f"eval_{name}_{number:06d}.parquet" for name in ("sampled", "greedy") for number in (0, 1)}
+    assert samples <= {path.name for path in (tmp_path / "samples").iterdir()}
+    (tmp_path / "curve.png").unlink()
+    assert (
+        training(algorithm, tmp_path, iterations=1).run() == 0
+    )  # killed after the row: the picture is drawn
+    assert (tmp_path / "curve.png").exists() and logged(tmp_path, "evaluations") == [0, 1]
 
 
 def test_a_signal_between_two_calls_starts_nothing_long(algorithm, tmp_path, monkeypatch):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import ray
+from torch.distributed import distributed_c10d
 
 from llmenv.rllib.learner import LLMLearner
 from llmenv.rllib.learner_group import LearnersLostError, LLMLearnerGroup
@@ -71,4 +75,20 @@ def test_a_learner_that_dies_ends_the_group_in_seconds(two: LLMLearnerGroup) -> 
             LearnersLostError, match=r"lost learner 0 of 2.*Resume from the last checkpoint.*ActorDiedError"
         ):
             two.update(make_plan(make_rows(), 2))
+    assert time.monotonic() - start < SECONDS
+
+
+def limit_collectives(learner: LLMLearner) -> int:
+    """To seconds instead of half an hour; gives the learner's process."""
+    distributed_c10d._set_pg_timeout(timedelta(seconds=5), distributed_c10d._get_default_group())
+    return os.getpid()
+
+
+@pytest.mark.slow
+def test_a_learner_that_hangs_ends_the_group(two: LLMLearnerGroup) -> None:
+    """A stopped process neither answers nor dies: the other one's collective is over its time."""
+    os.kill(two.on_all(limit_collectives)[1], signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(LearnersLostError, match=r"lost learner 0 of 2.*Resume from the last checkpoint"):
+        two.update(make_plan(make_rows(), 2))
     assert time.monotonic() - start < SECONDS

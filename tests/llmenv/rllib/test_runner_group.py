@@ -138,12 +138,27 @@ def test_runners_that_cannot_start_again_are_not_waited_for(two: Setup) -> None:
     assert time.monotonic() - start < 50  # of 60
 
 
-def test_requests_that_kill_whoever_takes_them_end(two: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmenv.rllib.runner_group.MAX_ROUNDS", 2)
+def test_a_task_that_kills_whoever_takes_it_costs_its_own_group(two: Setup) -> None:
+    for orders in two.orders:
+        orders.write_text("die of 2")
+    requests = [Request(i, 2, first=4, seed=10 * i, options={"index": 7}) for i in range(4)]
+    episodes, metrics = two.runners.collect(two.runners.submit(requests))
+    assert [(episode.group, episode.sample % 4) for episode in episodes] == ALL
+    assert [episode.group for episode in episodes if not episode.valid] == [2, 2]
+    assert (episodes[4].error or "").startswith(
+        "RunnerLost: the task of seed 20, index 7 ended every env runner that took it. The last error: "
+    )
+    assert [(e.sample, e.seed, e.index) for e in episodes[4:6]] == [(4, 20, 7), (5, 20, 7)]
+    assert len(metrics) == sum(two.num_calls()) - 3  # together twice, and once alone
+
+
+def test_runners_that_die_of_any_request_end(two: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmenv.rllib.runner_group.ROUNDS_TOGETHER", 1)
+    monkeypatch.setattr("llmenv.rllib.runner_group.MAX_LOST_ALONE", 1)
     for orders in two.orders:
         orders.write_text("die")
     with pytest.raises(
         RunnersLostError,
-        match=r"4 of 4 groups could not be sampled in 2 attempts.*sample_timeout_s.*last error",
+        match=r"4 groups could not be sampled in 2 attempts.*sample_timeout_s.*last error",
     ):
         two.sample()
