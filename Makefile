@@ -11,7 +11,7 @@ ARGS ?=
 # The installation is not compiled ahead: without caches every process would compile all that it imports, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-vllm run test test-slow test-thorough lint format clean
+.PHONY: help install install-vllm run test test-slow test-thorough lint format docs clean
 
 help:
 	@echo "make install       make .venv and install (TORCH_INDEX= for CUDA, PYTHON=python3.12 for another Python)"
@@ -22,6 +22,7 @@ help:
 	@echo "make test-thorough all cases of what the slow tests have samples of: an hour or more"
 	@echo "make lint          ruff and mypy"
 	@echo "make format        let ruff format the code and fix what it can"
+	@echo "make docs          the site of docs/, in build/docs; broken links fail it"
 	@echo "make clean         remove .venv and caches (keeps runs/)"
 
 install: .venv/installed
@@ -65,6 +66,14 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Docstrings are read, not imported.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install -q --no-compile -e '.[docs]'
+	@touch $@
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -72,6 +72,34 @@ def test_a_run_leaves_all_its_files(run_folder):
     assert len(samples) == 16 and samples["completion"].str.startswith("Let me solve this").all()
 
 
+def test_every_column_is_on_the_page_of_metrics(run_folder):
+    folder, _ = run_folder
+    told = set(re.findall(r"`([\w<>/*]+)`", (ROOT / "docs" / "metrics.md").read_text()))
+    evaluations = [
+        name.removeprefix("sampled_").removeprefix("greedy_")
+        for name in pd.read_csv(folder / "evaluations.csv")
+    ]
+    columns = {*pd.read_csv(folder / "progress.csv"), *evaluations}
+    assert len(columns) > 30 and columns <= told, columns - told
+
+
+def test_the_readme_shows_what_a_run_prints(run_folder):
+    """Its lines, but for the numbers, the folder and how wide a table is."""
+    _, output = run_folder
+    printed = {loosened(line) for line in output.splitlines()}
+    block = re.search(r"^```\n(GRPO on .*?)^```", (ROOT / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    shown = [loosened(line) for line in block[1].splitlines()]
+    assert len(shown) >= 10
+    assert {*shown} <= printed, {*shown} - printed
+
+
+def loosened(line: str) -> str:
+    line = re.sub(r"^( *after) +\d+ ", r"\1 ", line)  # after which iteration, where there are several
+    line = re.sub(r"\(\w+\): fits", "(PHASE): fits", line)
+    line = re.sub(r"(?<=folder: ).*|^\s*/.*|^runs/.*", "FOLDER", line)
+    return " ".join(re.sub(r"─+", "─", re.sub(r"\d+", "0", line)).split())
+
+
 def test_the_final_policy_loads_in_plain_transformers(run_folder):
     folder, _ = run_folder
     model = AutoModelForCausalLM.from_pretrained(folder / "policy")

@@ -1,4 +1,4 @@
-"""`run.py --plan`: what runs where, whether it fits, what to change, and that presets and the README are admitted."""
+"""`run.py --plan`: what runs where, whether it fits, what to change, and that presets and the docs are admitted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from experiments.run import app
 from qwen import SIZES, make_folders
 
 ROOT = Path(__file__).parents[3]
-README = (ROOT / "README.md").read_text()
+PAGE = (ROOT / "docs" / "machines.md").read_text()
 GB = 10**9
 HALVES = (
     {"num_env_runners": 1, "num_gpus_per_env_runner": 0.5},
@@ -230,8 +230,8 @@ def admitted(command: str, folders: Path, *more: str) -> None:
     assert done.exit_code == 0, done.output
 
 
-@pytest.mark.parametrize("command", commands(README))
-def test_the_readme_shows_what_fits(command: str, folders: Path) -> None:
+@pytest.mark.parametrize("command", commands(PAGE))
+def test_the_docs_show_what_fits(command: str, folders: Path) -> None:
     """Each says in a comment what it is for: `# one GPU of 24 GB`."""
     found = re.search(r"# (one|two|eight) GPUs? of (\d+) GB", command)
     assert found, f"for which GPUs is {command}?"
@@ -263,8 +263,8 @@ def test_presets_fit_where_they_say(size: str, gpus: int, memory: int, options: 
         assert done.exit_code == 0, done.output
 
 
-def test_the_readme_has_commands_for_gpus() -> None:
-    assert len(commands(README)) == 5
+def test_the_docs_have_commands_for_gpus() -> None:
+    assert len(commands(PAGE)) == 5
 
 
 def test_every_preset_has_several_placements() -> None:
