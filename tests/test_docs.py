@@ -125,8 +125,6 @@ def test_links_and_files_are_there(page: str) -> None:
         assert there.exists(), f"{page} links to {target}"
         if anchor:
             assert anchor in anchors(there.read_text()), f"{page} links to {target}#{anchor}"
-    if page == "CONTRIBUTING.md":
-        return
     for name in re.findall(r"`((?:algorithms|docs|envs|experiments|llmenv|tests)/[\w./]*)`", text):
         assert (ROOT / name).exists() or "NAME" in name, f"{page} speaks of {name}"
 
