@@ -22,7 +22,7 @@ from experiments.common.ownership import claim
 from experiments.common.plan import found_gpus, host_memory
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
-from experiments.sweeps.results import LINEAGE, RESULTS, best, read_lines, trials_of
+from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, START, best, read_lines, trials_of
 from experiments.sweeps.schedulers import make_scheduler
 from experiments.sweeps.search import run_arm
 from experiments.sweeps.space import Settings, Space, parse
@@ -37,7 +37,7 @@ ROUNDS = 8  # looks at a trial within its budget
 LEAST_CHECKED = 32  # draws of each arm
 SEEDS = 1000  # trials of a sweep that have a seed of their own; those of the next one go on from there
 # Beside those of the search: other trials, and so other seeds.
-FIRST_OF = {report.MAIN: 0, "random": 400, "default": 800}
+FIRST_OF = {SEARCH: 0, "random": 400, "default": 800}
 
 
 def read_asked(output: Path) -> dict[str, Any]:
@@ -137,15 +137,15 @@ class Sweep:
         """All arms; then the winners afresh, and what stays."""
         self._fit(self._config(self._first()))
         self._say(shown.HEADER, "bold")
-        if not self._arm(report.MAIN, self._searched()):
+        if not self._arm(SEARCH, self._searched()):
             return self._stopped()
         for arm in self.asked["compare_with"]:
             if not self._arm(arm, self._compared(arm)):
                 return self._stopped()
-        winner = self._winner(report.MAIN)
+        winner = self._winner(SEARCH)
         self._run_fresh()
-        summary = report.summarize(self.output, self._asked_and_space(), self._command())
-        checkpoint = winner and self._checkpoints[report.MAIN].get(winner["number"])
+        summary = self.summary()
+        checkpoint = winner and self._checkpoints[SEARCH].get(winner["number"])
         report.write(self.output, summary, self._config_of_winner(winner), checkpoint or None)
         self._show(summary)
         return 0 if winner else 1
@@ -188,10 +188,10 @@ class Sweep:
         return checks.draw(self.space, self._number, self.asked["seed"])
 
     def _compared(self, arm: str) -> list[Settings]:
-        """Of the arm beside the search; random search has the budget that the search came to, rounded up."""
+        """Of the arm beside the search; random search has the budget that the search came to, to the nearest trial."""
         if arm == "default":
             return [self.space.defaults()]
-        trials = trials_of(read_lines(self.output / RESULTS), report.MAIN)
+        trials = trials_of(read_lines(self.output / RESULTS), SEARCH)
         spent = sum(trial[f"spent_{self.asked['unit']}"] for trial in trials)
         number = max(1, math.ceil(spent / self.asked["budget"] - 0.5))
         return checks.draw(self.space, number, self.asked["seed"] + SEEDS)
@@ -204,7 +204,7 @@ class Sweep:
             for i, settings in enumerate(many)
         ]
         scheduler = make_scheduler(
-            self.asked["scheduler"] if arm == report.MAIN else "none",
+            self.asked["scheduler"] if arm == SEARCH else "none",
             self.space,
             unit=self.asked["unit"],
             round_=self.trial["round"],
@@ -227,7 +227,7 @@ class Sweep:
 
     def _run_fresh(self) -> None:
         """The winners of all arms, and the policy that they started from, on tasks that nobody was selected on."""
-        policies: list[dict[str, Any]] = [{"of": report.START, "checkpoint": None, "settings": self._first()}]
+        policies: list[dict[str, Any]] = [{"of": START, "checkpoint": None, "settings": self._first()}]
         for arm, checkpoints in self._checkpoints.items():
             winner = self._winner(arm)
             if winner and winner["number"] in checkpoints:
@@ -247,12 +247,11 @@ class Sweep:
     def _config(self, settings: Settings) -> LLMConfig:
         return config_of({**self.trial, "settings": settings})
 
-    def _asked_and_space(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """What there is to say of it by now."""
         space = {axis.path: {axis.kind: list(axis.values)} for axis in self.space.axes}
-        return {**self.asked, "space": space}
-
-    def _command(self) -> str:
-        return f"python experiments/sweep.py {self.output / ASKED}"
+        command = f"python experiments/sweep.py {self.output / ASKED}"
+        return report.summarize(self.output, {**self.asked, "space": space}, command)
 
     def _stopped(self) -> int:
         self._say(f"stopped: go on with --resume {self.output}")
@@ -263,7 +262,7 @@ class Sweep:
         if (before := summary["before"]) is not None:
             self._say(f"the policy that training started from, on the fresh tasks: {shown.interval(before)}")
         for other, comparison in summary["comparisons"].items():
-            what = "the policy before training" if other == report.START else f"the winner of {other!r}"
+            what = "the policy before training" if other == START else f"the winner of {other!r}"
             self._say(shown.verdict(f"winner against {what}", comparison))
         self._say(f"summary, trials, preset and the winner's policy are in\n{self.output}")
 
