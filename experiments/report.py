@@ -5,7 +5,7 @@
     python experiments/report.py runs/sweep-sweep_tiny-20260101-120000
 
 The page is report.html in that folder: figures, curves and all completions, in one file that opens in any browser
-without a network. run.py, evaluate.py and sweep.py write it at their end; this is for a run that was stopped, or is going on.
+without a network. run.py, evaluate.py and sweep.py write it at their end; this is for what was stopped, or is going on.
 """
 
 from __future__ import annotations

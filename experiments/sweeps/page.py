@@ -90,20 +90,19 @@ def _winners(summary: Mapping[str, Any]) -> Table:
 
 def _trials(summary: Mapping[str, Any]) -> Table:
     paths = list(summary["space"])
-    rows = []
-    for name, arm in summary["arms"].items():
-        for trial in sorted(arm["trials"], key=_score, reverse=True):
-            rows.append(
-                [
-                    f"{name} {trial['number']}",
-                    *(value_of(trial["settings"].get(path, "-")) for path in paths),
-                    f"{trial['spent_tokens']:,}",
-                    f"{trial['busy_seconds']:,.0f}",
-                    percent(trial["score"]),
-                    interval(trial.get("score_low"), trial.get("score_high")),
-                    trial["state"] if trial["cause"] is None else f"failed: {trial['cause']}",
-                ]
-            )
+    rows = [
+        [
+            f"{name} {trial['number']}",
+            *(value_of(trial["settings"].get(path, "-")) for path in paths),
+            f"{trial['spent_tokens']:,}",
+            f"{trial['busy_seconds']:,.0f}",
+            percent(trial["score"]),
+            interval(trial.get("score_low"), trial.get("score_high")),
+            trial["state"] if trial["cause"] is None else f"failed: {trial['cause']}",
+        ]
+        for name, arm in summary["arms"].items()
+        for trial in sorted(arm["trials"], key=_score, reverse=True)
+    ]
     columns = ["trial", *map(_short, paths), "tokens", "seconds", "accuracy", "95 %", "state"]
     note = "Seconds are of training, evaluations and exchanges. A population's settings are those that it ended with."
     return {"title": "Trials", "columns": columns, "rows": rows, "note": note}

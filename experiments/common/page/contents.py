@@ -1,4 +1,4 @@
-"""What a page says of a run, of an evaluation, of a comparison, of a sweep: read from what they left, in any state of it."""
+"""What a page says of a run, an evaluation, a comparison, a sweep: read from what they left, in any state of it."""
 
 from __future__ import annotations
 
