@@ -1,4 +1,4 @@
-"""What stays of a sweep: summary.json, trials.parquet, report.html, the winner's policy, and its settings as a preset."""
+"""What stays of a sweep: summary.json, trials.parquet, report.html, the winner's policy, its settings as a preset."""
 
 from __future__ import annotations
 

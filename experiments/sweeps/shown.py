@@ -66,7 +66,6 @@ def table(summary: dict[str, Any]) -> Table:
         ranked = sorted(arm["trials"], key=lambda trial: -1 if trial["score"] is None else trial["score"])
         for trial in reversed(ranked):
             fresh = arm["fresh"] if trial["number"] == arm["winner"] and arm["fresh"] else {}
-            state = trial["state"] if trial["cause"] is None else f"failed: {trial['cause'][:60]}"
             shown.add_row(
                 name,
                 str(trial["number"]),
@@ -74,7 +73,7 @@ def table(summary: dict[str, Any]) -> Table:
                 str(trial["spent_tokens"]),
                 interval(trial),
                 interval(fresh) if fresh else "",
-                Text(state),
+                trial["state"],
             )
     return shown
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 from rich.text import Text
@@ -26,6 +27,7 @@ from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, START, best, re
 from experiments.sweeps.schedulers import make_scheduler
 from experiments.sweeps.search import run_arm
 from experiments.sweeps.space import Settings, Space, parse
+from experiments.sweeps.tracking import Tracking
 from experiments.sweeps.trial import Fresh, Trial, config_of
 from llmenv.files import replaced
 
@@ -61,7 +63,8 @@ def write_asked(asked: dict[str, Any], output: Path) -> None:
     seconds = asked["unit"] == "seconds"
     budget = {"budget_minutes": asked["budget"] / 60} if seconds else {"budget_tokens": asked["budget"]}
     kept = {
-        name: asked[name] for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "path")
+        name: asked[name]
+        for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "wandb", "path")
     }
     with replaced(output / ASKED) as file:
         sections = {**asked["sections"], "sweep": {"env": env, **kept, **budget}}
@@ -73,7 +76,7 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
 
     Args:
         asked: "sections" (a preset with ranges), "algo", "scheduler", "num_samples" (None for as many as usual),
-            "unit" and "budget" of a trial, "seed", "compare_with", "path" (the directory that names are from).
+            "unit" and "budget" of a trial, "seed", "compare_with", "wandb", "path" (the directory that names are from).
         output: The folder.
         resuming: Whether it holds the sweep that is gone on with.
 
@@ -213,6 +216,9 @@ class Sweep:
             lineage=self.output / LINEAGE,
             seed=self.asked["seed"],
         )
+        callbacks: list[Callback] = [shown.Lines(arm)]
+        if self.asked.get("wandb"):
+            callbacks.append(Tracking(self.output, arm))
         self._checkpoints[arm] = run_arm(
             Trial,
             trials,
@@ -220,7 +226,7 @@ class Sweep:
             arm,
             at_once=self._fits,
             scheduler=scheduler,
-            callbacks=[shown.Lines(arm)],
+            callbacks=callbacks,
         )
         found = trials_of(read_lines(self.output / RESULTS), arm)
         return len(found) == len(trials) and all(trial["state"] != "unfinished" for trial in found)
@@ -259,6 +265,10 @@ class Sweep:
 
     def _show(self, summary: dict[str, Any]) -> None:
         self._console.print(shown.table(summary))
+        for name, arm in summary["arms"].items():
+            for trial in arm["trials"]:
+                if trial["cause"] is not None:
+                    self._say(f"trial {trial['number']} of {name!r} failed: {trial['cause']}")
         if (before := summary["before"]) is not None:
             self._say(f"the policy that training started from, on the fresh tasks: {shown.interval(before)}")
         for other, comparison in summary["comparisons"].items():
