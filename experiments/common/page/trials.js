@@ -30,7 +30,7 @@ function parallel(figure) {
   for (const line of figure.lines) {
     const points = line.places.map((place, i) => `${toX(i).toFixed(1)},${toY(place).toFixed(1)}`).join(" ");
     const name = svg("title", {}, visible(line.name));
-    parts.push(svg("polyline", { class: "series series0", points, fill: "none", opacity: line.rank ** 2 }, name));
+    parts.push(svg("polyline", { class: "series series0", points, fill: "none", opacity: 0.15 + 0.85 * line.rank ** 2 }, name));
   }
   return wide(figure, ...parts);
 }
