@@ -16,7 +16,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
-from experiments.sweeps.results import read_lines, write_line
+from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, read_lines, write_line
 from experiments.sweeps.space import Settings, Space
 from experiments.sweeps.trial import MISSING, RIGHT
 from llmenv.comparison import Comparison, compare
@@ -157,6 +157,26 @@ def _exchange(trial: Any, donor: Any, given: dict[str, Any]) -> tuple[int, int, 
     return trial.config["trial"]["number"], donor.config["trial"]["number"], given["tokens"]
 
 
+class Halving(AsyncHyperBandScheduler):
+    """Tune's ASHA, whose rungs a sweep that is gone on with finds in its folder: Tune brings them back empty.
+
+    Args:
+        results: Where each look at each trial is written to.
+        arguments: Tune's.
+    """
+
+    def __init__(self, results: Path, **arguments: Any):
+        super().__init__(**arguments)
+        self._results = results
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        which = (SEARCH, trial.config["trial"]["number"])
+        for line in read_lines(self._results):
+            if (line["arm"], line["number"]) == which and "score" in line:
+                self._trial_info[trial.trial_id].on_result(trial, line[self._time_attr], line["score"])
+
+
 def make_scheduler(
     name: str,
     space: Space,
@@ -165,14 +185,19 @@ def make_scheduler(
     round_: float,
     budget: float,
     check: Callable[[Settings], None],
-    lineage: Path,
+    output: Path,
     seed: int,
 ) -> TrialScheduler:
-    """Tune's "asha" over rungs of `round_` times powers of 2, our own "pbt", or "none"."""
+    """Tune's "asha" over rungs of `round_` times powers of 2, our own "pbt", or "none", for the sweep of a folder."""
     if name == "pbt":
-        return PairedPopulation(space, unit, round_, check, lineage, seed)
+        return PairedPopulation(space, unit, round_, check, output / LINEAGE, seed)
     if name == "asha":
-        return AsyncHyperBandScheduler(
-            time_attr=unit, grace_period=round_, max_t=budget, reduction_factor=2, stop_last_trials=False
+        return Halving(
+            output / RESULTS,
+            time_attr=unit,
+            grace_period=round_,
+            max_t=budget,
+            reduction_factor=2,
+            stop_last_trials=False,
         )
     return FIFOScheduler()

@@ -23,7 +23,7 @@ from experiments.common.ownership import claim
 from experiments.common.plan import found_gpus, host_memory
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
-from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, START, best, read_lines, trials_of
+from experiments.sweeps.results import RESULTS, SEARCH, START, best, read_lines, trials_of
 from experiments.sweeps.schedulers import make_scheduler
 from experiments.sweeps.search import run_arm
 from experiments.sweeps.space import Settings, Space, parse
@@ -213,7 +213,7 @@ class Sweep:
             round_=self.trial["round"],
             budget=self.asked["budget"],
             check=partial(_check, self.trial),
-            lineage=self.output / LINEAGE,
+            output=self.output,
             seed=self.asked["seed"],
         )
         callbacks: list[Callback] = [shown.Lines(arm)]

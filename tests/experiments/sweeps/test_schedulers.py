@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from experiments.sweeps.results import write_line
-from experiments.sweeps.schedulers import PairedPopulation, better
+from experiments.sweeps.schedulers import PairedPopulation, better, make_scheduler
 from experiments.sweeps.space import parse
 
 SPACE = parse({"training": {"lr": {"loguniform": [1e-6, 1e-2]}, "group_size": {"choice": [4, 8]}}})
@@ -99,6 +99,31 @@ def test_only_a_worse_trial_is_handed_a_donor(
     population._trial_state = states
     population._checkpoint_or_exploit(poor, None, [good, fair], [poor])
     assert len(exchanged) == 1 and population._rng.random() != first
+
+
+def test_rungs_are_where_they_were_when_a_sweep_is_gone_on_with(tmp_path: Path) -> None:
+    """Rungs at 1 to 8 rounds of 100 tokens; the better half of those that came to one goes on."""
+    first = [{"tokens": 104, "score": 0.5}, {"tokens": 210, "score": 0.75}]
+    for number, looks in enumerate((first, [{"tokens": 101, "score": 0.25}], [])):
+        for look in looks:
+            write_line(tmp_path / "results.jsonl", {"arm": "search", "number": number, **look})
+    write_line(tmp_path / "results.jsonl", {"arm": "random", "number": 2, **first[1]})
+    asha = make_scheduler(
+        "asha", SPACE, unit="tokens", round_=100, budget=800, check=refuse_large, output=tmp_path, seed=0
+    )
+    asha.set_search_properties("score", "max")
+    trials = [Named(trial_id=f"t{i}", config={"trial": {"number": i}}) for i in range(4)]
+    controller: Any = None
+    for one in trials:
+        asha.on_trial_add(controller, one)
+    (bracket,) = asha._brackets  # type: ignore[attr-defined]
+    assert bracket._rungs == [(800, {}), (400, {}), (200, {"t0": 0.75}), (100, {"t0": 0.5, "t1": 0.25})]
+    # The median at 100 tokens is 0.375, and then that of 0.25, 0.3, 0.5: 0.3.
+    said = [
+        asha.on_trial_result(controller, one, {"tokens": 100, "score": score})
+        for one, score in zip(trials[2:], (0.3, 0.31), strict=True)
+    ]
+    assert said == ["STOP", "CONTINUE"]
 
 
 def with_checkpoint(number: int, name: str, metrics: dict[str, Any] | None) -> Any:

@@ -26,6 +26,9 @@ SPACE: dict[str, Any] = {
     "environment": {"env_config": {"fails": {"grid": ["no", "raises", "is killed"]}}},
     "sampling": {"max_new_tokens": 2},
     "evaluation": {"evaluation_duration": 8, "evaluation_config": None},
+    "learners": {
+        "num_cpus_per_learner": 2
+    },  # on two cores one trial at a time, and so few processes to start
     "sweep": {"env": "raising:Raising-v0", "num_samples": 1, "budget_tokens": 64},
 }
 KILLED_AFTER = (2, 3)  # looks of the trial that does not fail: of 4 (an iteration samples 16 tokens)
