@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -52,13 +52,14 @@ class Started:
         self.look()
         self._command.kill()
 
-    def left(self, seconds: float) -> list[str]:
-        """What is still there after so long at most: command lines, and names in shared memory."""
+    def left(self, seconds: float, but: Sequence[str] = ()) -> list[str]:
+        """What is still there after so long at most: command lines but for these, and names in shared memory."""
         deadline = time.monotonic() + seconds
-        while (alive := [p for p in self.processes if _is_alive(p)]) and time.monotonic() < deadline:
+        ours = {process: line for process, line in self.processes.items() if line not in but}
+        while (alive := [p for p in ours if _is_alive(p)]) and time.monotonic() < deadline:
             time.sleep(0.2)
         names = {file.name for file in SHARED.iterdir()}
-        return [self.processes[process] for process in alive] + sorted(self.shared & names)
+        return [ours[process] for process in alive] + sorted(self.shared & names)
 
 
 def _is_alive(process: psutil.Process) -> bool:
