@@ -39,7 +39,7 @@ class Lines(tune.Callback):
         self._arm = arm
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        given = trial.config["trial"]
+        given = result["config"]["trial"]  # those of the trial may be others since, by an exchange
         cells = f"{self._arm:>8} {given['number']:>5} {result['tokens']:>10} {result['seconds']:>8.0f} s"
         self._say(f"{cells}   {interval(result):<26} {settings_of(given['settings'])}")
 

@@ -34,11 +34,8 @@ class Tracking(tune.Callback):
                 self._runs[number] = self._begun(trial)
             figures = {name: result[name] for name in FIGURES if isinstance(result.get(name), int | float)}
             # Settings change at an exchange, which the curves would not show.
-            numbers = {
-                path: value
-                for path, value in trial.config["trial"]["settings"].items()
-                if isinstance(value, int | float)
-            }
+            settings = result["config"]["trial"]["settings"]
+            numbers = {path: value for path, value in settings.items() if isinstance(value, int | float)}
             self._runs[number].look("trial", {**figures, **numbers})
         except Exception as error:
             log.warning("Weights & Biases has not got a look at trial %d: %s", number, error)

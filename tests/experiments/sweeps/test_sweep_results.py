@@ -111,7 +111,8 @@ def test_trials_are_runs_of_a_group_at_wandb(tmp_path: Path, monkeypatch: pytest
     ]
     for tokens in (10, 20):
         for trial in trials:
-            tracking.on_trial_result(1, [], trial, {"tokens": tokens, "score": 0.5, "verdicts": "1"})
+            result = {"tokens": tokens, "score": 0.5, "verdicts": "1", "config": trial.config}
+            tracking.on_trial_result(1, [], trial, result)
     tracking.on_trial_complete(1, [], trials[0])
     tracking.on_trial_error(1, [], trials[1])
     tracking.on_trial_complete(1, [], trials[2])
