@@ -21,7 +21,7 @@ from experiments.sweeps.space import LISTS
 
 NAME = "report.html"
 RESAMPLES = 2000
-FEWEST = 4  # trials of which a rank correlation is worth a word
+FEWEST = 8  # trials: of fewer a bootstrap's interval is much too narrow
 NAMED = 3  # curves of an arm that have a colour and a name: its best
 
 
