@@ -152,17 +152,12 @@ def _parallel(summary: Mapping[str, Any]) -> dict[str, Any]:
     trials = sorted(_scored(summary), key=_score)
     scores = [trial["score"] for trial in trials] or [0.0]
     low, high = min(scores), max(scores)
-    axes = [
-        {"name": _short(path), "ticks": _ticks(*next(iter(axis.items())))}
-        for path, axis in summary["space"].items()
-    ]
+    space = summary["space"]
+    axes = [{"name": _short(path), "ticks": _ticks(axis)} for path, axis in space.items()]
     axes.append({"name": "accuracy", "ticks": [[0.0, percent(low)], [1.0, percent(high)]]})
     lines = []
     for rank, trial in enumerate(trials):
-        places = [
-            _place(*next(iter(axis.items())), trial["settings"][path])
-            for path, axis in summary["space"].items()
-        ]
+        places = [_place(axis, trial["settings"][path]) for path, axis in space.items()]
         result = (trial["score"] - low) / (high - low) if low < high else 0.5
         lines.append(
             {
@@ -175,15 +170,16 @@ def _parallel(summary: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "parallel", "title": title, "axes": axes, "lines": lines}
 
 
-def _place(kind: str, values: Sequence[Any], value: Any) -> float:
+def _place(axis: Mapping[str, Sequence[Any]], value: Any) -> float:
+    ((kind, values),) = axis.items()
     if kind in LISTS:
         return values.index(value) / (len(values) - 1) if len(values) > 1 else 0.5
     low, high, at = map(math.log, (*values, value)) if kind == "loguniform" else (*values, value)
     return (at - low) / (high - low)
 
 
-def _ticks(kind: str, values: Sequence[Any]) -> list[list[Any]]:
-    return [[_place(kind, values, value), value_of(value)] for value in values]
+def _ticks(axis: Mapping[str, Sequence[Any]]) -> list[list[Any]]:
+    return [[_place(axis, value), value_of(value)] for values in axis.values() for value in values]
 
 
 def _curves(name: str, arm: Mapping[str, Any]) -> dict[str, Any]:

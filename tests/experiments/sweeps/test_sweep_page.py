@@ -106,7 +106,9 @@ def test_rank_correlation() -> None:
     value, low, high = page.rank_correlation(first, second)  # type: ignore[misc]
     assert value == pytest.approx(spearmanr(first, second).statistic) and low < value < high <= 1
     assert page.rank_correlation(first, [-(2.0**x) for x in first]) == pytest.approx((-1, -1, -1))
-    assert page.rank_correlation(first, [1] * 8) is None and page.rank_correlation(first[1:], second[1:]) is None
+    assert (
+        page.rank_correlation(first, [1] * 8) is None and page.rank_correlation(first[1:], second[1:]) is None
+    )
 
 
 def test_a_score_that_is_none_is_no_number_in_json(tmp_path: Path) -> None:
