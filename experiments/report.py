@@ -1,10 +1,11 @@
-"""Writes a run's or an evaluation's page anew, for what exists.
+"""Writes the page of a run, an evaluation or a sweep anew, for what exists.
 
     python experiments/report.py runs/Countdown-v0-GRPO-tiny-20260101-120000
     python experiments/report.py evaluations/tiny-Countdown-v0
+    python experiments/report.py runs/sweep-sweep_tiny-20260101-120000
 
 The page is report.html in that folder: figures, curves and all completions, in one file that opens in any browser
-without a network. run.py and evaluate.py write it at their end; this is for a run that was stopped, or is going on.
+without a network. run.py, evaluate.py and sweep.py write it at their end; this is for what was stopped, or is going on.
 """
 
 from __future__ import annotations
@@ -21,14 +22,20 @@ if sys.path and Path(sys.path[0]).resolve() == HERE:
 
 
 def main(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or an evaluation's.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder, an evaluation's, or a sweep's.")],
 ) -> None:
-    """Writes a run's or an evaluation's page anew, for what exists."""
+    """Writes the page of a run, an evaluation or a sweep anew, for what exists."""
     from experiments.common.errors import told
 
     with told():
         if not folder.is_dir():
-            raise ValueError(f"there is no folder {folder}: name a run's, or an evaluation's")
+            raise ValueError(f"there is no folder {folder}: name a run's, an evaluation's, or a sweep's")
+        if (folder / "sweep.yaml").is_file():
+            from experiments.sweeps import page
+            from experiments.sweeps.sweeping import Sweep, read_asked
+
+            typer.echo(page.write(folder, Sweep(read_asked(folder), folder).summary()))
+            return
         from experiments.common.page.reports import write_report
 
         typer.echo(write_report(folder))

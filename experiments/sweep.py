@@ -31,6 +31,7 @@ DEFAULTS: dict[str, Any] = {
     "budget_minutes": None,
     "seed": 0,
     "compare_with": [],
+    "wandb": False,
     "path": None,  # of a sweep that has been run: where names are from
 }
 
@@ -63,6 +64,9 @@ def main(
             help="random: random search of the same total; default: one trial of the ranges' defaults; repeatable."
         ),
     ] = None,
+    wandb: Annotated[
+        bool | None, typer.Option("--wandb", help="Log to Weights & Biases too: a run a trial, in a group.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="All is a function of it. (default: 0)")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder. (default: a new one under runs/)")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with the sweep of this folder.")] = None,
@@ -77,6 +81,7 @@ def main(
         "budget_minutes": budget_minutes,
         "compare_with": compare_with,
         "seed": seed,
+        "wandb": wandb,
     }
     given = {name: value for name, value in given.items() if value is not None}
     from experiments.common.errors import told

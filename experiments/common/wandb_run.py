@@ -27,6 +27,14 @@ class WandbRun:
         figures = {f"{table}/{key}": value for key, value in row.items() if key != "iteration"}
         self._run.log(figures, step=int(row["iteration"]))
 
+    def look(self, table: str, row: dict[str, float]) -> None:
+        """Logs a row as `plot` does, as the step after the last."""
+        self._run.log({f"{table}/{key}": value for key, value in row.items()})
+
+    def end(self, status: int) -> None:
+        """Says that it is over, with a process's exit status."""
+        self._run.finish(exit_code=status)
+
     def samples(self, name: str, iteration: int, frame: pd.DataFrame) -> None:
         """Logs the first samples of a table of the run folder's `samples/`."""
         import wandb
@@ -40,8 +48,17 @@ class WandbRun:
         self._run.log({"curve": wandb.Image(str(file))}, step=iteration)
 
 
-def start_wandb(config: dict[str, Any], output: Path) -> WandbRun:
-    """The run of wandb's that belongs to a folder, the same one however often it is resumed."""
+def start_wandb(
+    config: dict[str, Any], output: Path, group: str | None = None, job_type: str | None = None
+) -> WandbRun:
+    """The run of wandb's that belongs to a folder, the same one however often it is resumed.
+
+    Args:
+        config: What it was started with.
+        output: The folder.
+        group: Of the runs of a sweep, several of which are in this process at a time.
+        job_type: What such a run is in the group.
+    """
     import wandb
 
     file = output / "wandb_id"
@@ -55,5 +72,8 @@ def start_wandb(config: dict[str, Any], output: Path) -> WandbRun:
         config=config,
         allow_val_change=True,  # where things run may be another place
         dir=str(output),
+        group=group,
+        job_type=job_type,
+        reinit="create_new" if group else None,
     )
     return WandbRun(run)

@@ -1,4 +1,4 @@
-"""What stays of a sweep: summary.json, trials.parquet, the winner's policy, its settings as a preset, the command."""
+"""What stays of a sweep: summary.json, trials.parquet, report.html, the winner's policy, its settings as a preset."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import yaml
 
 from experiments.common.model_card import versions
 from experiments.export import export
-from experiments.sweeps.results import LINEAGE, RESULTS, best, read_lines, schedules, trials_of
+from experiments.sweeps import page
+from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, START, best, read_lines, schedules, trials_of
 from experiments.sweeps.schedulers import verdicts
 from experiments.sweeps.shown import settings_of
 from experiments.sweeps.trial import sections_of
@@ -23,13 +24,11 @@ from llmenv.comparison import compare
 from llmenv.files import replaced
 
 SUMMARY, PRESET, TRIALS = "summary.json", "preset.yaml", "trials.parquet"
-START = "start"
-MAIN = "search"
 SCORES = ("score", "score_low", "score_high")
 
 
 def summarize(output: Path, asked: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """The content of summary.json, from what the sweep has written down.
+    """The content of summary.json, in types of JSON's, from what the sweep has written down.
 
     Args:
         output: Its folder.
@@ -43,7 +42,7 @@ def summarize(output: Path, asked: Mapping[str, Any], command: str) -> dict[str,
     for arm in dict.fromkeys(line["arm"] for line in lines if line["arm"] != "fresh"):
         trials = trials_of(lines, arm)
         winner = best(trials)
-        trained_with = schedules(lines, lineage if arm == MAIN else [], arm)
+        trained_with = schedules(lines, lineage if arm == SEARCH else [], arm)
         trials = [{**trial, "schedule": trained_with[trial["number"]]} for trial in trials]
         arms[arm] = {
             "winner": winner and winner["number"],
@@ -55,16 +54,18 @@ def summarize(output: Path, asked: Mapping[str, Any], command: str) -> dict[str,
             "failed": sum(trial["state"] == "failed" for trial in trials),
             "trials": trials,
         }
-    return {
-        "command": command,
-        "asked": dict(asked),
-        "space": asked["space"],
-        "arms": arms,
-        "before": _scored(fresh.get(START)),
-        "comparisons": _comparisons(fresh),
-        "lineage": lineage,
-        "versions": versions(),
-    }
+    return _plain(
+        {
+            "command": command,
+            "asked": dict(asked),
+            "space": asked["space"],
+            "arms": arms,
+            "before": _scored(fresh.get(START)),
+            "comparisons": _comparisons(fresh),
+            "lineage": lineage,
+            "versions": versions(),
+        }
+    )
 
 
 def _scored(trial: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -75,11 +76,11 @@ def _scored(trial: dict[str, Any] | None) -> dict[str, Any] | None:
 
 def _comparisons(fresh: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The search's winner against each other policy, on the tasks that nobody was selected on."""
-    ours = _scored(fresh.get(MAIN))
+    ours = _scored(fresh.get(SEARCH))
     found = {}
     for other, trial in fresh.items():
         theirs = _scored(trial)
-        if other != MAIN and ours and theirs:
+        if other != SEARCH and ours and theirs:
             found[other] = asdict(compare(verdicts(theirs["verdicts"]), verdicts(ours["verdicts"])))
     return found
 
@@ -107,13 +108,14 @@ def write(
         shutil.rmtree(output / "policy", ignore_errors=True)  # of a sweep that has been gone on with
         export(checkpoint, output / "policy")
     with replaced(output / SUMMARY) as file:
-        file.write_text(json.dumps(_plain(summary), indent=2) + "\n")
+        file.write_text(json.dumps(summary, indent=2) + "\n")
+    page.write(output, summary)
 
 
 def preset(winner: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     """The winner's settings in YAML, as run.py takes them."""
-    number = summary["arms"][MAIN]["winner"]
-    trial = next(t for t in summary["arms"][MAIN]["trials"] if t["number"] == number)
+    number = summary["arms"][SEARCH]["winner"]
+    trial = next(t for t in summary["arms"][SEARCH]["trials"] if t["number"] == number)
     sections = sections_of(dict(winner))
     sections["run"] = {**sections.get("run", {}), "iterations": trial["iterations"]}
     env = sections.get("environment", {}).get("env", "")

@@ -7,10 +7,15 @@ lineage.jsonl    a line an exchange of a population
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 RESULTS, LINEAGE = "results.jsonl", "lineage.jsonl"
+SEARCH, START = (
+    "search",
+    "start",
+)  # the arm that all others stand beside; the policy that training starts from
 COSTS = ("round", "evaluation", "exchange")
 # Of a trial's result, what is kept.
 FIGURES = (
@@ -112,4 +117,35 @@ def schedules(
     for exchange in lineage:
         then = {"iterations": exchange["donor_iterations"], "tokens": exchange["donor_tokens"]}
         found[exchange["trial"]] = [*found[exchange["donor"]], {**then, "settings": exchange["settings"]}]
+    return found
+
+
+def lives(arm: Mapping[str, Any], lineage: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A population as a tree of policies: each exchange ends one and begins another.
+
+    Args:
+        arm: "winner" and "trials", as a summary has them.
+        lineage: Of lineage.jsonl, in the order of the exchanges.
+
+    Returns:
+        For each policy: trial, start and end in its tokens, parent (a place in this list, or None), and whether the
+        winner comes from it.
+    """
+    found: list[dict[str, Any]] = []
+    newest: dict[int, int] = {}
+    for trial in arm["trials"]:
+        newest[trial["number"]] = len(found)
+        found.append({"trial": trial["number"], "start": 0, "end": trial.get("tokens", 0), "parent": None})
+    for exchange in lineage:
+        before = found[newest[exchange["trial"]]]
+        begun = {**before, "start": exchange["donor_tokens"], "parent": newest[exchange["donor"]]}
+        before["end"] = exchange["tokens"]
+        newest[exchange["trial"]] = len(found)
+        found.append(begun)
+    forebear = newest.get(arm["winner"])
+    for life in found:
+        life["forebear"] = False
+    while forebear is not None:
+        found[forebear]["forebear"] = True
+        forebear = found[forebear]["parent"]
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ray.tune.schedulers import (
     TrialScheduler,
 )
 
+from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, read_lines, write_line
 from experiments.sweeps.space import Settings, Space
 from experiments.sweeps.trial import MISSING, RIGHT
 from llmenv.comparison import Comparison, compare
@@ -65,17 +66,26 @@ class PairedPopulation(PopulationBasedTraining):
         lineage: Path,
         seed: int,
     ):
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         self._space = space
         self._check = check
         self._lineage = lineage
-        self._taken: set[tuple[Any, str]] = set()  # by whom, which checkpoint
         super().__init__(
             time_attr=unit,
             perturbation_interval=every,
             quantile_fraction=0.5,  # the interval decides
             custom_explore_fn=dict,  # Tune asks for one; `_get_new_config` explores
         )
+
+    # Of a sweep that is gone on with, Tune brings the scheduler back as it was at first: the lineage is its memory.
+    @cached_property
+    def _taken(self) -> set[tuple[int, int, int]]:
+        """By whom, from whom, after how many tokens."""
+        return {(line["trial"], line["donor"], line["donor_tokens"]) for line in read_lines(self._lineage)}
+
+    @cached_property
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng((self._seed, len(read_lines(self._lineage))))
 
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[dict, dict]:
         """The trial's own, random streams too, but for settings near the donor's."""
@@ -107,7 +117,7 @@ class PairedPopulation(PopulationBasedTraining):
         result, donors = self._trial_state[trial].last_result, []
         for donor in upper_quantile:
             saved = donor.run_metadata.checkpoint_manager.latest_checkpoint_result
-            if saved is None or (trial, saved.checkpoint.path) in self._taken:
+            if saved is None or _exchange(trial, donor, saved.metrics) in self._taken:
                 continue
             behind = result[self._time_attr] - saved.metrics[self._time_attr]
             if behind <= self._perturbation_interval and better(saved.metrics, result):
@@ -116,7 +126,7 @@ class PairedPopulation(PopulationBasedTraining):
                 donors.append(donor)
         if donors:
             donor = donors[int(self._rng.integers(len(donors)))]
-            self._taken.add((trial, self._trial_state[donor].last_checkpoint.path))
+            self._taken.add(_exchange(trial, donor, self._trial_state[donor].last_result))
             self._exploit(tune_controller, trial, donor)
 
     def _log_config_on_step(
@@ -140,8 +150,31 @@ class PairedPopulation(PopulationBasedTraining):
             "donor_settings": trial_to_clone.config["trial"]["settings"],
             "settings": new_config["trial"]["settings"],
         }
-        with self._lineage.open("a") as lines:
-            lines.write(json.dumps(line) + "\n")
+        write_line(self._lineage, line)
+
+
+def _exchange(trial: Any, donor: Any, given: dict[str, Any]) -> tuple[int, int, int]:
+    return trial.config["trial"]["number"], donor.config["trial"]["number"], given["tokens"]
+
+
+class Halving(AsyncHyperBandScheduler):
+    """Tune's ASHA, whose rungs a sweep that is gone on with finds in its folder: Tune brings them back empty.
+
+    Args:
+        results: Where each look at each trial is written to.
+        arguments: Tune's.
+    """
+
+    def __init__(self, results: Path, **arguments: Any):
+        super().__init__(**arguments)
+        self._results = results
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        super().on_trial_add(tune_controller, trial)
+        which = (SEARCH, trial.config["trial"]["number"])
+        for line in read_lines(self._results):
+            if (line["arm"], line["number"]) == which and "score" in line:
+                self._trial_info[trial.trial_id].on_result(trial, line[self._time_attr], line["score"])
 
 
 def make_scheduler(
@@ -152,14 +185,19 @@ def make_scheduler(
     round_: float,
     budget: float,
     check: Callable[[Settings], None],
-    lineage: Path,
+    output: Path,
     seed: int,
 ) -> TrialScheduler:
-    """Tune's "asha" over rungs of `round_` times powers of 2, our own "pbt", or "none"."""
+    """Tune's "asha" over rungs of `round_` times powers of 2, our own "pbt", or "none", for the sweep of a folder."""
     if name == "pbt":
-        return PairedPopulation(space, unit, round_, check, lineage, seed)
+        return PairedPopulation(space, unit, round_, check, output / LINEAGE, seed)
     if name == "asha":
-        return AsyncHyperBandScheduler(
-            time_attr=unit, grace_period=round_, max_t=budget, reduction_factor=2, stop_last_trials=False
+        return Halving(
+            output / RESULTS,
+            time_attr=unit,
+            grace_period=round_,
+            max_t=budget,
+            reduction_factor=2,
+            stop_last_trials=False,
         )
     return FIFOScheduler()

@@ -40,7 +40,9 @@ class Recorder(tune.Callback):
         self._arm = arm
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        self._write(trial, "running", {name: result[name] for name in FIGURES if name in result})
+        # The scheduler has seen the result already: the trial may have other settings by now.
+        figures = {name: result[name] for name in FIGURES if name in result}
+        self._write(trial, "running", {"settings": result["config"]["trial"]["settings"], **figures})
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         given = trial.config["trial"]

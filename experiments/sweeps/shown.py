@@ -39,7 +39,7 @@ class Lines(tune.Callback):
         self._arm = arm
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-        given = trial.config["trial"]
+        given = result["config"]["trial"]  # those of the trial may be others since, by an exchange
         cells = f"{self._arm:>8} {given['number']:>5} {result['tokens']:>10} {result['seconds']:>8.0f} s"
         self._say(f"{cells}   {interval(result):<26} {settings_of(given['settings'])}")
 
@@ -66,7 +66,6 @@ def table(summary: dict[str, Any]) -> Table:
         ranked = sorted(arm["trials"], key=lambda trial: -1 if trial["score"] is None else trial["score"])
         for trial in reversed(ranked):
             fresh = arm["fresh"] if trial["number"] == arm["winner"] and arm["fresh"] else {}
-            state = trial["state"] if trial["cause"] is None else f"failed: {trial['cause'][:60]}"
             shown.add_row(
                 name,
                 str(trial["number"]),
@@ -74,7 +73,7 @@ def table(summary: dict[str, Any]) -> Table:
                 str(trial["spent_tokens"]),
                 interval(trial),
                 interval(fresh) if fresh else "",
-                Text(state),
+                trial["state"],
             )
     return shown
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from ray.tune import Callback
 from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 from rich.text import Text
@@ -22,10 +23,11 @@ from experiments.common.ownership import claim
 from experiments.common.plan import found_gpus, host_memory
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
-from experiments.sweeps.results import LINEAGE, RESULTS, best, read_lines, trials_of
+from experiments.sweeps.results import RESULTS, SEARCH, START, best, read_lines, trials_of
 from experiments.sweeps.schedulers import make_scheduler
 from experiments.sweeps.search import run_arm
 from experiments.sweeps.space import Settings, Space, parse
+from experiments.sweeps.tracking import Tracking
 from experiments.sweeps.trial import Fresh, Trial, config_of
 from llmenv.files import replaced
 
@@ -37,7 +39,7 @@ ROUNDS = 8  # looks at a trial within its budget
 LEAST_CHECKED = 32  # draws of each arm
 SEEDS = 1000  # trials of a sweep that have a seed of their own; those of the next one go on from there
 # Beside those of the search: other trials, and so other seeds.
-FIRST_OF = {report.MAIN: 0, "random": 400, "default": 800}
+FIRST_OF = {SEARCH: 0, "random": 400, "default": 800}
 
 
 def read_asked(output: Path) -> dict[str, Any]:
@@ -61,7 +63,8 @@ def write_asked(asked: dict[str, Any], output: Path) -> None:
     seconds = asked["unit"] == "seconds"
     budget = {"budget_minutes": asked["budget"] / 60} if seconds else {"budget_tokens": asked["budget"]}
     kept = {
-        name: asked[name] for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "path")
+        name: asked[name]
+        for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "wandb", "path")
     }
     with replaced(output / ASKED) as file:
         sections = {**asked["sections"], "sweep": {"env": env, **kept, **budget}}
@@ -73,7 +76,7 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
 
     Args:
         asked: "sections" (a preset with ranges), "algo", "scheduler", "num_samples" (None for as many as usual),
-            "unit" and "budget" of a trial, "seed", "compare_with", "path" (the directory that names are from).
+            "unit" and "budget" of a trial, "seed", "compare_with", "wandb", "path" (the directory that names are from).
         output: The folder.
         resuming: Whether it holds the sweep that is gone on with.
 
@@ -137,15 +140,15 @@ class Sweep:
         """All arms; then the winners afresh, and what stays."""
         self._fit(self._config(self._first()))
         self._say(shown.HEADER, "bold")
-        if not self._arm(report.MAIN, self._searched()):
+        if not self._arm(SEARCH, self._searched()):
             return self._stopped()
         for arm in self.asked["compare_with"]:
             if not self._arm(arm, self._compared(arm)):
                 return self._stopped()
-        winner = self._winner(report.MAIN)
+        winner = self._winner(SEARCH)
         self._run_fresh()
-        summary = report.summarize(self.output, self._asked_and_space(), self._command())
-        checkpoint = winner and self._checkpoints[report.MAIN].get(winner["number"])
+        summary = self.summary()
+        checkpoint = winner and self._checkpoints[SEARCH].get(winner["number"])
         report.write(self.output, summary, self._config_of_winner(winner), checkpoint or None)
         self._show(summary)
         return 0 if winner else 1
@@ -188,10 +191,10 @@ class Sweep:
         return checks.draw(self.space, self._number, self.asked["seed"])
 
     def _compared(self, arm: str) -> list[Settings]:
-        """Of the arm beside the search; random search has the budget that the search came to, rounded up."""
+        """Of the arm beside the search; random search has the budget that the search came to, to the nearest trial."""
         if arm == "default":
             return [self.space.defaults()]
-        trials = trials_of(read_lines(self.output / RESULTS), report.MAIN)
+        trials = trials_of(read_lines(self.output / RESULTS), SEARCH)
         spent = sum(trial[f"spent_{self.asked['unit']}"] for trial in trials)
         number = max(1, math.ceil(spent / self.asked["budget"] - 0.5))
         return checks.draw(self.space, number, self.asked["seed"] + SEEDS)
@@ -204,15 +207,18 @@ class Sweep:
             for i, settings in enumerate(many)
         ]
         scheduler = make_scheduler(
-            self.asked["scheduler"] if arm == report.MAIN else "none",
+            self.asked["scheduler"] if arm == SEARCH else "none",
             self.space,
             unit=self.asked["unit"],
             round_=self.trial["round"],
             budget=self.asked["budget"],
             check=partial(_check, self.trial),
-            lineage=self.output / LINEAGE,
+            output=self.output,
             seed=self.asked["seed"],
         )
+        callbacks: list[Callback] = [shown.Lines(arm)]
+        if self.asked.get("wandb"):
+            callbacks.append(Tracking(self.output, arm))
         self._checkpoints[arm] = run_arm(
             Trial,
             trials,
@@ -220,14 +226,14 @@ class Sweep:
             arm,
             at_once=self._fits,
             scheduler=scheduler,
-            callbacks=[shown.Lines(arm)],
+            callbacks=callbacks,
         )
         found = trials_of(read_lines(self.output / RESULTS), arm)
         return len(found) == len(trials) and all(trial["state"] != "unfinished" for trial in found)
 
     def _run_fresh(self) -> None:
         """The winners of all arms, and the policy that they started from, on tasks that nobody was selected on."""
-        policies: list[dict[str, Any]] = [{"of": report.START, "checkpoint": None, "settings": self._first()}]
+        policies: list[dict[str, Any]] = [{"of": START, "checkpoint": None, "settings": self._first()}]
         for arm, checkpoints in self._checkpoints.items():
             winner = self._winner(arm)
             if winner and winner["number"] in checkpoints:
@@ -247,12 +253,11 @@ class Sweep:
     def _config(self, settings: Settings) -> LLMConfig:
         return config_of({**self.trial, "settings": settings})
 
-    def _asked_and_space(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
+        """What there is to say of it by now."""
         space = {axis.path: {axis.kind: list(axis.values)} for axis in self.space.axes}
-        return {**self.asked, "space": space}
-
-    def _command(self) -> str:
-        return f"python experiments/sweep.py {self.output / ASKED}"
+        command = f"python experiments/sweep.py {self.output / ASKED}"
+        return report.summarize(self.output, {**self.asked, "space": space}, command)
 
     def _stopped(self) -> int:
         self._say(f"stopped: go on with --resume {self.output}")
@@ -260,10 +265,14 @@ class Sweep:
 
     def _show(self, summary: dict[str, Any]) -> None:
         self._console.print(shown.table(summary))
+        for name, arm in summary["arms"].items():
+            for trial in arm["trials"]:
+                if trial["cause"] is not None:
+                    self._say(f"trial {trial['number']} of {name!r} failed: {trial['cause']}")
         if (before := summary["before"]) is not None:
             self._say(f"the policy that training started from, on the fresh tasks: {shown.interval(before)}")
         for other, comparison in summary["comparisons"].items():
-            what = "the policy before training" if other == report.START else f"the winner of {other!r}"
+            what = "the policy before training" if other == START else f"the winner of {other!r}"
             self._say(shown.verdict(f"winner against {what}", comparison))
         self._say(f"summary, trials, preset and the winner's policy are in\n{self.output}")
 

@@ -18,7 +18,7 @@ from typing import Any
 from llmenv.files import replaced
 
 # In the order in which they stand in the page: each uses those before it.
-SCRIPTS = ("text.js", "figures.js", "store.js", "detail.js", "list.js", "main.js")
+SCRIPTS = ("text.js", "figures.js", "trials.js", "store.js", "detail.js", "list.js", "main.js")
 LEVEL = 6  # of gzip
 
 

@@ -1,4 +1,4 @@
-"""What a page says of a run, of an evaluation, of a comparison: read from what they left, in any state of it."""
+"""What a page says of a run, an evaluation, a comparison, a sweep: read from what they left, in any state of it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ NOTES = {
     "run": "Training's samples are those of its groups that were kept; held out are the evaluations'.",
     "evaluation": "Intervals are of 95 %, over tasks.",
     "comparison": "Here are the samples of tasks where two models differ, the largest differences first.",
+    "sweep": "Accuracies are on the same held-out tasks with the same random streams in all trials.",
 }
 
 
@@ -91,6 +92,13 @@ def of_comparison(
     ordered = pd.concat(chosen).sort_values("key", key=lambda keys: keys.map(place), kind="stable")
     title = " and ".join(f"{name} ({path.name})" for name, path in paths.items())
     return _content("comparison", title, Path(), tables, _sent(settings), [ordered], []) | {"together": True}
+
+
+def of_sweep(
+    path: Path, settings: Mapping[str, Any], tables: Sequence[Table], drawn: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """A sweep's: what it was asked for, what was found, and what is drawn of it. Its completions are the trials'."""
+    return _content("sweep", f"Sweep {path.name}", path, tables, _sent({"": _flat(settings)}), [], drawn)
 
 
 def _of_a_run(frame: pd.DataFrame, name: str) -> pd.DataFrame:

@@ -46,7 +46,8 @@ function scale([low, high], start, end) {
   return (value) => start + ((value - low) / (high - low)) * (end - start);
 }
 
-// {title, series: [{name, x, y, low?, high?}]}: lines, and dots with their intervals where there are some.
+// {title, series: [{name, x, y, low?, high?}], named?}: lines, and dots with their intervals where there are some. Only so
+// many of the first as `named` says have a colour and a name.
 function curve(figure) {
   const { width, height, left, right, top, bottom } = SIZE;
   const xs = range(...figure.series.map((series) => series.x));
@@ -55,12 +56,14 @@ function curve(figure) {
   const toY = scale(ys, height - bottom, top);
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": figure.title });
   drawing.append(...axes(xs, ys, toX, toY));
-  figure.series.forEach((series, i) => drawing.append(...marks(series, toX, toY, `series series${i}`, 3 * (i - 1))));
-  const names = figure.series.map((series, i) => make("span", `key series${i}`, series.name));
+  const named = figure.series.slice(0, figure.named);
+  const color = (i) => (i < named.length ? `series${i}` : "other");
+  figure.series.forEach((series, i) => drawing.append(...marks(series, toX, toY, `series ${color(i)}`, 3 * (i - 1))));
+  const names = named.map((series, i) => make("span", `key series${i}`, series.name));
   const value = make("output", "quiet");
   drawing.addEventListener("pointermove", (event) => {
     const box = drawing.getBoundingClientRect();
-    value.textContent = nearest(figure.series, toX, ((event.clientX - box.left) / box.width) * width);
+    value.textContent = nearest(named, toX, ((event.clientX - box.left) / box.width) * width);
   });
   return make("figure", "", make("figcaption", "", make("b", "", figure.title), ...names, value), drawing);
 }

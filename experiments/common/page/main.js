@@ -137,7 +137,7 @@ async function main() {
   byId("title").textContent = visible(content.title);
   byId("source").textContent = visible(content.source);
   byId("tables").append(...content.tables.map(table));
-  byId("curves").append(...content.curves.map(curve));
+  byId("curves").append(...content.curves.map(drawing));
   byId("sent").append(table(content.sent));
   byId("note").textContent = visible(content.note);
   const browser = new Browser(content);

@@ -26,7 +26,7 @@ def write_report(path: Path) -> Path:
     else:
         raise ValueError(
             f"{path} is neither a run folder (it has no config.yaml) nor an evaluation's (no evaluation.json): "
-            "name one that run.py or evaluate.py wrote"
+            "name one that run.py, evaluate.py or sweep.py wrote"
         )
     write_page(path / NAME, content)
     return path / NAME

@@ -1,7 +1,9 @@
-"""An environment that raises where a sweep's trial says so. In a module of its own, for Ray's workers."""
+"""An environment that fails where a sweep's trial says so. In a module of its own, for Ray's workers."""
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import gymnasium as gym
@@ -11,15 +13,17 @@ from support import NoDigitEnv
 
 class RaisingEnv(NoDigitEnv):
     """Args:
-    raises: Whether every step does.
+    fails: "raises" in every step, or "is killed", the process of the learner with it, as when memory is short.
     """
 
-    def __init__(self, raises: int = 0):
+    def __init__(self, fails: str = "no"):
         super().__init__()
-        self.raises = raises
+        self.fails = fails
 
     def step(self, action: str) -> Any:
-        if self.raises:
+        if self.fails == "is killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.fails == "raises":
             raise ConnectionError("the reward service is down")
         return super().step(action)
 

@@ -104,3 +104,8 @@ def test_an_exchange_in_place(tmp_path: Path, model_folder: str) -> None:
         exchange["settings"] for exchange in exchanges[: len(exchanged)]
     ]
     assert {row["config"]["trial"]["seed"] for row in rows} == {1}
+    # What is written down of a round are the settings that it had, and not those that its result led to.
+    lines = [line for line in read_lines(tmp_path / RESULTS) if line["number"] == 1 and "score" in line]
+    written = {line["seconds"]: line["settings"] for line in lines}
+    assert all(written[row["seconds"]] == row["config"]["trial"]["settings"] for row in rows)
+    assert lines[0]["settings"] == trials[1]["settings"]

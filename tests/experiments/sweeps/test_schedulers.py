@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from experiments.sweeps.schedulers import PairedPopulation, better
+from experiments.sweeps.results import write_line
+from experiments.sweeps.schedulers import PairedPopulation, better, make_scheduler
 from experiments.sweeps.space import parse
 
 SPACE = parse({"training": {"lr": {"loguniform": [1e-6, 1e-2]}, "group_size": {"choice": [4, 8]}}})
@@ -62,15 +63,16 @@ def test_exploration_is_within_the_space_and_what_the_checks_take(population: Pa
 
 
 def test_only_a_worse_trial_is_handed_a_donor(
-    population: PairedPopulation, monkeypatch: pytest.MonkeyPatch
+    population: PairedPopulation, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """By what the donor's checkpoint scored, which may be older than its last score."""
     verdicts = {"good": "1" * 60 + "0" * 40, "fair": "1" * 42 + "0" * 58, "poor": "1" * 40 + "0" * 60}
-    trials: dict[str, Any] = {name: with_checkpoint(name, result(text)) for name, text in verdicts.items()}
-    trials["unsaved"] = with_checkpoint("unsaved", None)
-    trials["late"] = with_checkpoint(
-        "late", result("1" * 100, tokens=1000 - 1001)
-    )  # more than a round behind
+    found = {name: result(text) for name, text in verdicts.items()}
+    late = result("1" * 100, tokens=1000 - 1001)  # more than a round behind
+    last = {**found, "unsaved": None, "late": late}
+    trials: dict[str, Any] = {
+        name: with_checkpoint(i, name, metrics) for i, (name, metrics) in enumerate(last.items())
+    }
     population._trial_state = {
         one: SimpleNamespace(last_result=result(verdicts.get(name, "1" * 100)))
         for name, one in trials.items()
@@ -90,12 +92,45 @@ def test_only_a_worse_trial_is_handed_a_donor(
     for _ in range(2):  # the second time it has taken that checkpoint already
         population._checkpoint_or_exploit(poor, None, [good, fair], [poor])
     assert exchanged == [(poor, good, "good's")]
+    # Of a sweep that is gone on with, the scheduler is made anew: what was taken is in the lineage.
+    write_line(tmp_path / "lineage.jsonl", {"trial": 2, "donor": 0, "donor_tokens": 1000})
+    states, first = population._trial_state, population._rng.random()
+    population = PairedPopulation(SPACE, "tokens", 1000, refuse_large, tmp_path / "lineage.jsonl", seed=0)
+    population._trial_state = states
+    population._checkpoint_or_exploit(poor, None, [good, fair], [poor])
+    assert len(exchanged) == 1 and population._rng.random() != first
 
 
-def with_checkpoint(name: str, metrics: dict[str, Any] | None) -> Any:
+def test_rungs_are_where_they_were_when_a_sweep_is_gone_on_with(tmp_path: Path) -> None:
+    """Rungs at 1 to 8 rounds of 100 tokens; the better half of those that came to one goes on."""
+    first = [{"tokens": 104, "score": 0.5}, {"tokens": 210, "score": 0.75}]
+    for number, looks in enumerate((first, [{"tokens": 101, "score": 0.25}], [])):
+        for look in looks:
+            write_line(tmp_path / "results.jsonl", {"arm": "search", "number": number, **look})
+    write_line(tmp_path / "results.jsonl", {"arm": "random", "number": 2, **first[1]})
+    asha = make_scheduler(
+        "asha", SPACE, unit="tokens", round_=100, budget=800, check=refuse_large, output=tmp_path, seed=0
+    )
+    asha.set_search_properties("score", "max")
+    trials = [Named(trial_id=f"t{i}", config={"trial": {"number": i}}) for i in range(4)]
+    controller: Any = None
+    for one in trials:
+        asha.on_trial_add(controller, one)
+    (bracket,) = asha._brackets  # type: ignore[attr-defined]
+    assert bracket._rungs == [(800, {}), (400, {}), (200, {"t0": 0.75}), (100, {"t0": 0.5, "t1": 0.25})]
+    # The median at 100 tokens is 0.375, and then that of 0.25, 0.3, 0.5: 0.3.
+    said = [
+        asha.on_trial_result(controller, one, {"tokens": 100, "score": score})
+        for one, score in zip(trials[2:], (0.3, 0.31), strict=True)
+    ]
+    assert said == ["STOP", "CONTINUE"]
+
+
+def with_checkpoint(number: int, name: str, metrics: dict[str, Any] | None) -> Any:
     saved = metrics and SimpleNamespace(checkpoint=SimpleNamespace(path=f"{name}'s"), metrics=metrics)
     manager = SimpleNamespace(latest_checkpoint_result=saved)
-    return Named(run_metadata=SimpleNamespace(checkpoint_manager=manager))
+    metadata = SimpleNamespace(checkpoint_manager=manager)
+    return Named(run_metadata=metadata, config={"trial": {"number": number}})
 
 
 class Named(SimpleNamespace):

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from experiments.sweeps.results import best, read_lines, schedules, trials_of, write_line
+from experiments.sweeps.tracking import Tracking
 
 
 def line(number: int, state: str = "running", **figures: Any) -> dict[str, Any]:
@@ -85,3 +89,37 @@ def test_a_schedule_goes_through_donors_and_theirs() -> None:
     assert [(step["iterations"], step["settings"]["lr"]) for step in found[2]] == [(0, 0), (10, 5), (20, 6)]
     assert [(step["tokens"], step["settings"]["lr"]) for step in found[1]] == [(0, 0), (100, 7)]
     assert len(found[0]) == 1
+
+
+def test_trials_are_runs_of_a_group_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two at a time; what fails there ends nothing."""
+    runs: list[Any] = []
+
+    def init(**asked: Any) -> Any:
+        if len(runs) == 2:
+            raise ConnectionError("no network")
+        runs.append(SimpleNamespace(asked=asked, logged=[], ended=None))
+        run = runs[-1]
+        run.log, run.finish = run.logged.append, lambda exit_code: setattr(run, "ended", exit_code)
+        return run
+
+    monkeypatch.setattr("wandb.init", init)
+    tracking = Tracking(tmp_path / "sweep-1", "search")
+    trials = [
+        SimpleNamespace(config={"trial": {"number": i, "settings": {"training.lr": 0.1, "a.b": "c"}}})
+        for i in range(3)
+    ]
+    for tokens in (10, 20):
+        for trial in trials:
+            result = {"tokens": tokens, "score": 0.5, "verdicts": "1", "config": trial.config}
+            tracking.on_trial_result(1, [], trial, result)
+    tracking.on_trial_complete(1, [], trials[0])
+    tracking.on_trial_error(1, [], trials[1])
+    tracking.on_trial_complete(1, [], trials[2])
+    first, second = runs
+    assert (first.asked["group"], first.asked["job_type"]) == ("sweep-1", "search")
+    assert first.asked["id"] != second.asked["id"] and first.asked["reinit"] == "create_new"
+    assert first.logged == second.logged == [
+        {"trial/tokens": tokens, "trial/score": 0.5, "trial/training.lr": 0.1} for tokens in (10, 20)
+    ]  # fmt: skip
+    assert (first.ended, second.ended) == (0, 1)
