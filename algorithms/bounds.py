@@ -169,6 +169,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     "run": {
         "iterations": _FROM_0,
         "time_limit": _optional(checks.positive, "for no limit"),
+        "token_limit": _optional(checks.whole, "for no limit"),
         "evaluate_every": _FROM_0,
         "checkpoint_every": _FROM_0,
         "checkpoint_minutes": _NOT_NEGATIVE,
