@@ -122,6 +122,8 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "overlong_buffer": _SHARE,
         "dynamic_sampling": _SWITCH,
         "max_sampling_rounds": _COUNT,
+        # Distill's
+        "reward_coeff": _NOT_NEGATIVE,
         # RFT's
         "keep": _one_of("all", "best", "shortest"),
         "most_kept": _optional(checks.whole, "for any number"),

@@ -1,4 +1,4 @@
-"""Takes DeepSeek-R1's whole road as one recipe: imitation, reasoning RL, rejection sampling, imitation, RL, distillation.
+"""Takes DeepSeek-R1's road as one recipe: imitation, RL, rejection sampling, imitation, RL again, distillation.
 
     python experiments/r1.py --preset r1_tiny
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,7 +37,9 @@ def main(
         list[str] | None, typer.Option(help="A comparison of the recipe's, such as rl; repeatable.")
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Show what is there, and do nothing.")] = False,
-    output: Annotated[Path | None, typer.Option(help="Folder. (default: runs/ and the recipe's name)")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder. (default: runs/ and the recipe's name)")
+    ] = None,
     resume: Annotated[
         Path | None, typer.Option(help="Go on with this folder, as the last command asked.")
     ] = None,
@@ -56,7 +58,12 @@ def main(
             raise ValueError("--resume goes on as it was asked: leave out --set, --seed and --output")
         from experiments.recipes import recipe as recipes
 
-        asked = {"preset": preset, "set": set_ or [], "seed": seed, "compare_with": compare_with or []}
+        asked: dict[str, Any] = {
+            "preset": preset,
+            "set": set_ or [],
+            "seed": seed,
+            "compare_with": compare_with or [],
+        }
         if resume is not None:
             asked = {**recipes.read_asked(resume), **({"compare_with": compare_with} if compare_with else {})}
         found = recipes.read_recipe(asked["preset"], asked["set"], asked["seed"])

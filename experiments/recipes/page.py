@@ -29,7 +29,9 @@ def write_page(output: Path, rows: Sequence[Mapping[str, Any]], environments: Se
     policies = [row for row in in_order(rows) if row.get("scores")]
     if policies:
         image = base64.b64encode(_curve(policies, environments)).decode()
-        parts.append(f'<h2>Over the stages</h2><img alt="accuracy by stage" src="data:image/png;base64,{image}">')
+        parts.append(
+            f'<h2>Over the stages</h2><img alt="accuracy by stage" src="data:image/png;base64,{image}">'
+        )
     parts += [_funnel(row) for row in rows if row.get("funnel")]
     parts += [_stage(output, row) for row in policies]
     head = (
@@ -37,7 +39,9 @@ def write_page(output: Path, rows: Sequence[Mapping[str, Any]], environments: Se
         f"<title>{escape(output.name)}</title><style>{STYLE}</style>"
     )
     with replaced(output / NAME) as file:
-        file.write_text(f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n")
+        file.write_text(
+            f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(parts)}</body></html>\n"
+        )
     return output / NAME
 
 

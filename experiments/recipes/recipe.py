@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from experiments.common import environments, refusals, settings
+from experiments.common.settings import Sections
 from llmenv.files import replaced
 from llmenv.misspelt import nearest
 
@@ -41,8 +42,11 @@ NEEDED = {
 INPUTS = ("model", "teacher", "data", "tokens_of", "tokenizer_of")  # they name stages
 POLICIES = ("model", "build", "train")  # kinds that come to one
 ROWS = ("demonstrate", "rows", "sample")
-TOP = ("environments", "evaluation", "settings", "stages", "seed")
-LENGTH = {"run": ("iterations", "time_limit", "token_limit")}  # may be given anew to a run; a longer stage is another
+TOP = ("environments", "template", "evaluation", "settings", "stages", "seed")
+TEMPLATES = ("r1", "raw")
+LENGTH = {
+    "run": ("iterations", "time_limit", "token_limit")
+}  # may be given anew to a run; a longer stage is another
 EVALUATION = {"num_tasks": 256, "samples": 8, "max_new_tokens": 512, "sampler": "transformers"}
 
 
@@ -74,13 +78,16 @@ class Recipe:
         environments: By name, RLlib's `env` and `env_config`.
         evaluation: How each policy is evaluated in each of them.
         settings: Of every stage that trains: run.py's sections.
+        template: Of all prompts, in training and in evaluation. Not "auto": the chat template that a trained policy is
+            exported with has the words of the environments that it was trained in, and would put them before others'.
         seed: All is a function of it.
     """
 
     stages: dict[str, Stage]
     environments: dict[str, dict[str, Any]]
     evaluation: dict[str, Any]
-    settings: settings.Sections
+    settings: Sections
+    template: str = "r1"
     seed: int = 0
 
     def before(self, name: str) -> list[str]:
@@ -113,7 +120,7 @@ class Recipe:
         parts = {name: {**self.environments[name], "weight": weight} for name, weight in weights.items()}
         return {"env": environments.env_id("Mixture-v0"), "env_config": {"parts": parts}}
 
-    def sections_of(self, stage: Stage) -> settings.Sections:
+    def sections_of(self, stage: Stage) -> Sections:
         """What run.py would be given for a stage that trains, but for the files that its inputs come to."""
         preset = stage.settings.get("preset")
         own = {name: value for name, value in stage.settings.items() if name not in KINDS["train"]}
@@ -121,7 +128,11 @@ class Recipe:
             settings.load_preset(preset) if preset else {},
             self.settings,
             own,
-            {"environment": self.environment_of(stage), "sampling": {"run_seed": self.seed_of(stage.name)}},
+            {
+                "environment": self.environment_of(stage),
+                "sampling": {"run_seed": self.seed_of(stage.name)},
+                "policy": {"template": self.template},
+            },
         )
 
 
@@ -167,13 +178,16 @@ def parse(content: Mapping[str, Any]) -> Recipe:
     stages: dict[str, Stage] = {}
     for name, entries in content["stages"].items():
         stages[name] = _stage(name, settings.merge({name: entries})[name], stages, found)
+    template = content.get("template", "r1")
+    _refuse("template for a recipe", template, TEMPLATES)
     for name in content.get("evaluation", {}):
         _refuse("setting of evaluation", name, EVALUATION)
     return Recipe(
         stages,
         found,
-        {**EVALUATION, **content.get("evaluation", {})},
+        {**EVALUATION, **content.get("evaluation", {}), "template": template},
         content.get("settings", {}),
+        template,
         int(content.get("seed", 0)),
     )
 
@@ -242,7 +256,7 @@ def keys(recipe: Recipe, content_of: Callable[[str, str], str]) -> dict[str, str
         elif stage.kind == "rows":
             decides = {"kind": "rows", "content": content_of("rows", stage.settings["source"])}
         else:
-            decides["settings"] = stage.settings
+            decides["settings"], decides["template"] = stage.settings, recipe.template
             decides["environments"] = [recipe.environments[env] for env in envs_of(recipe, stage)]
         text = json.dumps(decides, sort_keys=True, default=str)
         found[name] = hashlib.sha256(text.encode()).hexdigest()[:12]
@@ -254,18 +268,16 @@ def envs_of(recipe: Recipe, stage: Stage) -> list[str]:
     return [] if stage.kind in ("model", "rows", "build") else [*_weights(stage, recipe.environments)]
 
 
-def _that_decide(sections: settings.Sections) -> settings.Sections:
+def _that_decide(sections: Sections) -> Sections:
     """Without what says where things run; how long they run decides."""
     from experiments.common.resuming import PLACEMENT
 
-    return {
-        section: {
-            name: value
-            for name, value in values.items()
-            if name in LENGTH.get(section, ()) or name not in PLACEMENT.get(section, ())
-        }
-        for section, values in sections.items()
-    }
+    found: Sections = {}
+    for section, values in sections.items():
+        elsewhere = {*PLACEMENT.get(section, ())} - {*LENGTH.get(section, ())}
+        if decide := {name: value for name, value in values.items() if name not in elsewhere}:
+            found[section] = decide
+    return found
 
 
 def write_asked(output: Path, asked: Mapping[str, Any]) -> None:

@@ -56,7 +56,9 @@ class Road:
         if only is not None:
             missing = [one for one in self.recipe.before(only) if not is_done(self.folders[one])]
             if missing:
-                raise ValueError(f"{only} starts from what is not done: {', '.join(missing)}; --until {only} does it")
+                raise ValueError(
+                    f"{only} starts from what is not done: {', '.join(missing)}; --until {only} does it"
+                )
             return [only]
         if until is not None:
             return [*self.recipe.before(until), until]

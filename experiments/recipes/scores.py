@@ -42,10 +42,10 @@ def evaluate_policy(
     from llmenv.evaluation.records import Records
     from llmenv.evaluation.subject import load_subject
 
-    subject = load_subject(model, evaluation["sampler"], name=name)
+    subject = load_subject(model, evaluation["sampler"], name=name, template=evaluation["template"])
     found = {}
     for env, section in environments.items():
-        asked = {key: value for key, value in evaluation.items() if key != "sampler"}
+        asked = {key: value for key, value in evaluation.items() if key not in ("sampler", "template")}
         summary = evaluate(
             subject, section["env"], folder / env, env_options=section.get("env_config", {}), **asked
         )

@@ -162,7 +162,9 @@ def _sample(work: Work) -> dict[str, float]:
 
     settings, recipe = work.stage.settings, work.recipe
     name = work.input("model")
-    subject = load_subject(work.policy(name), recipe.evaluation["sampler"], name=name)
+    subject = load_subject(
+        work.policy(name), recipe.evaluation["sampler"], name=name, template=recipe.template
+    )
     wanted = Wanted(**{key: settings[key] for key in ("keep", "most") if key in settings})
     asked = {key: settings[key] for key in ("samples", "temperature") if key in settings}
     cap = settings.get("max_new_tokens", recipe.evaluation["max_new_tokens"])
@@ -275,11 +277,10 @@ def _sections(work: Work) -> dict[str, dict[str, Any]]:
 
 
 def _price_of_run(work: Work) -> dict[str, float]:
-    from algorithms.names import IMITATE, method_name
+    from algorithms.names import method_name
     from experiments.common.run_folder import read_table
 
     progress = read_table(work.folder / RUN, "progress")
     tokens = int(progress["num_response_tokens"].sum())
-    algo = method_name(work.stage.settings["algo"])
-    imitated = algo in IMITATE and algo != "RFT"
+    imitated = method_name(work.stage.settings["algo"]) == "SFT"
     return {"imitated" if imitated else "sampled": tokens, "seconds": float(progress["seconds"].sum())}

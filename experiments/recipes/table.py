@@ -17,8 +17,8 @@ def rows_of(recipe: Recipe, folders: Mapping[str, Path], arms: Sequence[str] = (
     """A row each stage that is asked for, with what is known of it so far.
 
     Returns:
-        "stage", "kind", "arm", "folder", "starts_from", "done"; of done ones "sampled" and "imitated" (response tokens)
-        and "seconds"; of policies that have been evaluated "scores" (see `scores`), by environment; of samples "funnel".
+        "stage", "kind", "arm", "folder", "starts_from", "done"; of done ones "sampled" and "imitated" (response
+        tokens) and "seconds"; of policies that have been evaluated "scores", by environment; of samples "funnel".
     """
     rows: list[dict[str, Any]] = []
     for name, stage in recipe.stages.items():
@@ -30,7 +30,9 @@ def rows_of(recipe: Recipe, folders: Mapping[str, Path], arms: Sequence[str] = (
             "kind": stage.kind,
             "arm": stage.arm,
             "folder": folder.name,
-            "starts_from": [one for key, names in stage.inputs.items() if key != "tokens_of" for one in names],
+            "starts_from": [
+                one for key, names in stage.inputs.items() if key != "tokens_of" for one in names
+            ],
             "done": is_done(folder),
         }
         if row["done"]:
