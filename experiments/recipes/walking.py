@@ -55,7 +55,9 @@ def walk(
 def show(road: Road, console: Console) -> None:
     """Prints a row a stage, comparisons below."""
     rows, environments = road.rows(), [*road.recipe.environments]
-    table = Table(*header(environments), box=None, padding=(0, 1, 0, 0), header_style="")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="")
+    for name in header(environments):
+        table.add_column(name, no_wrap=name == "stage", overflow="fold")
     for row in in_order(rows):
         table.add_row(*cells(row, environments))
     console.print(table)
