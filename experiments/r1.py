@@ -58,6 +58,8 @@ def main(
             raise ValueError("--resume goes on as it was asked: leave out --set, --seed and --output")
         from experiments.recipes import recipe as recipes
 
+        if Path(preset).is_file():
+            preset = str(Path(preset).absolute())  # --resume may come from elsewhere
         asked: dict[str, Any] = {
             "preset": preset,
             "set": set_ or [],

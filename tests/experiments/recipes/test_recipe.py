@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from experiments.common.settings import RunSettings
 from experiments.r1 import app
-from experiments.recipes.recipe import RECIPES, Recipe, keys, read_recipe
+from experiments.recipes.recipe import RECIPES, Recipe, keys, parse, read_recipe
 from experiments.recipes.road import Road
 from experiments.recipes.scores import beside, folder_of
 from experiments.recipes.stages import joined
@@ -83,6 +83,18 @@ def test_a_comparison_may_spend_what_the_road_took_from_where_it_starts() -> Non
     ]
     assert recipe.budget_of("student-alone") == ["taught"]
     assert recipe.budget_of("zero-alone")[:2] == ["demonstrations", "cold-start"]
+
+
+def test_all_stages_are_asked_with_one_template() -> None:
+    """A trained policy's own chat template begins every answer as its environment did: another one's would be wrong."""
+    recipe = read_recipe("r1_tiny")
+    for stage in recipe.stages.values():
+        if stage.kind == "train":
+            assert recipe.sections_of(stage)["policy"]["template"] == "r1"
+    assert recipe.evaluation["template"] == "r1"
+    content = {"environments": {}, "stages": {}, "template": "auto"}
+    with pytest.raises(ValueError, match="no template for a recipe 'auto': one of r1, raw"):
+        parse(content)
 
 
 def test_a_run_ends_with_its_tokens() -> None:
