@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from algorithms.distill import Distill, DistillConfig
     from algorithms.grpo import GRPO, GRPOConfig
     from algorithms.methods import METHODS, make_config
     from algorithms.ppo import PPO, PPOConfig
@@ -19,6 +20,8 @@ __all__ = [
     "PPO",
     "RFT",
     "SFT",
+    "Distill",
+    "DistillConfig",
     "GRPOConfig",
     "PPOConfig",
     "RFTConfig",
@@ -27,6 +30,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Distill": "distill",
+    "DistillConfig": "distill",
     "GRPO": "grpo",
     "GRPOConfig": "grpo",
     "METHODS": "methods",

@@ -122,6 +122,8 @@ BOUNDS: dict[str, dict[str, Bound]] = {
         "overlong_buffer": _SHARE,
         "dynamic_sampling": _SWITCH,
         "max_sampling_rounds": _COUNT,
+        # Distill's
+        "reward_coeff": _NOT_NEGATIVE,
         # RFT's
         "keep": _one_of("all", "best", "shortest"),
         "most_kept": _optional(checks.whole, "for any number"),
@@ -170,6 +172,7 @@ BOUNDS: dict[str, dict[str, Bound]] = {
     "run": {
         "iterations": _FROM_0,
         "time_limit": _optional(checks.positive, "for no limit"),
+        "token_limit": _optional(checks.whole, "for no limit"),
         "evaluate_every": _FROM_0,
         "checkpoint_every": _FROM_0,
         "checkpoint_minutes": _NOT_NEGATIVE,

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from algorithms.config import LLMConfig
+from algorithms.distill import DistillConfig
 from algorithms.grpo import GRPOConfig
-from algorithms.names import IMITATE, method_name
+from algorithms.names import IMITATE, TAUGHT, method_name
 from algorithms.ppo import PPOConfig
 from algorithms.rft import RFTConfig
 from algorithms.sft import SFTConfig
@@ -89,6 +90,7 @@ METHODS = {
     # Their modules have the formulas.
     "SFT": Method(SFTConfig, "Ouyang et al., 2203.02155"),
     "RFT": Method(RFTConfig, "Dong et al., 2304.06767; Yuan et al., 2308.01825"),
+    "Distill": Method(DistillConfig, "Agarwal et al., 2306.13649; Thinking Machines, 2025"),
 }
 
 
@@ -106,7 +108,7 @@ def table() -> str:
     columns = ("method", "advantage", "baseline", "ratio of a", "clip", "normaliser", "KL", "more", "paper")
     lines = [columns, ("---",) * len(columns)]
     for name, method in METHODS.items():
-        if name in IMITATE:
+        if name in (*IMITATE, *TAUGHT):
             continue
         config = make_config(name)
         lines.append((f"`{name}`", *_row(config), method.paper))

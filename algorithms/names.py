@@ -14,9 +14,12 @@ METHODS = (
     "CISPO",
     "SFT",
     "RFT",
+    "Distill",
 )
 # Those that imitate: without advantages, clip and KL.
 IMITATE = ("SFT", "RFT")
+# Judged by a teacher, token by token, instead of by comparison.
+TAUGHT = ("Distill",)
 
 
 def method_name(name: str) -> str:

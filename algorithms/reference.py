@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from algorithms.config import LLMConfig
 from llmenv.engines.deepspeed import deepspeed_world, restore_buffers
@@ -77,7 +78,13 @@ def _load_model(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
     if name != config.base_model:
         # Models of a family pad their embeddings differently: more rows than the policy's are no other vocabulary.
         rows, needed = (m.config.get_text_config().vocab_size for m in (model, policy.model))
-        known, ours = (load_tokenizer(one).get_vocab() for one in (name, config.base_model))
+        theirs, own = map(load_tokenizer, (name, config.base_model))
+        known, ours = theirs.get_vocab(), own.get_vocab()
+        if known == ours and not spell_alike(theirs, own):
+            raise ValueError(
+                f"reference_model={name!r} has the tokens of the policy {config.base_model!r} and cuts texts into "
+                "others of them, so it would judge what it never sees: name a model with the same tokenizer"
+            )
         if known != ours or rows < needed:
             raise ValueError(
                 f"reference_model={name!r} has another vocabulary ({len(known)} tokens, {rows} rows) than the policy "
@@ -85,6 +92,23 @@ def _load_model(config: LLMConfig, policy: CausalPolicy) -> CausalPolicy:
                 "the same tokenizer"
             )
     return CausalPolicy(model.requires_grad_(False), config.temperature, shared_prompts=config.shared_prompts)
+
+
+# What a model may be asked, and what it may say: words, digits, marks, letters of other scripts, white space.
+SPELT = (
+    "The answer is 1,024.",
+    "<think>\n12 * 3 = 36\n</think>",
+    "naïve Übung 数学 \U0001f600",
+    "  a\n\n\tb  ",
+)
+
+
+def spell_alike(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers cut texts alike: equal vocabularies may still be joined by other merges."""
+    return all(
+        first.encode(text, add_special_tokens=False) == second.encode(text, add_special_tokens=False)
+        for text in SPELT
+    )
 
 
 def adapted(coefficient: float, kl: float, config: LLMConfig) -> float:

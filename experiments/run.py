@@ -60,7 +60,7 @@ def main(
         option(
             TASK,
             "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO; RFT imitates "
-            "what is right, SFT --set data=FILE.",
+            "what is right, SFT --set data=FILE; Distill samples for a teacher, --set policy.reference_model=MODEL.",
         ),
     ] = "GRPO",
     model: Annotated[

@@ -22,6 +22,7 @@ from llmenv.engines.torch import TorchEngine
 from llmenv.env import TextEnv
 from llmenv.episode import TextEpisode, Turn
 from llmenv.models import tiny
+from llmenv.models.names import load_causal_lm, load_tokenizer
 
 # GSM8K and MATH-500 in files: where the environments look for them, else beside the checkout.
 REAL_DATA = Path(os.environ.get("LLMENV_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -48,6 +49,16 @@ def make_model_folder(folder: Path) -> str:
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
     tiny.save(model, tokenizer, folder)
+    return str(folder)
+
+
+def make_teacher_folder(model_folder: str, folder: Path) -> str:
+    """Another model with that one's tokenizer."""
+    model = load_causal_lm(model_folder)
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    model.save_pretrained(folder)
+    load_tokenizer(model_folder).save_pretrained(folder)
     return str(folder)
 
 

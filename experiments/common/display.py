@@ -154,7 +154,7 @@ class Display:
             yield
 
     def iteration(self, row: dict[str, float], seconds_left: float) -> None:
-        """Shows one line of `progress.csv`; the KL is the one to the reference policy where there is one."""
+        """Shows one line of `progress.csv`; the KL is that to a teacher or a reference, where there is one."""
         left = duration(seconds_left)
         cells = (
             f"{int(row['iteration']):>5}/{self._iterations:<5}",
@@ -162,7 +162,7 @@ class Display:
             _measured(row.get("episode_return_mean"), "8.3f"),
             _measured(row.get("accuracy"), "8.3f"),
             f"{row['response_length']:6.1f}",
-            _measured(row.get("kl_reference", row.get("kl_behaviour")), "7.4f"),
+            _measured(row.get("kl_teacher", row.get("kl_reference", row.get("kl_behaviour"))), "7.4f"),
             _measured(row.get("entropy"), "7.3f"),
             f"{row['tokens_per_second']:8.0f}",
             f"{left:>7}",

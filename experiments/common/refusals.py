@@ -18,7 +18,15 @@ from algorithms import bounds
 from llmenv.misspelt import nearest
 
 Sections = Mapping[str, Mapping[str, Any]]
-OURS = ("config.py", "grpo.py", "ppo.py", "rft.py", "sft.py", "sections/*.py")  # of `algorithms`
+OURS = (
+    "config.py",
+    "distill.py",
+    "grpo.py",
+    "ppo.py",
+    "rft.py",
+    "sft.py",
+    "sections/*.py",
+)  # of `algorithms`
 RLLIB = Path("rllib", "algorithms", "algorithm_config.py")
 # Settings that an option of another name sets.
 OPTIONS = {"evaluation_duration": "eval-tasks", "run_seed": "seed", "zero_stage": "zero-stage"}

@@ -20,6 +20,8 @@ from algorithms import bounds
 from experiments.common.refusals import refuse_names
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from algorithms.config import LLMConfig
 
 PRESETS = Path(__file__).parents[1] / "presets"
@@ -34,6 +36,7 @@ class RunSettings:
     Attributes:
         iterations: How many to train for.
         time_limit: Minutes of training after which the run ends early; None for no limit.
+        token_limit: So is the number of tokens that have been sampled, or imitated, over all resumptions.
         evaluate_every: Iterations between two evaluations; 0: none but the one before and the one after.
         checkpoint_every: Iterations between two checkpoints, beside those before the first iteration, after it and at
             the end; 0: never.
@@ -44,11 +47,23 @@ class RunSettings:
 
     iterations: int = 100
     time_limit: float | None = None
+    token_limit: int | None = None
     evaluate_every: int = 50
     checkpoint_every: int = 25
     checkpoint_minutes: float = 15
     keep_checkpoints: int = 2
     show_every: int = 10
+
+    def is_over(self, iteration: int, progress: pd.DataFrame) -> bool:
+        """Whether a run has come to its last iteration, or had all its tokens, at an iteration with these figures."""
+        if self.token_limit is not None and len(progress):
+            return iteration >= self.iterations or progress["num_response_tokens"].sum() >= self.token_limit
+        return iteration >= self.iterations
+
+    def seconds_left(self, elapsed: float, iteration: int, first: int) -> float:
+        """How long training will go on, after `elapsed` seconds from iteration `first`; 0 or less: the time is up."""
+        left = elapsed / (iteration - first) * (self.iterations - iteration)
+        return left if self.time_limit is None else min(left, 60 * self.time_limit - elapsed)
 
 
 def load_preset(name_or_file: str) -> Sections:

@@ -170,23 +170,20 @@ class Training:
         due = not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)
         if due and not self._is_evaluated():
             self._show_evaluation(self._evaluate())
-        if algorithm.iteration >= run.iterations:
+        if self._is_over():
             return
         self.display.header()
         first, started = algorithm.iteration, time.monotonic()
         with self.display:
-            while algorithm.iteration < run.iterations and self._stop.received is None:
+            while not self._is_over() and self._stop.received is None:
                 with self._cutting_short():
                     result = algorithm.train()
-                elapsed = time.monotonic() - started
-                left = elapsed / (algorithm.iteration - first) * (run.iterations - algorithm.iteration)
-                if run.time_limit is not None:
-                    left = min(left, 60 * run.time_limit - elapsed)
-                last = algorithm.iteration == run.iterations or left <= 0 or self._stop.received is not None
-                self._show_iteration(figures.progress_row(result), max(0.0, left), last)
+                left = run.seconds_left(time.monotonic() - started, algorithm.iteration, first)
+                ended = left <= 0 or self._stop.received is not None
+                self._show_iteration(figures.progress_row(result), max(0.0, left), ended)
                 if self._checkpoint_is_due(first):
                     self._save()
-                if algorithm.iteration == run.iterations or left <= 0:
+                if self._is_over() or left <= 0:
                     break  # the last evaluation comes after the last checkpoint
                 if _due(algorithm.iteration, run.evaluate_every) and self._stop.received is None:
                     self._show_evaluation(self._evaluate())
@@ -265,6 +262,9 @@ class Training:
         ):
             yield
 
+    def _is_over(self) -> bool:
+        return self.settings.is_over(self.algorithm.iteration, self.folder.table("progress"))
+
     def _is_evaluated(self) -> bool:
         rows = self.folder.table("evaluations")
         return len(rows) > 0 and rows["iteration"].max() >= self.algorithm.iteration
@@ -298,10 +298,11 @@ class Training:
                 with self._harmless("wandb"):
                     self.logger.curve(file, self.algorithm.iteration)
 
-    def _show_iteration(self, row: dict[str, float], seconds_left: float, last: bool) -> None:
+    def _show_iteration(self, row: dict[str, float], seconds_left: float, ended: bool) -> None:
         iteration = self.algorithm.iteration
         with self._harmless("progress.csv"):
             self.folder.log("progress", row)
+        last = ended or self._is_over()
         self._plot("progress", row)
         with self._harmless("display"):
             self.display.iteration(row, seconds_left)

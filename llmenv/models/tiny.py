@@ -80,15 +80,25 @@ def build_tokenizer(phrases: Iterable[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerBase, seed: int) -> LlamaForCausalLM:
-    """Makes the model with random weights: 1.2 million parameters, float32."""
+def build_model(
+    tokenizer: PreTrainedTokenizerBase, seed: int, *, hidden_size: int = 160, layers: int = 4
+) -> LlamaForCausalLM:
+    """Makes the model with random weights, float32.
+
+    Args:
+        tokenizer: The model's.
+        seed: Draws the weights.
+        hidden_size: A multiple of 32, the width of a head. With 160 and 4 layers it has 1.2 million parameters, with 96
+            and 3 a third of them.
+        layers: How many.
+    """
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=160,
-        intermediate_size=320,
-        num_hidden_layers=4,
-        num_attention_heads=5,
-        num_key_value_heads=5,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=hidden_size // 32,
+        num_key_value_heads=hidden_size // 32,
         max_position_embeddings=MAX_POSITIONS,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -13,7 +13,7 @@ import torch
 
 from algorithms import GRPO, METHODS, make_config
 from algorithms.methods import table
-from algorithms.names import IMITATE
+from algorithms.names import IMITATE, TAUGHT
 from algorithms.tasks import TRAIN_ROWS_STREAM
 from experiments.common.settings import build, load_preset
 from llmenv.episode import TextEpisode, Turn
@@ -28,7 +28,7 @@ def test_the_table_in_the_docs_is_that_of_the_methods() -> None:
     assert table() in DOCS.read_text(), f"docs/methods.md needs this table:\n{table()}"
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in IMITATE])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in (*IMITATE, *TAUGHT)])
 def test_every_method_is_a_valid_config(name: str) -> None:
     config = make_config(name)
     config.environment("envs:Countdown-v0").validate()
@@ -259,7 +259,7 @@ def test_signal_is_what_the_environment_judges(
     assert [episode.group for episode in algorithm.usable(episodes)[::2]] == with_signal
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in IMITATE])
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in (*IMITATE, *TAUGHT)])
 def test_every_method_takes_a_step(ray_cluster: None, model_folder: str, name: str) -> None:
     config = small_config(model_folder, name, minibatch_size=8, num_epochs=2, kl_coeff=0.01)
     config.environment("support:NoDigit-v0").sampling(max_new_tokens=1)

@@ -14,7 +14,7 @@ from llmenv.env import TextSpace
 from llmenv.models.names import load_causal_lm, load_tokenizer
 from llmenv.policy.batch import TokenRow
 from llmenv.rllib.learner import LLMLearner
-from support import plain_logps, small_config
+from support import make_teacher_folder, plain_logps, small_config
 from updates import make_plan, make_rows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
@@ -25,13 +25,7 @@ TEMPERATURE = 0.7
 @pytest.fixture(scope="module")
 def teacher(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Another model with the policy's tokenizer."""
-    folder = tmp_path_factory.mktemp("teacher")
-    model = load_causal_lm(model_folder)
-    with torch.no_grad():
-        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
-    model.save_pretrained(folder)
-    load_tokenizer(model_folder).save_pretrained(folder)
-    return str(folder)
+    return make_teacher_folder(model_folder, tmp_path_factory.mktemp("teacher"))
 
 
 def make_learner(
