@@ -107,6 +107,13 @@ def _declared(script: Path) -> set[str]:
 
 def _check_names(command: str, values: dict[str, Any]) -> None:
     """Presets, environments, settings and files that a command names are there."""
+    if command == "r1":
+        from experiments.recipes.recipe import read_recipe
+
+        recipe = read_recipe(values["preset"], values.get("set_") or [], values.get("seed"))
+        stages = {values.get("stage"), values.get("until")} - {None}
+        assert stages <= recipe.stages.keys(), stages
+        return
     from algorithms.names import method_name
     from experiments import prepare_data, sweep
     from experiments.common import refusals, settings, suites
