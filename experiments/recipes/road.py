@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.recipes.page import write_page
-from experiments.recipes.recipe import POLICIES, Recipe, keys
+from experiments.recipes.recipe import Recipe, keys
 from experiments.recipes.scores import evaluate_policy, folder_of
 from experiments.recipes.stages import Work, carry_out, is_done
 from experiments.recipes.table import markdown, rows_of, totals
@@ -76,7 +76,7 @@ class Road:
                 say(f"{name}: {work.folder}")
                 if status := carry_out(work):
                     return status
-            if work.stage.kind in POLICIES:
+            if work.stage.kind in ("model", "train"):  # random weights are worth nothing
                 say(f"{name}: evaluated in {', '.join(self.recipe.environments)}")
                 evaluation, environments = self.recipe.evaluation, self.recipe.environments
                 folder = folder_of(work.folder, evaluation, environments)
