@@ -109,7 +109,11 @@ def test_every_setting_of_training_is_looked_at() -> None:
     """What the table above leaves out must be named here: of a critic, of the driver alone, or checked elsewhere."""
     of_a_critic = {"gamma", "lambda_", "critic_lr", "vf_loss_coeff", "value_clip", "value_warmup_iterations"}
     of_a_critic |= {"whiten_advantages", "bootstrap_length_cap"}
-    rest = {"lr_warmup_iterations", "kl_in", "dual_clip", "run_seed", "keep", "most_kept"} | of_a_critic
+    rest = (
+        {"lr_warmup_iterations", "kl_in", "dual_clip", "run_seed", "keep", "most_kept"}
+        | of_a_critic
+        | {"reward_coeff"}
+    )
     assert OTHER.keys() | rest == IN_PLACE
     assert IN_PLACE - {"run_seed"} == BOUNDS["training"].keys() - {"critic", "shared_prompts"}
 

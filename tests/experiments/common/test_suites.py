@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from algorithms.curriculum import Curriculum
 from algorithms.tasks import training_requests
 from envs.countdown import split_of as split_of_countdown
 from envs.multiplication import split_of as split_of_multiplication
 from experiments.common.suites import SUITES, Part, check_tasks, read_suite
 from llmenv.env import make_env
-from llmenv.evaluation.tasks import evaluation_requests
+from llmenv.evaluation.tasks import Source, evaluation_requests
 from support import small_config
 
 PARTS = read_suite("arithmetic")
@@ -41,7 +42,8 @@ def test_no_training_seed_meets_them(part: Part, model_folder: str) -> None:
         seeds.add(request.seed)
     training = make_env(part.env, part.env_config).unwrapped  # as run.py makes it: "train" is its own default
     config = small_config(model_folder)
-    drawn = [request.seed for update in range(50) for request in training_requests(config, None, update)]
+    source = Curriculum([Source(None, 1.0, None)], config.prompts_per_iteration)
+    drawn = [request.seed for update in range(50) for request in training_requests(config, source, update)]
     assert not seeds & {*drawn}
     assert not questions & {training.reset(seed=seed)[0] for seed in drawn}
     assert all(training.reset(seed=seed)[0] not in questions for seed in seeds)  # even by the same seeds

@@ -147,8 +147,10 @@ SIGHUP = signal.SIGHUP
     ],
 )
 def test_signals_leave_a_checkpoint(
-    algorithm, tmp_path, monkeypatch, capsys, method, sent, status, checkpoint
+    algorithm, tmp_path, monkeypatch, capsys, request, method, sent, status, checkpoint
 ):
+    before = signal.signal(SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so
+    request.addfinalizer(lambda: signal.signal(SIGHUP, before))
     handlers = [signal.getsignal(number) for number in (SIGINT, SIGTERM, SIGHUP)]
     at_iteration(algorithm, 2, method, lambda: [signal.raise_signal(number) for number in sent], monkeypatch)
     assert training(algorithm, tmp_path, evaluate_every=2).run() == status
