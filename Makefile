@@ -11,7 +11,7 @@ ARGS ?=
 # The installation is not compiled ahead: without caches every process would compile all that it imports, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-vllm run test test-slow test-thorough lint format docs clean
+.PHONY: help install install-vllm run test test-slow lint format docs clean
 
 help:
 	@echo "make install       make .venv and install (TORCH_INDEX= for CUDA, PYTHON=python3.12 for another Python)"
@@ -19,7 +19,6 @@ help:
 	@echo "make run           train on Countdown with GRPO (ARGS='--iterations 10' adds arguments)"
 	@echo "make test          the tests (ARGS='-k countdown' adds arguments of pytest)"
 	@echo "make test-slow     the slow tests"
-	@echo "make test-thorough all cases of what the slow tests have samples of: an hour or more"
 	@echo "make lint          ruff and mypy"
 	@echo "make format        let ruff format the code and fix what it can"
 	@echo "make docs          the site of docs/, in build/docs; broken links fail it"
@@ -53,10 +52,7 @@ test: install-vllm
 	$(PYTEST) $(ARGS)
 
 test-slow: install-vllm
-	$(PYTEST) -m 'slow and not thorough and not gpu' $(ARGS)
-
-test-thorough: install-vllm
-	$(PYTEST) -m 'thorough and not gpu' $(ARGS)
+	$(PYTEST) -m 'slow and not gpu' $(ARGS)
 
 lint: install
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Annotated, NamedTuple
@@ -29,9 +29,9 @@ from rich.text import Text
 from experiments.common.errors import told
 from experiments.common.page.comparison import write_comparison
 from experiments.common.plain import one_line
-from experiments.common.records import clusters_of, read_records, verdicts
+from experiments.common.records import clusters_of, judged, read_records, verdicts
 from llmenv.comparison import ROUNDING, Comparison, compare, holm
-from llmenv.statistics import accuracy, pass_at_k, task_means
+from llmenv.statistics import pass_at_k, task_means
 
 SHOWN = 5  # flipped tasks of each pair: the file has all of them
 
@@ -169,15 +169,10 @@ def _flips(means: pd.DataFrame, ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.
 
 
 def _show_accuracies(frames: dict[str, pd.DataFrame], cluster: str | None, console: Console) -> None:
-    for env in dict.fromkeys(env for frame in frames.values() for env in frame["env"]):
-        table = _table(str(env), ("", "tasks", "accuracy", "95 %", "bounds", "expected", "scored", "errored"))
+    for env, sets in groupby(judged(frames, cluster), key=lambda one: one.env):
+        table = _table(env, ("", "tasks", "accuracy", "95 %", "bounds", "expected", "scored", "errored"))
         passes = []
-        for name, frame in frames.items():
-            own = frame[frame["env"] == env]
-            if own.empty:
-                continue
-            tasks, correct = verdicts(own)
-            found = accuracy(correct, clusters_of(own, tasks, cluster))
+        for name, _, own, correct, found in sets:
             whole = found.scored == found.expected
             table.add_row(
                 name,

@@ -115,11 +115,11 @@ def _asked(space: str, given: dict[str, Any], assignments: list[str]) -> dict[st
     """The space and the options, once all names and single values have been looked at."""
     from algorithms.names import method_name
     from experiments.common import environments, settings
+    from experiments.common.named import named_file
     from experiments.sweeps import checks
     from experiments.sweeps.space import parse
 
-    file = SPACES / f"{space}.yaml"
-    sections = settings.load_preset(str(file) if file.is_file() else space)
+    sections = settings.load_preset(str(named_file(space, SPACES, "space")))
     options = {**DEFAULTS, **checks.check_options(sections.pop("sweep", {}), DEFAULTS), **given}
     sections = settings.merge(sections, settings.from_assignments(assignments))
     checks.check_choices(options)

@@ -13,11 +13,6 @@ from table_of_models import COLUMNS, PATHS, Cell, reasons, row_of, shorten
 DOC = Path(__file__).parents[1] / "docs" / "models.md"
 # Of vLLM's column, which takes an engine each: one that works, one whose experts it keeps, one that it does not know.
 WITH_VLLM = ("qwen3", "gpt_oss", "gpt_neo")
-# One of each kind of row: the others say the same of other names.
-SAMPLES = (
-    *("llama", "bloom", "falcon", "gemma3_text", "gpt2", "gptj", "nemotron", "qwen3_moe", "gpt_oss"),
-    *("deepseek_v3", "mamba2", "nemotron_h", "qwen3_next", "rwkv"),
-)
 
 
 def documented() -> dict[str, dict[str, str]]:
@@ -47,13 +42,8 @@ def check(kind: str, columns: tuple[str, ...]) -> None:
     assert all(reason in row["why"] for reason in reasons(cells))
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=pytest.mark.slow if kind in SAMPLES else pytest.mark.thorough)
-        for kind in ARCHITECTURES
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ARCHITECTURES)
 def test_transformers_and_the_learner(ray_cluster: None, kind: str) -> None:
     pytest.importorskip("deepspeed")
     check(kind, ("transformers", *PATHS))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from experiments.common.run_folder import read_config
-from llmenv.statistics import verdict_table
+from llmenv.statistics import Accuracy, accuracy, verdict_table
 
 COLUMNS = ("task", "env", "sample", "completion", "answer", "right_answer", "correct", "error")
 ONLY_PAY = ("reward", "reward_amounts")  # arguments of an environment that change neither task nor verdict
@@ -55,6 +55,35 @@ def verdicts(frame: pd.DataFrame) -> tuple[list[Any], np.ndarray]:
         for correct, error in zip(frame["correct"], frame["error"], strict=True)
     ]
     return verdict_table(frame["task"].tolist(), right)
+
+
+class Judged(NamedTuple):
+    """One of the sets that are compared, in one environment.
+
+    Attributes:
+        name: The set's.
+        env: The environment's id.
+        frame: Its records there.
+        correct: Whether they are right, [tasks, samples] (see `llmenv.statistics`).
+        found: Their accuracy.
+    """
+
+    name: str
+    env: str
+    frame: pd.DataFrame
+    correct: np.ndarray
+    found: Accuracy
+
+
+def judged(frames: Mapping[str, pd.DataFrame], cluster: str | None) -> Iterator[Judged]:
+    """Each set in each environment that it has records of, environment by environment."""
+    for env in dict.fromkeys(env for frame in frames.values() for env in frame["env"]):
+        for name, frame in frames.items():
+            own = frame[frame["env"] == env]
+            if len(own):
+                tasks, correct = verdicts(own)
+                found = accuracy(correct, clusters_of(own, tasks, cluster))
+                yield Judged(name, str(env), own, correct, found)
 
 
 def clusters_of(frame: pd.DataFrame, tasks: Sequence[str], cluster: str | None) -> list[str] | None:

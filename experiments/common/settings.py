@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from algorithms import bounds
+from experiments.common.named import named_file
 from experiments.common.refusals import refuse_names
 
 if TYPE_CHECKING:
@@ -72,14 +73,7 @@ def load_preset(name_or_file: str) -> Sections:
     Raises:
         ValueError: If there is no such preset, or its file is not a mapping of sections.
     """
-    path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PRESETS / f"{name_or_file}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
-        raise ValueError(
-            f"there is no preset {name_or_file!r}: give the path of a YAML file, or one of {known}"
-        )
+    path = named_file(name_or_file, PRESETS, "preset")
     sections = yaml.safe_load(path.read_text()) or {}
     if not isinstance(sections, dict) or not all(isinstance(value, dict) for value in sections.values()):
         raise ValueError(f"{path} must map sections (training, sampling, ...) to settings")

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from experiments.common.environments import env_id
-from llmenv.misspelt import nearest
+from experiments.common.named import named_file
 
 SUITES = Path(__file__).parents[1] / "suites"
 
@@ -50,15 +50,7 @@ def read_suite(name_or_file: str) -> list[Part]:
     Raises:
         ValueError: If there is none, or it has another form.
     """
-    path = Path(name_or_file)
-    if path.suffix not in (".yaml", ".yml"):
-        path = SUITES / f"{name_or_file}.yaml"
-    if not path.is_file():
-        ours = sorted(file.stem for file in SUITES.glob("*.yaml"))
-        meant = nearest(name_or_file, ours)
-        raise ValueError(
-            f"there is no suite {name_or_file!r}{meant}: one of {', '.join(ours)}, or a .yaml file"
-        )
+    path = named_file(name_or_file, SUITES, "suite")
     try:
         content = yaml.safe_load(path.read_text())
         seed = content["seed"]

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from experiments.common import environments, refusals, settings
+from experiments.common.named import named_file
 from experiments.common.settings import Sections
 from llmenv.files import replaced
 from llmenv.misspelt import nearest
@@ -147,14 +148,7 @@ def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | 
     Raises:
         ValueError: If there is no such recipe, or a name in it means nothing.
     """
-    file = Path(name_or_file)
-    if file.suffix not in (".yaml", ".yml"):
-        file = RECIPES / f"{name_or_file}.yaml"
-    if not file.is_file():
-        known = ", ".join(sorted(one.stem for one in RECIPES.glob("*.yaml")))
-        raise ValueError(
-            f"there is no recipe {name_or_file!r}: give the path of a YAML file, or one of {known}"
-        )
+    file = named_file(name_or_file, RECIPES, "recipe")
     content = yaml.safe_load(file.read_text())
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
         raise ValueError(f"{file} must map stages to their settings, under `stages`")

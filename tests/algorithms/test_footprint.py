@@ -269,6 +269,6 @@ def test_it_does_with_other_settings(setting: str) -> None:
     assert measured_over_planned("tiny", "2048", "248", setting) == pytest.approx(1, abs=0.15)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_smollm2_takes_what_was_planned() -> None:
     assert measured_over_planned("smollm2-135m", "320", "32") == pytest.approx(1, abs=0.15)

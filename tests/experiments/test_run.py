@@ -180,6 +180,17 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "tolerance"), [(1, {}), (2, {"rtol": 0, "atol": 1e-5})])
+def test_with_runners_and_learners_in_processes_of_their_own_too(run_folder, tmp_path, number, tolerance):
+    """Killed, resumed, and the same run as one in a single process that went through; with one of each to the bit."""
+    whole, _ = run_folder
+    actors = [f"--num-env-runners={number}", f"--num-learners={number}"]
+    kill(tmp_path, start(f"--output={tmp_path}", *SMALL, *actors), 3)
+    resume(tmp_path)
+    assert_same_run(tmp_path, whole, **tolerance)
+
+
+@pytest.mark.slow
 def test_a_run_goes_on_with_any_number_of_processes(run_folder, tmp_path):
     """Killed with two runners and two learners, then with one of each, it ends in one process as in that alone."""
     whole, _ = run_folder

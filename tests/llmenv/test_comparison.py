@@ -150,15 +150,9 @@ def test_a_true_null_of_clustered_tasks() -> None:
     assert 0.02 <= np.mean(rejects) <= 0.08 and 0.92 <= np.mean(holds) <= 0.98  # standard error 0.011
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.01, 0.3, 0.99])
-@pytest.mark.parametrize(
-    ("tasks", "samples"),
-    [
-        pytest.param(128, 8, marks=pytest.mark.slow),
-        pytest.param(512, 1, marks=pytest.mark.slow),
-        pytest.param(512, 8, marks=pytest.mark.thorough),
-    ],
-)
+@pytest.mark.parametrize(("tasks", "samples"), [(128, 8), (512, 1), (512, 8)])
 def test_a_true_null(rate: float, tasks: int, samples: int) -> None:
     """Never too often; near 0 and 1, where few tasks differ, in fewer than 4 % and with intervals on the wide side."""
     share, holds = rejected(rate, tasks, samples, 2000)

@@ -10,8 +10,7 @@ import pandas as pd
 
 from experiments.common.page.assemble import write_page
 from experiments.common.page.contents import BOUNDS, Table, interval, of_comparison, percent
-from experiments.common.records import clusters_of, verdicts
-from llmenv.statistics import accuracy
+from experiments.common.records import judged
 
 if TYPE_CHECKING:
     from experiments.compare import Pair
@@ -43,19 +42,11 @@ def write_comparison(
 
 def _accuracies(frames: Mapping[str, pd.DataFrame], cluster: str | None) -> Table:
     rows = []
-    for env in dict.fromkeys(env for frame in frames.values() for env in frame["env"]):
-        for name, frame in frames.items():
-            own = frame[frame["env"] == env]
-            if own.empty:
-                continue
-            tasks, correct = verdicts(own)
-            found = accuracy(correct, clusters_of(own, tasks, cluster))
-            whole = found.scored == found.expected
-            bounds = "-" if whole else interval(found.lowest, found.highest)
-            counts = [f"{count:,}" for count in (found.tasks, found.expected, found.scored)]
-            rows.append(
-                [name, str(env), *counts, percent(found.value), interval(found.low, found.high), bounds]
-            )
+    for name, env, _, _, found in judged(frames, cluster):
+        whole = found.scored == found.expected
+        bounds = "-" if whole else interval(found.lowest, found.highest)
+        counts = [f"{count:,}" for count in (found.tasks, found.expected, found.scored)]
+        rows.append([name, env, *counts, percent(found.value), interval(found.low, found.high), bounds])
     columns = ["", "environment", "tasks", "expected", "scored", "accuracy", "95 %", "bounds"]
     return {"title": "Accuracies", "columns": columns, "rows": rows, "note": BOUNDS}
 

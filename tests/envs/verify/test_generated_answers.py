@@ -83,7 +83,7 @@ def test_hedging_never_pays() -> None:
     assert tried > 5000 and wrong == []
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
 def test_hedging_between_more_golds_never_pays() -> None:
     golds = random.Random(0).sample(GOLDS + real_golds(), 40)
     tried, wrong = hedged(golds)

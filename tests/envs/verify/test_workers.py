@@ -13,8 +13,6 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import gymnasium as gym
-import psutil
 import pytest
 
 from envs.verify import workers
@@ -199,19 +197,26 @@ def test_workers_end_with_their_parent() -> None:
     raise AssertionError(f"worker {pid} lives on")
 
 
+# In a process of its own: environments are forked, which one that has grown as the tests' has may not be.
+VECTOR = r"""
+import sys
+
+import gymnasium as gym
+import psutil
+
+async_ = {"vectorization_mode": "async", "vector_kwargs": {"shared_memory": False}}
+vector = gym.make_vec("envs:GSM8K-v0", num_envs=2, data=sys.argv[1], **async_)
+vector.reset(seed=0)
+vector.step(["<answer>\frac{7}{2}</answer>"] * 2)
+made = psutil.Process().children(recursive=True)
+assert sum("envs.verify.workers" in process.cmdline() for process in made) == 2
+vector.close()
+assert not psutil.wait_procs(made, timeout=30)[1]
+"""
+
+
 def test_the_workers_of_vector_environments_end_with_them(tmp_path: Path) -> None:
     """Each environment is a process, and has a verifier in another one."""
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"question": "1/2 + 3?", "answer": "#### 3.5"}) + "\n")
-    before = {process.pid for process in psutil.Process().children(recursive=True)}
-    async_ = {"vectorization_mode": "async", "vector_kwargs": {"shared_memory": False, "context": "spawn"}}
-    vector = gym.make_vec("envs:GSM8K-v0", num_envs=2, data=str(rows), **async_)
-    vector.reset(seed=0)
-    vector.step(["<answer>\\frac{7}{2}</answer>"] * 2)
-    made = [process for process in psutil.Process().children(recursive=True) if process.pid not in before]
-    made = [
-        process for process in made if "resource_tracker" not in " ".join(process.cmdline())
-    ]  # Python's own
-    assert sum("envs.verify.workers" in process.cmdline() for process in made) == 2
-    vector.close()
-    assert not psutil.wait_procs(made, timeout=30)[1]
+    subprocess.run([sys.executable, "-c", VECTOR, rows], check=True, timeout=120)

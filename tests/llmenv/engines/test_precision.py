@@ -70,7 +70,6 @@ def assert_moved_alike(ours: torch.Tensor, theirs: torch.Tensor) -> None:
 
 # How many groups a step has rows of, and the engines that are tried, of two minutes each with the largest.
 MODELS = {"small": (5, ENGINES), "tiny": (5, ENGINES), "smollm2-135m": (1, [PLAIN])}
-MARKS = {("tiny", PLAIN): pytest.mark.slow, ("tiny", "3"): pytest.mark.slow}
 
 
 @cache
@@ -81,9 +80,7 @@ def displacement_in_float32(model: str, num_groups: int) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
-        pytest.param(
-            name, engine, marks=MARKS.get((name, engine), [] if name == "small" else pytest.mark.thorough)
-        )
+        pytest.param(name, engine, marks=[] if name == "small" else pytest.mark.slow)
         for name, (_, engines) in MODELS.items()
         for engine in engines
     ],
