@@ -187,12 +187,14 @@ def _score(
     from experiments.common.evaluation_shown import show, show_changes
     from experiments.common.ownership import claim
     from experiments.common.page.reports import write_report
+    from experiments.common.starts import record_start
     from llmenv.evaluation.rescoring import score_completions
 
     console = Console(highlight=False)
     output = output or Path("evaluations", f"scored-{file.stem}")
     claimed = claim(output, resuming=True)
     try:
+        record_start(output)
         summary = score_completions(
             file, envs[0], output, env_options=options, seed=seed, batch_size=batch_size
         )
@@ -234,6 +236,7 @@ def _evaluate(
     quieten()
     from experiments.common.ownership import claim
     from experiments.common.page.reports import write_report
+    from experiments.common.starts import record_start
     from llmenv.evaluation import evaluate
     from llmenv.evaluation.run import held_out
     from llmenv.evaluation.stopping import evaluate_until
@@ -246,6 +249,7 @@ def _evaluate(
     for envs, output, settings in jobs:
         claimed = claim(output, resuming=True)  # what is no evaluation is refused by its records
         try:
+            record_start(output)
             with progress(console) if is_shown else nullcontext(lambda *counts: None) as tell:
                 summary = act(subject, envs, output, on_batch=tell, **settings)
         finally:

@@ -1,6 +1,7 @@
 """The files that a run leaves behind: figures to read, curves to look at, completions, checkpoints, the policy.
 
 config.yaml        all settings, resolved; each checkpoint holds them too, as they were when it was written
+starts.jsonl       a line a start: command, commit, host, devices, versions
 progress.csv       a line an iteration
 evaluations.csv    a line an evaluation
 events.out.*       the same for TensorBoard

@@ -25,6 +25,7 @@ from experiments.common.ownership import claim
 from experiments.common.page.reports import write_report
 from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare, newest_whole
+from experiments.common.starts import record_start
 from experiments.common.stopping import CutShortError, StopSignals
 from experiments.common.wandb_run import WandbRun, start_wandb
 from experiments.export import export
@@ -50,6 +51,7 @@ def start(algo: str, sections: settings.Sections, output: Path, *, resuming: boo
     """
     claimed = claim(output, resuming=resuming)
     try:
+        record_start(output)
         return _start(algo, sections, output, resuming=resuming, wandb=wandb)
     except BaseException:
         # What has neither been evaluated nor trained has failed at its start, and nobody misses its folder.

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments.common.display import quieten
 from experiments.common.ownership import claim
+from experiments.common.starts import record_start
 from experiments.recipes.recipe import Recipe, write_asked
 from experiments.recipes.road import Road
 from experiments.recipes.table import cells, header, in_order, totals
@@ -42,6 +43,7 @@ def walk(
     else:
         claimed = claim(output, resuming=True)
         try:
+            record_start(output)
             write_asked(output, asked)
             status = road.walk(names, lambda text: console.print(text, markup=False, soft_wrap=True))
         finally:

@@ -21,6 +21,7 @@ from rich.text import Text
 from experiments.common.display import quieten
 from experiments.common.ownership import claim
 from experiments.common.plan import found_gpus, host_memory
+from experiments.common.starts import record_start
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
 from experiments.sweeps.results import RESULTS, SEARCH, START, best, read_lines, trials_of
@@ -88,6 +89,7 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
     sweep.check()
     claimed = claim(output, resuming=resuming)
     try:
+        record_start(output)
         if not resuming:
             write_asked(asked, output)
         import ray

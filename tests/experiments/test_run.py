@@ -58,6 +58,8 @@ def test_a_run_leaves_all_its_files(run_folder):
     assert facts["curves"][0]["series"][0]["x"] == [1, 2, 3, 4, 5, 6]
     assert len(completions) == 6 * 16 + 3 * 2 * 4 and facts["tables"][1]["rows"][0][:2] == ["6", "96"]
     assert any(name.startswith("events.out") for name in names)
+    (start,) = (json.loads(line) for line in (folder / "starts.jsonl").read_text().splitlines())
+    assert "run.py" in start["command"] and start["versions"]["torch"]
     assert "4 held-out tasks" in output and "before" in output and "after" in output
 
     progress = pd.read_csv(folder / "progress.csv")
