@@ -57,7 +57,7 @@ def check(command: str) -> None:
 
 def _check(words: list[str]) -> None:
     match words:
-        case [python, "-m", "venv", ".venv"] if python in PYTHON:
+        case [python, "-m", "venv" | "build", *_] if python in PYTHON:
             pass
         case [python, "-m", module, *rest] if python in PYTHON:
             _check_script(ROOT / f"{module.replace('.', '/')}.py", rest)
