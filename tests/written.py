@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text()
     for page in (
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")),
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md")),
         *sorted((ROOT / "docs").rglob("*.md")),
     )
 }
@@ -65,6 +65,8 @@ def _check(words: list[str]) -> None:
             _check_script(ROOT / script, rest)
         case ["llmenv", "--help" | "--install-completion"]:
             pass
+        case ["llmenv", name]:  # spoken of
+            assert name in SUB_COMMANDS, name
         case ["llmenv", name, *rest]:
             _check_script(ROOT / "experiments" / f"{SUB_COMMANDS[name].script}.py", rest)
         case ["make", *rest]:
