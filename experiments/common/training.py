@@ -169,7 +169,7 @@ class Training:
         self._save()  # before anything is spent: what can fail at saving fails here
         due = not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)
         if due and not self._is_evaluated():
-            if not algorithm.iteration:
+            if run.show_every and not algorithm.iteration:
                 with self._cutting_short():
                     episodes = ends.first_completions(algorithm)
                 with self._harmless("display"):
