@@ -258,15 +258,18 @@ class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
             kwargs={"algorithm": self, "metrics_logger": self.metrics, **kwargs},
         )
 
-    def evaluation_episodes(self, temperature: float, first: int = 0) -> list[TextEpisode]:
+    def evaluation_episodes(
+        self, temperature: float, first: int = 0, count: int | None = None
+    ) -> list[TextEpisode]:
         """Of `evaluation_duration` held-out tasks, one each; of every part where the environment has some.
 
         Args:
             temperature: 0: the most likely completions.
             first: Where they begin among the held-out tasks; `evaluate` asks for the first ones.
+            count: Of so many tasks instead.
         """
         config = self.evaluation_config
-        requests = tasks.held_out_requests(config, self.config.evaluation_duration, first)
+        requests = tasks.held_out_requests(config, count or self.config.evaluation_duration, first)
         episodes = self._collect(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
             raise tasks.not_evaluable(config, episodes[0].error if episodes else "there are no such tasks")

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from experiments.common.checksums import damage
+from experiments.common.commands import called
 from experiments.common.errors import told
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
@@ -65,7 +66,7 @@ def export(checkpoint: Path, out: Path) -> None:
         if (checkpoint / part).is_dir() and (wrong := damage(checkpoint, part)):
             raise ValueError(
                 f"{checkpoint} is damaged ({wrong}): name another checkpoint, or have a run go on from one "
-                "(run.py --resume)"
+                f"({called('train')} --resume)"
             )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something already: name a new folder, or delete it first")

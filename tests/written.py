@@ -14,11 +14,13 @@ from typing import Any
 
 import typer
 
+from experiments.common.commands import COMMANDS as SUB_COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     page.relative_to(ROOT).as_posix(): page.read_text()
     for page in (
-        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md")),
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md")),
         *sorted((ROOT / "docs").rglob("*.md")),
     )
 }
@@ -38,7 +40,7 @@ def commands(text: str) -> Iterator[str]:
     for block in blocks(text, "bash"):
         yield from (line for line in block.replace("\\\n", " ").splitlines() if line.strip())
     prose = re.sub(r"^ *```.*?^ *```", "", text, flags=re.MULTILINE | re.DOTALL)
-    yield from re.findall(r"`((?:python|make|pip) [^`]+)`", " ".join(prose.split()))
+    yield from re.findall(r"`((?:python|llmenv|make|pip) [^`]+)`", " ".join(prose.split()))
 
 
 COMMANDS = [(page, command) for page, text in PAGES.items() for command in commands(text)]
@@ -55,12 +57,18 @@ def check(command: str) -> None:
 
 def _check(words: list[str]) -> None:
     match words:
-        case [python, "-m", "venv", ".venv"] if python in PYTHON:
+        case [python, "-m", "venv" | "build", *_] if python in PYTHON:
             pass
         case [python, "-m", module, *rest] if python in PYTHON:
             _check_script(ROOT / f"{module.replace('.', '/')}.py", rest)
         case [python, script, *rest] if python in PYTHON:
             _check_script(ROOT / script, rest)
+        case ["llmenv", "--help" | "--install-completion"]:
+            pass
+        case ["llmenv", name]:  # spoken of
+            assert name in SUB_COMMANDS, name
+        case ["llmenv", name, *rest]:
+            _check_script(ROOT / "experiments" / f"{SUB_COMMANDS[name].script}.py", rest)
         case ["make", *rest]:
             (targets,) = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
             assert {word for word in rest if "=" not in word} <= {*targets.split()}, rest

@@ -13,6 +13,7 @@ from typing import Any
 
 from experiments.common import settings
 from experiments.common.checksums import damage
+from experiments.common.commands import called
 from experiments.common.run_folder import checkpoints, read_config
 
 # All that a resumed run may be given anew, by section.
@@ -63,7 +64,7 @@ def resumed(
         raise ValueError(
             f"--resume goes on with the settings of {folder}; it cannot take {', '.join(refused)}. It takes where "
             f"things run and for how long: {_takes()}. A new run with others can start from its weights: "
-            f"python experiments/export.py {folder} OUT, then --model OUT"
+            f"{called('export')} {folder} OUT, then --model OUT"
         )
     sampling = recorded.get("sampling", {})
     if (sampler := anew.get("sampling", {}).get("sampler")) and sampler != sampling.get("sampler"):

@@ -43,7 +43,7 @@ class RunSettings:
             the end; 0: never.
         checkpoint_minutes: After so many minutes without one there is a checkpoint too; 0: never.
         keep_checkpoints: How many of the newest are kept.
-        show_every: Iterations between two sampled completions on the screen; 0: none.
+        show_every: Iterations between two sampled completions on the screen, of which two come first; 0: none.
     """
 
     iterations: int = 100

@@ -19,8 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.common import figures, settings
-from experiments.common.display import Display, duration, hidden_columns, quieten
+from experiments.common import ends, figures, settings
+from experiments.common.display import Display, hidden_columns, quieten
 from experiments.common.ownership import claim
 from experiments.common.page.reports import write_report
 from experiments.common.plan import plan_here
@@ -171,6 +171,11 @@ class Training:
         self._save()  # before anything is spent: what can fail at saving fails here
         due = not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)
         if due and not self._is_evaluated():
+            if run.show_every and not algorithm.iteration:
+                with self._cutting_short():
+                    episodes = ends.first_completions(algorithm)
+                with self._harmless("display"):
+                    ends.show(episodes, self.display)
             self._show_evaluation(self._evaluate())
         if self._is_over():
             return
@@ -206,13 +211,11 @@ class Training:
             self._draw_curve()
         rows = self.folder.table("evaluations")
         with self._harmless("display"):
-            ends = {"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()}
             if self.algorithm.iteration:
-                self.display.evaluations(ends)
+                self.display.evaluations({"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()})
         with self._harmless("report.html"):
             write_report(self.folder.path)
-        self.display.say(f"took {duration(seconds)}; policy, summary and all to look at (report.html) are in")
-        self.display.say(f"{self.folder.path}")
+        ends.say_what_is_there(self.display, self.folder.path, self.algorithm, seconds)
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
         """Policy and summary."""

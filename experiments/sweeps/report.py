@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from experiments.common.commands import called
 from experiments.common.model_card import versions
 from experiments.export import export
 from experiments.sweeps import page
@@ -121,7 +122,7 @@ def preset(winner: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     env = sections.get("environment", {}).get("env", "")
     head = (
         f"# Trial {number} of a sweep: {trial['score']:.1%} on the tasks it was selected on.\n"
-        f"#   python experiments/run.py --env {env.removeprefix('envs:')} --algo {winner['algo']} --preset THIS_FILE\n"
+        f"#   {called('train')} --env {env.removeprefix('envs:')} --algo {winner['algo']} --preset THIS_FILE\n"
     )
     if len(trial["schedule"]) > 1:
         head += "# These are the settings that it ended with. It was trained with\n"

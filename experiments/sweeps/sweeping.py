@@ -18,6 +18,7 @@ from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 from rich.text import Text
 
+from experiments.common.commands import called
 from experiments.common.display import quieten
 from experiments.common.ownership import claim
 from experiments.common.plan import found_gpus, host_memory
@@ -258,7 +259,7 @@ class Sweep:
     def summary(self) -> dict[str, Any]:
         """What there is to say of it by now."""
         space = {axis.path: {axis.kind: list(axis.values)} for axis in self.space.axes}
-        command = f"python experiments/sweep.py {self.output / ASKED}"
+        command = f"{called('sweep')} {self.output / ASKED}"
         return report.summarize(self.output, {**self.asked, "space": space}, command)
 
     def _stopped(self) -> int:

@@ -61,8 +61,8 @@ def load(learner: LLMLearner, folder: Path) -> None:
     if learner.engine.sharded and there != here:
         raise ValueError(
             f"the checkpoint is in shards of {there} learners, and here are {here}: restore it "
-            f"with num_learners={there}, or start a new run from its policy: python experiments/export.py takes it "
-            "out, for --model"
+            f"with num_learners={there}, or start a new run from its policy: experiments/export.py (`llmenv export`) "
+            "takes it out, for --model"
         )
     if (theirs := saved["lora"]) != config.lora:
         raise ValueError(

@@ -74,6 +74,23 @@ def test_a_run_leaves_all_its_files(run_folder):
     assert len(samples) == 16 and samples["completion"].str.startswith("Let me solve this").all()
 
 
+def test_it_shows_completions_first_and_names_what_to_try_at_its_end(run_folder):
+    folder, output = run_folder
+    first = output.partition("evaluating on 4 held-out tasks")[0]
+    assert first.count("─ a sample: reward") == 2
+    evaluated = pd.read_parquet(folder / "samples" / "eval_sampled_000000.parquet")
+    for completion in evaluated["completion"].head(2):
+        assert all(word in first for word in completion.split())
+    end = output.partition(f"are in\n{folder}\n")[2].splitlines()
+    assert end[0] == f"next, open {folder}/report.html, load {folder}/policy, or try"
+    assert [command.split()[1:4:2] for command in end[1:]] == [
+        ["experiments/play.py", str(folder)],
+        ["experiments/compare.py", str(folder)],
+        ["experiments/run.py", str(folder)],
+    ]
+    assert end[3].endswith("--iterations 12")
+
+
 def test_every_column_is_on_the_page_of_metrics(run_folder):
     folder, _ = run_folder
     told = set(re.findall(r"`([\w<>/*]+)`", (ROOT / "docs" / "metrics.md").read_text()))
