@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -154,8 +155,11 @@ def main(
         int | None, option(PLACES, "DeepSpeed's ZeRO, 0 to 3.", default="without DeepSpeed")
     ] = None,
     deepspeed: Annotated[Path | None, option(PLACES, "JSON file of more of DeepSpeed's settings.")] = None,
-    output: Annotated[Path | None, option(FOLDER, "Run folder.", default="a new one under runs/")] = None,
-    resume: Annotated[Path | None, option(FOLDER, "Go on with the run of this folder.")] = None,
+    output: Annotated[
+        str | None,
+        option(FOLDER, "Run folder, here or elsewhere (s3://bucket/run).", default="a new one under runs/"),
+    ] = None,
+    resume: Annotated[str | None, option(FOLDER, "Go on with the run of this folder.")] = None,
     wandb: Annotated[bool, option(FOLDER, "Log to Weights & Biases too.", "--wandb")] = False,
     plan: Annotated[
         bool, option(PLAN, "Say what runs where and whether it fits, and end.", "--plan")
@@ -203,7 +207,8 @@ def main(
         raise typer.BadParameter("--gpus and --gpu-memory are of --plan: a run takes the GPUs that it finds")
     from experiments.common.errors import told
 
-    with told():
+    seen: Path | None = None  # of a run that is gone on with
+    with told(), ExitStack() as stack:
         from experiments.common.own_packages import import_ours
 
         import_ours()
@@ -221,10 +226,12 @@ def main(
                 raise ValueError(
                     "--resume goes on with the run's own settings, in its folder: leave out --preset and --output"
                 )
+            from experiments.common.places import glimpse
             from experiments.common.resuming import resumed
 
             output = resume
-            algo, sections = resumed(resume, assigned, options)
+            seen = stack.enter_context(glimpse(resume))
+            algo, sections = resumed(seen, assigned, options)
         else:
             from algorithms.names import method_name
 
@@ -234,11 +241,11 @@ def main(
 
             task = short_name(sections["environment"])
             name = f"{task}-{algo}-{Path(sections['policy']['model']).name}"
-            output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+            output = output or f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
         if plan:
             from experiments.common.plan_shown import plan_run
 
-            status = plan_run(algo, sections, gpus, gpu_memory, run=resume)
+            status = plan_run(algo, sections, gpus, gpu_memory, run=seen)
         else:
             from experiments.common.training import start
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from experiments.common import figures, settings
 from experiments.common.display import Display, duration, hidden_columns, quieten
-from experiments.common.ownership import claim
 from experiments.common.page.reports import write_report
+from experiments.common.places import Place, held
 from experiments.common.plan import plan_here
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare, newest_whole
 from experiments.common.stopping import CutShortError, StopSignals
@@ -35,38 +35,30 @@ if TYPE_CHECKING:
     from llmenv.episode import TextEpisode
 
 
-def start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
+def start(algo: str, sections: settings.Sections, output: str | Path, *, resuming: bool, wandb: bool) -> int:
     """Builds everything that can fail on bad settings, then trains.
 
     Args:
         algo: One of `algorithms.METHODS`.
         sections: All settings.
-        output: The run folder.
+        output: The run folder, or a URI of one.
         resuming: Whether to go on from its newest checkpoint.
         wandb: Whether to log to Weights & Biases too.
 
     Returns:
         The exit status: 0, or 130 or 143 for a run that was stopped (see `StopSignals`).
     """
-    claimed = claim(output, resuming=resuming)
-    try:
-        return _start(algo, sections, output, resuming=resuming, wandb=wandb)
-    except BaseException:
-        # What has neither been evaluated nor trained has failed at its start, and nobody misses its folder.
-        if not resuming and is_bare(output):
-            claimed.discard()
-        raise
-    finally:
-        claimed.release()
+    with held(output, resuming=resuming) as place:
+        return _start(algo, sections, place, resuming=resuming, wandb=wandb)
 
 
-def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
+def _start(algo: str, sections: settings.Sections, place: Place, *, resuming: bool, wandb: bool) -> int:
     quieten()
     config, run = settings.build(algo, sections)
     trust_remote_code(config.trust_remote_code)
     resolve_model(config.base_model)
     plan = plan_here(config)
-    folder = RunFolder(output)
+    folder = RunFolder(place.folder, place)
     recorded = settings.resolved(algo, sections, run, config)
     if not resuming:
         folder.write_config(recorded)
@@ -75,7 +67,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     display = Display(run.iterations, hidden_columns(config))
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
-    display.say(f"run folder: {output}")
+    display.say(f"run folder: {place.name}")
     if plan is not None:
         display.say(plan.line())
     if crowded := settings.crowding(config):
@@ -87,7 +79,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
     try:
         with display.hearing(), display.waiting(starting):
             if resuming:
-                newest = newest_whole(output, display.warn).absolute()
+                newest = newest_whole(place.folder, display.warn).absolute()
                 # With this config instead of the checkpoint's own: it may run on another machine.
                 algorithm = config.algo_class.from_checkpoint(str(newest), config=config)
             else:
@@ -96,7 +88,7 @@ def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bo
             folder.write_config(recorded, anew=True)
             folder.rewind(algorithm.iteration)
             display.say(f"resumed after iteration {algorithm.iteration}")
-        logger = start_wandb(recorded, output) if wandb else None
+        logger = start_wandb(recorded, place.folder) if wandb else None
         with display.hearing():
             return Training(algorithm, run, folder, display, logger).run()
     finally:
@@ -160,7 +152,7 @@ class Training:
                 raise
         with contextlib.suppress(OSError, SystemExit):  # SIGHUP says that nobody reads it
             self.display.say(
-                f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.path}"
+                f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.place.name}"
             )
         return self._stop.exit_status
 
@@ -210,7 +202,7 @@ class Training:
         with self._harmless("report.html"):
             write_report(self.folder.path)
         self.display.say(f"took {duration(seconds)}; policy, summary and all to look at (report.html) are in")
-        self.display.say(f"{self.folder.path}")
+        self.display.say(self.folder.place.name)
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
         """Policy and summary."""
@@ -234,6 +226,8 @@ class Training:
         saved = self.folder.save_checkpoint(
             self.algorithm.iteration, self.algorithm.save_to_path, self.settings.keep_checkpoints
         )
+        with self._harmless(self.folder.place.name):  # the next one brings it there, or the end does
+            self.folder.place.bring()
         self._saved_at = time.monotonic()
         return saved
 
@@ -241,17 +235,17 @@ class Training:
         """Saves the last whole iteration, if there is one, and says beside the error how to go on."""
         if isinstance(error, CheckpointError) or is_bare(self.folder.path):
             return  # it says so itself, or nothing is lost
-        path, algorithm = self.folder.path, self.algorithm
+        name, algorithm = self.folder.place.name, self.algorithm
         if algorithm.learners_are_whole and algorithm.iteration:
             try:
                 self._save()
             except CheckpointError as unsaved:
                 error.add_note(str(unsaved))
             else:
-                error.add_note(f"Go on with --resume {path}")
-        elif kept := checkpoints(path):
+                error.add_note(f"Go on with --resume {name}")
+        elif kept := checkpoints(self.folder.path):
             iteration = int(kept[-1].name.removeprefix("iteration_"))
-            error.add_note(f"The checkpoint of iteration {iteration} is whole: go on with --resume {path}")
+            error.add_note(f"The checkpoint of iteration {iteration} is whole: go on with --resume {name}")
 
     @contextlib.contextmanager
     def _cutting_short(self) -> Iterator[None]:
