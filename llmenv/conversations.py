@@ -16,7 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmenv.data import SUFFIXES, Rows, load_rows, split_files
+from llmenv.data import WANTED, Rows, load_rows, split_files
 from llmenv.remote import is_uri, local_copy
 
 COLUMNS = ("messages", "prompt", "completion", "turns", "correct", "truncated", "error")
@@ -61,7 +61,7 @@ def load_demonstrations(
     Raises:
         ValueError: If it cannot be read, has other columns, or nothing is left of it.
     """
-    source = local_copy(data, SUFFIXES) if is_uri(data) else Path(data).expanduser()
+    source = local_copy(data, WANTED) if is_uri(data) else Path(data).expanduser()
     places = [source / name for name in ("kept.parquet", "records") if (source / name).exists()]
     source = places[0] if places else source
     parts = source.is_dir() and not split_files(source, split)  # of a whole that knows no splits

@@ -37,6 +37,7 @@ _SHARD = re.compile(
     r"[-_.]?[0-9]+(?P<of>-of-[0-9]+)?(-[0-9a-f]+)?"
 )  # what follows the split in a shard's name
 SUFFIXES = (".parquet", ".jsonl")
+WANTED = tuple(f"*{suffix}" for suffix in SUFFIXES)  # of a folder on another filesystem
 _ASKING = ("question", "problem", "prompt")  # two files that have these in common hold the same tasks
 
 
@@ -119,7 +120,7 @@ def _here(source: str | Path, split: str | None) -> Path:
     place, mark, query = str(source).partition("?")
     folder, _, name = place.rpartition("/")
     name = _SPLIT_WORD.sub(split, name) if split and name.endswith(SUFFIXES) else name
-    return local_copy(f"{folder}/{name}{mark}{query}", SUFFIXES)
+    return local_copy(f"{folder}/{name}{mark}{query}", WANTED)
 
 
 def split_files(folder: Path, split: str) -> list[Path]:

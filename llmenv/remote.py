@@ -6,6 +6,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ OBJECT_STORES = ("s3", "gcs", "abfs")
 def is_uri(name: str | os.PathLike[str]) -> bool:
     """Whether a name is one of a filesystem, and no path of this machine's."""
     return "://" in str(name)
+
+
+def joined(uri: str, *names: str) -> str:
+    """The URI, or the path, of what is below a folder."""
+    place, mark, query = uri.partition("?")
+    return "/".join([place.rstrip("/"), *names]) + mark + query
 
 
 def opened(uri: str) -> tuple[Any, str]:
@@ -99,14 +106,14 @@ def put(filesystem: Any, path: str, file: Path) -> None:
 
 
 @lru_cache  # a runner has hundreds of environments with the same rows
-def local_copy(uri: str, suffixes: Collection[str]) -> Path:
+def local_copy(uri: str, wanted: Collection[str]) -> Path:
     """A file, or the files of a folder, brought into this machine's cache once: what has changed is brought anew.
 
     A process looks once. Of `file://` it is the place itself.
 
     Args:
         uri: Of a file or a folder.
-        suffixes: Of the files that are wanted of a folder.
+        wanted: Of a folder, the files whose names from there match one of these patterns, such as "*.parquet".
 
     Raises:
         ValueError: If there is nothing, or see `opened`.
@@ -121,13 +128,11 @@ def local_copy(uri: str, suffixes: Collection[str]) -> Path:
     if info.type == pyarrow.fs.FileType.File:
         found = {own: info}
     else:
-        above, found = (
-            path,
-            {n: i for n, i in listed(filesystem, path).items() if n.endswith(tuple(suffixes))},
-        )
+        above, there = path, listed(filesystem, path)
+        found = {name: there[name] for name in there if any(fnmatchcase(name, each) for each in wanted)}
     if not found:
         raise ValueError(
-            f"there is nothing of that kind at {uri}: name a file, or a folder with {' or '.join(suffixes)} in it"
+            f"there is nothing of that kind at {uri}: name a file, or a folder with {' or '.join(wanted)} in it"
         )
     target = cache() / f"data-{_digest(uri, found)}"
     if not target.exists():

@@ -21,7 +21,6 @@ from experiments.common.ownership import LOCK, claim, refuse_others
 from llmenv.files import cache
 from llmenv.remote import fetch, is_uri, listed, opened, put
 
-CHECKPOINTS = "checkpoints"
 # Of a run that is not gone on with yet: what says how it would be.
 GLIMPSED = ("config.yaml", "progress.csv", SUMS)
 
@@ -138,8 +137,13 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") for part in name.split("/"))
 
 
+def newest(names: list[str]) -> str | None:
+    """The newest checkpoint of which a run's files are there; None where there is none."""
+    return max((_checkpoint(name) for name in whole(names) if _is_of_checkpoint(name)), default=None)
+
+
 def _is_of_checkpoint(name: str) -> bool:
-    return name.startswith(f"{CHECKPOINTS}/")
+    return name.startswith("checkpoints/iteration_")
 
 
 def _checkpoint(name: str) -> str:
@@ -241,5 +245,5 @@ def _bring_the_rest(place: Elsewhere, error: Exception) -> None:
     except OSError as unsent:
         kept = place.folder.rename(place.folder.with_name(f"{place.folder.name}-{os.getpid()}"))
         error.add_note(
-            f"Not all of it could be brought to {place.name} ({unsent}); it is in {kept}, where --resume {kept} goes on"
+            f"Not all of it could be brought to {place.name} ({unsent}); it is in {kept}: go on with that folder"
         )

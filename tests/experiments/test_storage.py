@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,10 +18,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner, Result
 
-from experiments import run
+from experiments import evaluate, run
 from experiments.common.places import Elsewhere, glimpse, held, whole
-from llmenv.data import load_rows
+from experiments.common.saved_models import brought
+from llmenv.data import WANTED, load_rows
 from llmenv.files import cache
+from llmenv.models.names import POLICY_IN_CHECKPOINT
 from llmenv.remote import listed, local_copy, opened, put
 
 SETTINGS = [
@@ -180,7 +183,7 @@ def test_what_cannot_be_brought_stays_here_and_is_told_of(
         (place.folder / "evaluations.csv").write_text("iteration\n0\n")
         monkeypatch.setattr("experiments.common.places.put", fails)
     (note,) = raised.value.__notes__
-    kept = Path(note.rpartition("--resume ")[2].split()[0])
+    kept = Path(note.partition("it is in ")[2].partition(":")[0])
     assert (kept / "evaluations.csv").exists() and kept != place.folder
     assert "Not all of it could be brought to s3://bucket/cut (the network is down)" in note
     assert not names(f"{bucket}/cut")
@@ -227,12 +230,42 @@ def test_a_run_killed_and_gone_on_with_from_there_alone_equals_an_uninterrupted_
         "iteration_000002",  # the first of the process that went on
         "iteration_000003",
     }
-    brought = local_copy(uri, ("",))
+    brought = local_copy(uri, ("*",))
     columns = ["iteration", "episode_return_mean", "num_tokens", "total_loss", "grad_norm"]
     there, here = (pd.read_csv(folder / "progress.csv") for folder in (brought, undisturbed))
     assert here["iteration"].tolist() == [1, 2, 3] and there[columns].equals(here[columns])
     weights = "policy/model.safetensors"
     assert (brought / weights).read_bytes() == (undisturbed / weights).read_bytes()
+
+
+def test_an_evaluation_there_of_a_policy_that_is_there(
+    bucket: str, model_folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run's newest whole checkpoint is evaluated; the second command finds all records."""
+    part = POLICY_IN_CHECKPOINT.as_posix()
+    with held(f"{bucket}/policies", resuming=False) as place:
+        for name in ("iteration_000001", "iteration_000002"):
+            shutil.copytree(model_folder, place.folder / "checkpoints" / name / part)
+        (place.folder / "checkpoints" / "iteration_000001" / "SHA256SUMS").write_text("")
+    assert Path(brought(f"{bucket}/policies")).name == "iteration_000001"
+    assert Path(brought(f"{bucket}/policies/checkpoints/iteration_000001/{part}")).name == "policy"
+    output = f"{bucket}/evaluation"
+    command = ["--env=Countdown-v0", "--max-new-tokens=2", "--samples=2", "--batch-size=4"]
+    arguments = [f"--model={bucket}/policies", f"--output={output}", *command]
+    ends = []
+    bring = Elsewhere.bring
+    monkeypatch.setattr(Elsewhere, "bring", lambda place: (bring(place), ends.append(len(names(output))))[0])
+    done = CliRunner().invoke(evaluate.app, [*arguments, "--num-tasks=4"])
+    assert done.exit_code == 0, done.output
+    assert f"report.html: {output}" in done.output
+    # The lock and evaluation.json; after each batch a part of the records more; at the end summary and page.
+    assert ends == [2, 3, 4, 6]
+    done = CliRunner().invoke(evaluate.app, [*arguments, "--num-tasks=6"])
+    assert done.exit_code == 0, done.output
+    parts = sorted(name for name in names(output) if name.startswith("records/"))
+    assert parts == [f"records/part_{number:06d}.parquet" for number in range(3)]
+    assert json.loads(read(f"{output}/summary.json"))["envs"]
+    assert not [*(cache() / "runs").glob("evaluation-*")]
 
 
 def test_rows_of_a_file_and_of_a_folder(bucket: str) -> None:
@@ -250,7 +283,7 @@ def test_rows_of_a_file_and_of_a_folder(bucket: str) -> None:
         assert train.__reduce__()[1][0] == source  # workers bring it to where they are
     with pytest.raises(ValueError, match="nothing of that kind at s3://bucket/none"):
         load_rows(f"{bucket}/none", "train", ("question",))
-    brought = sorted(file.name for file in local_copy(f"{bucket}/data", (".parquet", ".jsonl")).iterdir())
+    brought = sorted(file.name for file in local_copy(f"{bucket}/data", WANTED).iterdir())
     assert brought == ["test.jsonl", "train.jsonl"]
     write(f"{bucket}/data/train.jsonl", '{"question": "5+5", "answer": "10"}\n')
     local_copy.cache_clear()  # as in another process
