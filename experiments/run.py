@@ -151,6 +151,14 @@ def main(
     num_gpus_per_learner: Annotated[
         float | None, option(PLACES, "GPUs of each learning process.", default="0")
     ] = None,
+    address: Annotated[
+        str | None,
+        option(
+            PLACES,
+            "A Ray cluster: auto, on one of its nodes, or HOST:PORT.",
+            default="RAY_ADDRESS, or this machine",
+        ),
+    ] = None,
     zero_stage: Annotated[
         int | None, option(PLACES, "DeepSpeed's ZeRO, 0 to 3.", default="without DeepSpeed")
     ] = None,
@@ -215,6 +223,10 @@ def main(
         sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
         from experiments.common import refusals, settings
 
+        if address is not None:
+            from experiments.common.cluster import name_cluster
+
+            name_cluster(address)
         assigned = settings.from_assignments(set_ or [])
         refusals.refuse(assigned, options)
         if deepspeed is not None:

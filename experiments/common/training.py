@@ -12,7 +12,6 @@ is told, once for each.
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.common import figures, settings
+from experiments.common.cluster import join
 from experiments.common.display import Display, duration, hidden_columns, quieten
 from experiments.common.page.reports import write_report
 from experiments.common.places import Place, held
@@ -64,7 +64,7 @@ def _start(algo: str, sections: settings.Sections, place: Place, *, resuming: bo
         folder.write_config(recorded)
     import ray
 
-    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    join(config)
     display = Display(run.iterations, hidden_columns(config))
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
     display.say(f"run folder: {place.name}")
