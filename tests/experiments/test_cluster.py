@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -30,14 +31,15 @@ def lost_node(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> tu
     (folder / "own_env.py").write_text(OWN_ENV)
     script = ROOT / "tests" / "two_nodes.py"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder), model_folder],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**environment, "RAY_raylet_start_wait_time_s": "120"},
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as own:  # else whoever starts Ray here meanwhile would join this cluster
+        done = subprocess.run(
+            [sys.executable, str(script), str(folder), model_folder],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env={**environment, "RAY_TMPDIR": own, "RAY_raylet_start_wait_time_s": "120"},
+            check=False,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout.splitlines()[-1]), folder / "run"
 
