@@ -48,7 +48,9 @@ def join(config: LLMConfig) -> None:
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if (address := os.environ.get(ADDRESS)) is None:
-        ray.init("local", include_dashboard=False, **quiet)  # and not one that happens to be on this machine
+        ray.init(
+            address="local", include_dashboard=False, **quiet
+        )  # and not one that happens to be on this machine
         return
     try:
         ray.init(runtime_env={"py_modules": sent(config, Path.cwd())}, **quiet)

@@ -31,7 +31,9 @@ def lost_node(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> tu
     (folder / "own_env.py").write_text(OWN_ENV)
     script = ROOT / "tests" / "two_nodes.py"
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    with tempfile.TemporaryDirectory() as own:  # else whoever starts Ray here meanwhile would join this cluster
+    with (
+        tempfile.TemporaryDirectory() as own
+    ):  # else whoever starts Ray here meanwhile would join this cluster
         done = subprocess.run(
             [sys.executable, str(script), str(folder), model_folder],
             capture_output=True,
