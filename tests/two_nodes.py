@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,7 @@ def twice(self: Training, cluster: Cluster, start: Path) -> int:
     def training() -> Any:
         if len(disturbed) == 1:
             cluster.remove_node(cluster.sampling, allow_graceful=False)
-            threading.Thread(target=add_sampling, args=(cluster,)).start()
+            add_sampling(cluster)  # the driver hears of the loss when it asks for samples
         result = train()
         disturbed.append(states(algorithm))
         return result
