@@ -264,7 +264,7 @@ def test_an_evaluation_there_of_a_policy_that_is_there(
     assert done.exit_code == 0, done.output
     parts = sorted(name for name in names(output) if name.startswith("records/"))
     assert parts == [f"records/part_{number:06d}.parquet" for number in range(3)]
-    assert json.loads(read(f"{output}/summary.json"))["envs"]
+    assert json.loads(read(f"{output}/summary.json"))["settings"]["model"] == f"{bucket}/policies"
     assert not [*(cache() / "runs").glob("evaluation-*")]
 
 
