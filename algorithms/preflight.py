@@ -14,6 +14,7 @@ from llmenv.engines import deepspeed as deepspeed_engine
 from llmenv.evaluation.tasks import Source, sources_of
 from llmenv.models.fit import check_fit
 from llmenv.models.names import resolve_model, trust_remote_code
+from llmenv.rllib.nodes import check_nodes
 from llmenv.samplers.vllm import check_settings
 
 
@@ -52,6 +53,12 @@ def preflight(config: LLMConfig) -> list[Source]:
     check_placement(config, in_trial=in_trial, driver_has_gpu=torch.cuda.is_available())
     if config.num_env_runners + config.num_learners > 0 and not in_trial:
         _check_resources(config)
+        check_nodes(config)
+    if config.placement_strategy != "PACK" and not in_trial:
+        raise ValueError(
+            f"placement_strategy={config.placement_strategy!r} is of Ray Tune's trials, and would change nothing here: "
+            "custom_resources_per_env_runner and custom_resources_per_learner say on which nodes they are"
+        )
     return sources
 
 
@@ -65,6 +72,12 @@ def _check_resources(config: LLMConfig) -> None:
         "CPU": runners * config.num_cpus_per_env_runner + learners * cpus_per_learner,
         "GPU": _gpus([config.num_gpus_per_env_runner] * runners + [config.num_gpus_per_learner] * learners),
     }
+    for each, number in (
+        (config.custom_resources_per_env_runner, runners),
+        (config.custom_resources_per_learner, learners),
+    ):
+        for name, amount in (each or {}).items():
+            needed[name] = needed.get(name, 0) + number * amount
     present = ray.cluster_resources()
     for resource, amount in needed.items():
         if amount > present.get(resource, 0) + 1e-6:

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from experiments.common.places import Place
     from llmenv.evaluation.subject import Subject
 
-    Job = tuple[list[str], Path, dict[str, Any]]  # environments, folder, settings
+    Job = tuple[list[str], str, dict[str, Any]]  # environments, folder, settings
 
 HERE = Path(__file__).resolve().parent
 if sys.path and Path(sys.path[0]).resolve() == HERE:
@@ -110,7 +111,11 @@ def main(
         bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
     ] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Folder. (default: one under evaluations/, by model and environments)")
+        str | None,
+        typer.Option(
+            help="Folder, here or elsewhere (s3://bucket/folder). (default: one under evaluations/, by model and "
+            "environments)"
+        ),
     ] = None,
 ) -> None:
     """Evaluates a model on the held-out tasks of environments."""
@@ -158,15 +163,11 @@ def main(
         }
         name = Path(model).name.replace(":", ".")
         if suite is None:
-            folder = output or Path(
-                "evaluations", "-".join([name, *(each.rpartition(":")[2] for each in envs)])
-            )
+            folder = output or "-".join([f"evaluations/{name}", *(each.rpartition(":")[2] for each in envs)])
             asked = {"env_options": options, "num_tasks": num_tasks, "seed": seed}
             jobs = [(envs, folder, {**settings, **asked})]
         else:
-            jobs = _jobs(
-                suite, output or Path("evaluations", f"{name}-{Path(suite).stem}"), num_tasks, settings
-            )
+            jobs = _jobs(suite, output or f"evaluations/{name}-{Path(suite).stem}", num_tasks, settings)
         _evaluate(make, jobs, until_width, is_shown=model != HUMAN)
 
 
@@ -176,7 +177,7 @@ def _refuse(option: str, is_right: bool, must_be: str, value: Any) -> None:
 
 
 def _score(
-    file: Path, envs: list[str], output: Path | None, options: dict[str, Any], seed: int, batch_size: int
+    file: Path, envs: list[str], output: str | None, options: dict[str, Any], seed: int, batch_size: int
 ) -> None:
     from rich.console import Console
 
@@ -185,32 +186,32 @@ def _score(
     if len(envs) > 1:
         raise ValueError("--completions takes one --env: rows of others say so in their `env`")
     from experiments.common.evaluation_shown import show, show_changes
-    from experiments.common.ownership import claim
     from experiments.common.page.reports import write_report
+    from experiments.common.places import held
     from experiments.common.starts import record_start
     from llmenv.evaluation.rescoring import score_completions
 
     console = Console(highlight=False)
-    output = output or Path("evaluations", f"scored-{file.stem}")
-    claimed = claim(output, resuming=True)
+    output = output or f"evaluations/scored-{file.stem}"
     try:
-        record_start(output)
-        summary = score_completions(
-            file, envs[0], output, env_options=options, seed=seed, batch_size=batch_size
-        )
+        with held(output, resuming=True) as place:
+            record_start(place.folder)
+            summary = score_completions(
+                file, envs[0], place.folder, env_options=options, seed=seed, batch_size=batch_size
+            )
+            show(summary, console)
+            show_changes(summary["changed"], console)
+            write_report(place.folder)
     finally:
-        claimed.release()
         with suppress(OSError):
-            output.rmdir()  # where nothing was written
-    show(summary, console)
-    show_changes(summary["changed"], console)
-    write_report(output)
+            Path(output).rmdir()  # where nothing was written
     console.print(f"records, summary.json, report.html: {output}", markup=False, soft_wrap=True)
 
 
-def _jobs(suite: str, folder: Path, num_tasks: int, settings: dict[str, Any]) -> list[Job]:
+def _jobs(suite: str, folder: str, num_tasks: int, settings: dict[str, Any]) -> list[Job]:
     """A suite's evaluations, of as many tasks as were asked for; one whose tasks have changed is refused."""
     from experiments.common.suites import check_tasks, read_suite
+    from llmenv.remote import joined
 
     jobs: list[Job] = []
     for part in read_suite(suite):
@@ -220,7 +221,7 @@ def _jobs(suite: str, folder: Path, num_tasks: int, settings: dict[str, Any]) ->
             "num_tasks": min(num_tasks, part.num_tasks),
             "seed": part.seed,
         }
-        jobs.append(([part.env], folder / part.name, {**settings, **asked}))
+        jobs.append(([part.env], joined(folder, part.name), {**settings, **asked}))
     return jobs
 
 
@@ -234,8 +235,8 @@ def _evaluate(
 
     console = Console(highlight=False)
     quieten()
-    from experiments.common.ownership import claim
     from experiments.common.page.reports import write_report
+    from experiments.common.places import held
     from experiments.common.starts import record_start
     from llmenv.evaluation import evaluate
     from llmenv.evaluation.run import held_out
@@ -247,15 +248,18 @@ def _evaluate(
     act = evaluate if until_width is None else partial(evaluate_until, until_width)
     subject = make()
     for envs, output, settings in jobs:
-        claimed = claim(output, resuming=True)  # what is no evaluation is refused by its records
-        try:
-            record_start(output)
+        with held(output, resuming=True) as place:  # what is no evaluation is refused by its records
+            record_start(place.folder)
+
+            def on_batch(done: int, all_of_them: int, place: Place = place) -> None:
+                tell(done, all_of_them)
+                with suppress(OSError):  # the next batch brings it, or the end does
+                    place.bring()
+
             with progress(console) if is_shown else nullcontext(lambda *counts: None) as tell:
-                summary = act(subject, envs, output, on_batch=tell, **settings)
-        finally:
-            claimed.release()
-        show(summary, console)
-        write_report(output)
+                summary = act(subject, envs, place.folder, on_batch=on_batch, **settings)
+            show(summary, console)
+            write_report(place.folder)
         console.print(f"records, summary.json, report.html: {output}", markup=False, soft_wrap=True)
 
 

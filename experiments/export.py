@@ -20,14 +20,17 @@ from experiments.common.commands import called
 from experiments.common.errors import told
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
+from experiments.common.saved_models import brought
 from llmenv.models.names import ADAPTERS_IN_CHECKPOINT, POLICY_IN_CHECKPOINT, trust_remote_code
 from llmenv.models.saved_policy import has_policy, write_policy
 
 
 def main(
     checkpoint: Annotated[
-        Path,
-        typer.Argument(help="A run folder, for its newest checkpoint, or a checkpoint's own folder."),
+        str,
+        typer.Argument(
+            help="A run folder, for its newest checkpoint, or a checkpoint's own; here or elsewhere."
+        ),
     ],
     out: Annotated[Path, typer.Argument(help="The folder to write: a new or an empty one.")],
     trusted: Annotated[
@@ -41,7 +44,7 @@ def main(
     """
     trust_remote_code(trusted)
     with told():
-        export(checkpoint, out)
+        export(Path(brought(checkpoint)), out)
     typer.echo(f"{out}: load it with transformers, or train on with --model {out}; its card is README.md")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -150,12 +151,23 @@ def main(
     num_gpus_per_learner: Annotated[
         float | None, option(PLACES, "GPUs of each learning process.", default="0")
     ] = None,
+    address: Annotated[
+        str | None,
+        option(
+            PLACES,
+            "A Ray cluster: auto, on one of its nodes, or HOST:PORT.",
+            default="RAY_ADDRESS, or this machine",
+        ),
+    ] = None,
     zero_stage: Annotated[
         int | None, option(PLACES, "DeepSpeed's ZeRO, 0 to 3.", default="without DeepSpeed")
     ] = None,
     deepspeed: Annotated[Path | None, option(PLACES, "JSON file of more of DeepSpeed's settings.")] = None,
-    output: Annotated[Path | None, option(FOLDER, "Run folder.", default="a new one under runs/")] = None,
-    resume: Annotated[Path | None, option(FOLDER, "Go on with the run of this folder.")] = None,
+    output: Annotated[
+        str | None,
+        option(FOLDER, "Run folder, here or elsewhere (s3://bucket/run).", default="a new one under runs/"),
+    ] = None,
+    resume: Annotated[str | None, option(FOLDER, "Go on with the run of this folder.")] = None,
     wandb: Annotated[bool, option(FOLDER, "Log to Weights & Biases too.", "--wandb")] = False,
     plan: Annotated[
         bool, option(PLAN, "Say what runs where and whether it fits, and end.", "--plan")
@@ -203,13 +215,18 @@ def main(
         raise typer.BadParameter("--gpus and --gpu-memory are of --plan: a run takes the GPUs that it finds")
     from experiments.common.errors import told
 
-    with told():
+    seen: Path | None = None  # of a run that is gone on with
+    with told(), ExitStack() as stack:
         from experiments.common.own_packages import import_ours
 
         import_ours()
         sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
         from experiments.common import refusals, settings
 
+        if address is not None:
+            from experiments.common.cluster import name_cluster
+
+            name_cluster(address)
         assigned = settings.from_assignments(set_ or [])
         refusals.refuse(assigned, options)
         if deepspeed is not None:
@@ -221,10 +238,12 @@ def main(
                 raise ValueError(
                     "--resume goes on with the run's own settings, in its folder: leave out --preset and --output"
                 )
+            from experiments.common.places import glimpse
             from experiments.common.resuming import resumed
 
             output = resume
-            algo, sections = resumed(resume, assigned, options)
+            seen = stack.enter_context(glimpse(resume))
+            algo, sections = resumed(seen, assigned, options)
         else:
             from algorithms.names import method_name
 
@@ -234,13 +253,13 @@ def main(
 
             task = short_name(sections["environment"])
             name = f"{task}-{algo}-{Path(sections['policy']['model']).name}"
-            output = output or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+            output = output or f"runs/{name}-{datetime.now():%Y%m%d-%H%M%S}"
         if plan:
             from experiments.common.plan_shown import plan_run
 
-            status = plan_run(algo, sections, gpus, gpu_memory, run=resume)
+            status = plan_run(algo, sections, gpus, gpu_memory, run=seen)
         else:
-            from experiments.common.training import start
+            from experiments.common.launch import start
 
             status = start(algo, sections, output, resuming=resume is not None, wandb=wandb)
     raise typer.Exit(status)

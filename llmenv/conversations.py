@@ -16,7 +16,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from llmenv.data import Rows, load_rows, split_files
+from llmenv.data import WANTED, Rows, load_rows, split_files
+from llmenv.remote import is_uri, local_copy
 
 COLUMNS = ("messages", "prompt", "completion", "turns", "correct", "truncated", "error")
 SHAPES = "`messages`, or `prompt` and `completion`"
@@ -51,7 +52,7 @@ def load_demonstrations(
     """The rows of a source, and the numbers of those that are to be imitated.
 
     Args:
-        data: A file, a folder, a hub id (see `llmenv.data`), or the folder of an evaluation: what
+        data: A file, a folder, a URI of one, a hub id (see `llmenv.data`), or the folder of an evaluation: what
             `experiments/generate.py` has kept of it, else all its records.
         only_right: Of records, whether those are left out that were not right. Those that failed or were cut short are
             in any case.
@@ -60,7 +61,7 @@ def load_demonstrations(
     Raises:
         ValueError: If it cannot be read, has other columns, or nothing is left of it.
     """
-    source = Path(data).expanduser()
+    source = local_copy(data, WANTED) if is_uri(data) else Path(data).expanduser()
     places = [source / name for name in ("kept.parquet", "records") if (source / name).exists()]
     source = places[0] if places else source
     parts = source.is_dir() and not split_files(source, split)  # of a whole that knows no splits

@@ -10,6 +10,8 @@ the hub's, whatever its name. Its splits, "train" and "test", are:
 - of a file with the word "train" or "test" in its name, itself and the file beside it that has the other word;
 - of any file with a column "split", the rows that say so. A row of which nothing says so is training data.
 
+Files and folders may be on any filesystem that pyarrow knows, by their URI (`llmenv.remote`).
+
 Parquet goes before JSONL. `Question` is read as the column `question`.
 """
 
@@ -25,6 +27,8 @@ from itertools import accumulate, combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from llmenv.remote import is_uri, local_copy
+
 logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?::([\w.-]+))?(?:@([\w.-]+))?")
@@ -32,7 +36,8 @@ _SPLIT_WORD = re.compile(r"(?<![a-z])(train|test)(?![a-z])")
 _SHARD = re.compile(
     r"[-_.]?[0-9]+(?P<of>-of-[0-9]+)?(-[0-9a-f]+)?"
 )  # what follows the split in a shard's name
-_SUFFIXES = (".parquet", ".jsonl")
+SUFFIXES = (".parquet", ".jsonl")
+WANTED = tuple(f"*{suffix}" for suffix in SUFFIXES)  # of a folder on another filesystem
 _ASKING = ("question", "problem", "prompt")  # two files that have these in common hold the same tasks
 
 
@@ -79,7 +84,7 @@ def load_rows(
     """Load one split of a source.
 
     Args:
-        source: a file, a folder or a hub id (see the head of this module).
+        source: a file, a folder, a URI of one, or a hub id (see the head of this module).
         split: "train", "test", or None for all that the source holds.
         columns: names to load; those that the source does not have are left out.
         unnamed_split: the split of rows of which neither they themselves nor the name of their file say one.
@@ -87,13 +92,13 @@ def load_rows(
     Raises:
         ValueError: the source is missing or cannot be read, or it has no such split, no rows or none of the columns.
     """
-    path, wanted = Path(source).expanduser(), tuple(columns)
+    path, wanted = _here(source, split), tuple(columns)
     hub_id = _HUB_ID.fullmatch(str(source))
-    if hub_id and path.suffix not in _SUFFIXES and not path.exists():
+    if hub_id and path.suffix not in SUFFIXES and not path.exists():
         origin = str(source)
         table = _read_hub(hub_id[1], hub_id[2], hub_id[3] or split or "all", wanted)
     else:
-        origin = str(path.absolute())
+        origin = str(source if is_uri(source) else path.absolute())
         stats = [(file, file.stat()) for file in _find_files(path.absolute(), split)]
         stamps = tuple((file, s.st_mtime_ns, s.st_size) for file, s in stats)
         named = path.is_dir() or _SPLIT_WORD.search(path.name)
@@ -108,6 +113,16 @@ def load_rows(
     return Rows(origin, table, split, wanted, unnamed_split)
 
 
+def _here(source: str | Path, split: str | None) -> Path:
+    """Where a source is on this machine, which a URI's are brought to first; that of the split, of two files."""
+    if not is_uri(source):
+        return Path(source).expanduser()
+    place, mark, query = str(source).partition("?")
+    folder, _, name = place.rpartition("/")
+    name = _SPLIT_WORD.sub(split, name) if split and name.endswith(SUFFIXES) else name
+    return local_copy(f"{folder}/{name}{mark}{query}", WANTED)
+
+
 def split_files(folder: Path, split: str) -> list[Path]:
     """The files of a folder that hold a split; none where there is no such folder.
 
@@ -118,7 +133,7 @@ def split_files(folder: Path, split: str) -> list[Path]:
     if split:
         kinds = [lambda stem: stem == split, lambda stem: _SHARD.fullmatch(stem, len(split)), *kinds]
     for is_of_kind in kinds:
-        for suffix in _SUFFIXES:
+        for suffix in SUFFIXES:
             files = sorted(file for file in folder.glob(f"{split}*{suffix}") if is_of_kind(file.stem))
             if files:
                 return files
@@ -140,7 +155,7 @@ def _find_files(path: Path, split: str | None) -> list[Path]:
             f"there is no file {file}{beside}: give a .parquet or .jsonl file, a folder with train* and test* files, "
             "or a hub id (owner/name)"
         )
-    if file.suffix not in _SUFFIXES:
+    if file.suffix not in SUFFIXES:
         raise ValueError(f"{file} is neither .parquet nor .jsonl: convert it to one of them")
     return [file]
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever is killed, and when. Knows nothing about what is in them."""
+"""Files and folders that are whole or not there, whatever is killed, and when. Knows nothing about what is in them."""
 
 from __future__ import annotations
 
@@ -30,3 +30,19 @@ def sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
+
+
+def cache() -> Path:
+    """Where this machine keeps what was made from something else, or brought from elsewhere; made if needed."""
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmenv"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Moves a whole folder to its name, unless another process was first."""
+    try:
+        os.replace(made, target)
+    except OSError:
+        if not target.exists():
+            raise

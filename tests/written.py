@@ -25,7 +25,7 @@ PAGES = {
     )
 }
 PYTHON = ("python", "python3", ".venv/bin/python")
-STANDS_FOR_A_MODEL = ("/models/", "runs/")  # folders of the reader's
+STANDS_FOR_A_MODEL = ("/models/", "runs/", "s3://bucket/")  # folders of the reader's
 OF_THE_READER = ("my_module:", "Reverse-v0")  # environments
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.common.commands import called
@@ -34,11 +33,11 @@ def show(episodes: Sequence[TextEpisode], display: Display) -> None:
         display.sample(episode)
 
 
-def next_steps(folder: Path, env: str, env_config: dict[str, Any], iterations: int) -> list[str]:
+def next_steps(run: str, env: str, env_config: dict[str, Any], iterations: int) -> list[str]:
     """Commands to try after a run.
 
     Args:
-        folder: The run's.
+        run: The run's folder or URI.
         env: Its environment's id, "envs:Countdown-v0" or "my_module:MyEnv-v0".
         env_config: The environment's arguments.
         iterations: That it has had; without any there is nothing to compare or to go on with.
@@ -46,25 +45,24 @@ def next_steps(folder: Path, env: str, env_config: dict[str, Any], iterations: i
     Returns:
         Watch the policy write, see which tasks it has won and lost, go on for as long again.
     """
-    run = shlex.quote(str(folder))
-    play = f"{called('play')} --model {run} --env {shlex.quote(env.removeprefix('envs:'))}"
+    quoted, before = shlex.quote(run), shlex.quote(f"{run}/samples/eval_sampled_000000.parquet")
+    play = f"{called('play')} --model {quoted} --env {shlex.quote(env.removeprefix('envs:'))}"
     for name, value in env_config.items():
         play += f" --env-set {shlex.quote(f'{name}={json.dumps(value, default=str)}')}"  # JSON is YAML
     if not iterations:
         return [play]
-    before = shlex.quote(str(folder / "samples" / "eval_sampled_000000.parquet"))
     return [
         play,
-        f"{called('compare')} {before} {run}",
-        f"{called('train')} --resume {run} --iterations {2 * iterations}",
+        f"{called('compare')} {before} {quoted}",
+        f"{called('train')} --resume {quoted} --iterations {2 * iterations}",
     ]
 
 
-def say_what_is_there(display: Display, folder: Path, algorithm: LLMAlgorithm, seconds: float) -> None:
-    """Where report and policy are, and what to try next."""
+def say_what_is_there(display: Display, run: str, algorithm: LLMAlgorithm, seconds: float) -> None:
+    """Where report and policy are, and what to try next; `run` is the run's folder or URI."""
     display.say(f"took {duration(seconds)}; policy, summary and all to look at (report.html) are in")
-    display.say(f"{folder}")
-    display.say(f"next, open {folder / 'report.html'}, load {folder / 'policy'}, or try")
+    display.say(run)
+    display.say(f"next, open {run}/report.html, load {run}/policy, or try")
     config = algorithm.config
-    for command in next_steps(folder, config.env, dict(config.env_config), algorithm.iteration):
+    for command in next_steps(run, config.env, dict(config.env_config), algorithm.iteration):
         display.say(f"  {command}")

@@ -71,37 +71,46 @@ def claim(path: Path, *, resuming: bool) -> Claim:
 
 
 def _lock(path: Path, take_over: bool) -> None:
-    file, ours = path / LOCK, _this_process()
-    owner = _owner(file)
-    if owner is not None and take_over and _is_gone(owner):
+    file = path / LOCK
+    with contextlib.suppress(FileNotFoundError):
+        refuse_others(str(path), file.read_text(), take_over=take_over)
         file.unlink()
-    elif owner is not None:
-        holder = f"process {owner.get('pid')} on {owner.get('host')}"
-        if not _is_gone(owner):
-            raise ValueError(
-                f"{path} is being written by {holder}: wait for it, or stop it. (If that is no run any more, delete "
-                f"{file})"
-            )
-        raise ValueError(f"{path} holds a run that was killed ({holder}): go on with it by --resume {path}")
     try:
         with file.open("x") as text:
-            json.dump(ours, text)
+            text.write(_this_process())
     except FileExistsError as error:  # of another host, a moment ago
         raise ValueError(f"{path} has just been taken by another run: name another folder") from error
 
 
-def _owner(file: Path) -> dict[str, Any] | None:
-    """What a lock says; empty where it says nothing, as when a disk was full."""
+def refuse_others(place: str, lock: str, *, take_over: bool) -> None:
+    """Says whose a place is.
+
+    Args:
+        place: A folder, or a URI.
+        lock: What stands in its LOCK.
+        take_over: Whether it may be that of a process which was killed.
+
+    Raises:
+        ValueError: Unless it may, and was.
+    """
     try:
-        return dict(json.loads(file.read_text()))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
+        owner = dict(json.loads(lock))
+    except ValueError:  # it says nothing, as when a disk was full
+        owner = {}
+    holder = f"process {owner.get('pid')} on {owner.get('host')}"
+    if not _is_gone(owner):
+        raise ValueError(
+            f"{place} is being written by {holder}: wait for it, or stop it. (If that is no run any more, delete "
+            f"{place}/{LOCK})"
+        )
+    if not take_over:
+        raise ValueError(f"{place} holds a run that was killed ({holder}): go on with it by --resume {place}")
 
 
-def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+def _this_process() -> str:
+    """What a lock of this process's says."""
+    ours = {"host": socket.gethostname(), "pid": os.getpid(), "started": _started(os.getpid())}
+    return json.dumps(ours)
 
 
 def _is_gone(owner: dict[str, Any]) -> bool:

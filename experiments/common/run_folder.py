@@ -34,6 +34,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from experiments.common.checksums import damage, write_sums
+from experiments.common.places import Place
 from llmenv.episode import TextEpisode
 from llmenv.evaluation.records import as_text
 from llmenv.files import replaced, sync
@@ -119,10 +120,12 @@ class RunFolder:
 
     Args:
         path: The folder; made if needed.
+        place: What the folder is to be brought to; None where it stays.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, place: Place | None = None):
         self.path = path
+        self.place = place or Place(str(path), path)
         path.mkdir(parents=True, exist_ok=True)
         self._config: str | None = None
         self._tables = {name: read_table(path, name) for name in TABLES}

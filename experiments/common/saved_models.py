@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from fnmatch import fnmatchcase
 from pathlib import Path
 
+from experiments.common.checksums import SUMS
+from experiments.common.places import newest
 from llmenv.models import smollm2
 from llmenv.models.names import ADAPTERS_IN_CHECKPOINT, POLICY_IN_CHECKPOINT, resolve_model
 from llmenv.models.saved_policy import has_policy, write_policy
+from llmenv.remote import is_uri, joined, listed, local_copy, opened
+
+# Of a checkpoint that is elsewhere.
+OF_POLICY = (f"{POLICY_IN_CHECKPOINT}/*", f"{ADAPTERS_IN_CHECKPOINT}/*", SUMS)
 
 
 def saved_model(name: str) -> str:
@@ -28,6 +35,26 @@ def saved_model(name: str) -> str:
         return resolve_model(str(folder))
     adapters = folder / ADAPTERS_IN_CHECKPOINT
     return str((_merged(folder) if adapters.is_dir() else folder / POLICY_IN_CHECKPOINT).resolve())
+
+
+def brought(name: str) -> str:
+    """A model's name as it is; of a URI, the folder in this machine's cache that the policy has been brought to.
+
+    Args:
+        name: A model's name, or the URI of a run folder, a checkpoint or a model.
+
+    Raises:
+        ValueError: If there is nothing, or see `llmenv.remote.opened`.
+    """
+    if not is_uri(name):
+        return name
+    names = sorted(listed(*opened(name)))
+    if (checkpoint := newest(names)) is not None:
+        return str(local_copy(joined(name, checkpoint), OF_POLICY))
+    if "config.yaml" in names and "policy/config.json" in names:
+        return str(local_copy(joined(name, "policy"), ("*",)))
+    is_checkpoint = any(fnmatchcase(each, wanted) for each in names for wanted in OF_POLICY[:2])
+    return str(local_copy(name, OF_POLICY if is_checkpoint else ("*",)))
 
 
 def left_by_run(name: str) -> Path | None:

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmenv.remote import is_uri
+
 if TYPE_CHECKING:
     from llmenv.evaluation.subject import Subject
 
@@ -30,7 +32,12 @@ def maker(model: str, sampler: str, dtype: str, template: str, trusted: bool) ->
         from experiments.common.human import human_subject
 
         return human_subject
-    if ":" in model and not Path(model).exists():
+    here = model
+    if is_uri(model):
+        from experiments.common.saved_models import brought
+
+        here = brought(model)
+    elif ":" in model and not Path(model).exists():
         from llmenv.evaluation.text_models import function_subject
 
         return lambda: function_subject(model)
@@ -39,17 +46,17 @@ def maker(model: str, sampler: str, dtype: str, template: str, trusted: bool) ->
     from llmenv.models import names
 
     names.trust_remote_code(trusted)
-    if model != names.smollm2.NAME and not names.is_adapter(Path(model).expanduser()):
+    if here != names.smollm2.NAME and not names.is_adapter(Path(here).expanduser()):
         from experiments.common.saved_models import left_by_run
 
-        if left_by_run(model) is None:
-            names.resolve_model(model)  # those two may have to be made first
+        if left_by_run(here) is None:
+            names.resolve_model(here)  # those two may have to be made first
 
     def make() -> Subject:
         from experiments.common.saved_models import saved_model
         from llmenv.evaluation.subject import load_subject
 
-        return load_subject(saved_model(model), sampler, name=model, dtype=dtype, template=template)
+        return load_subject(saved_model(here), sampler, name=model, dtype=dtype, template=template)
 
     return make
 

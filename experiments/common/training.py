@@ -12,7 +12,6 @@ is told, once for each.
 from __future__ import annotations
 
 import contextlib
-import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,92 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from experiments.common import ends, figures, settings
-from experiments.common.display import Display, hidden_columns, quieten
-from experiments.common.ownership import claim
+from experiments.common.display import Display
 from experiments.common.page.reports import write_report
-from experiments.common.plan import plan_here
-from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare, newest_whole
-from experiments.common.starts import record_start
+from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, is_bare
 from experiments.common.stopping import CutShortError, StopSignals
-from experiments.common.wandb_run import WandbRun, start_wandb
+from experiments.common.wandb_run import WandbRun
 from experiments.export import export
-from llmenv.models.names import resolve_model, trust_remote_code
 
 if TYPE_CHECKING:
     from algorithms.base import LLMAlgorithm
     from llmenv.episode import TextEpisode
-
-
-def start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
-    """Builds everything that can fail on bad settings, then trains.
-
-    Args:
-        algo: One of `algorithms.METHODS`.
-        sections: All settings.
-        output: The run folder.
-        resuming: Whether to go on from its newest checkpoint.
-        wandb: Whether to log to Weights & Biases too.
-
-    Returns:
-        The exit status: 0, or 130 or 143 for a run that was stopped (see `StopSignals`).
-    """
-    claimed = claim(output, resuming=resuming)
-    try:
-        record_start(output)
-        return _start(algo, sections, output, resuming=resuming, wandb=wandb)
-    except BaseException:
-        # What has neither been evaluated nor trained has failed at its start, and nobody misses its folder.
-        if not resuming and is_bare(output):
-            claimed.discard()
-        raise
-    finally:
-        claimed.release()
-
-
-def _start(algo: str, sections: settings.Sections, output: Path, *, resuming: bool, wandb: bool) -> int:
-    quieten()
-    config, run = settings.build(algo, sections)
-    trust_remote_code(config.trust_remote_code)
-    resolve_model(config.base_model)
-    plan = plan_here(config)
-    folder = RunFolder(output)
-    recorded = settings.resolved(algo, sections, run, config)
-    if not resuming:
-        folder.write_config(recorded)
-    import ray
-
-    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    display = Display(run.iterations, hidden_columns(config))
-    display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
-    display.say(f"run folder: {output}")
-    if plan is not None:
-        display.say(plan.line())
-    if crowded := settings.crowding(config):
-        display.warn(crowded)
-    starting = "starting"
-    if config.sampler == "vllm":
-        starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
-    algorithm = None
-    try:
-        with display.hearing(), display.waiting(starting):
-            if resuming:
-                newest = newest_whole(output, display.warn).absolute()
-                # With this config instead of the checkpoint's own: it may run on another machine.
-                algorithm = config.algo_class.from_checkpoint(str(newest), config=config)
-            else:
-                algorithm = config.build_algo()
-        if resuming:
-            folder.write_config(recorded, anew=True)
-            folder.rewind(algorithm.iteration)
-            display.say(f"resumed after iteration {algorithm.iteration}")
-        logger = start_wandb(recorded, output) if wandb else None
-        with display.hearing():
-            return Training(algorithm, run, folder, display, logger).run()
-    finally:
-        folder.close()
-        if algorithm is not None:
-            algorithm.stop()
-        ray.shutdown()
 
 
 def _due(iteration: int, every: int) -> bool:
@@ -162,7 +85,7 @@ class Training:
                 raise
         with contextlib.suppress(OSError, SystemExit):  # SIGHUP says that nobody reads it
             self.display.say(
-                f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.path}"
+                f"stopped after iteration {self.algorithm.iteration}: go on with --resume {self.folder.place.name}"
             )
         return self._stop.exit_status
 
@@ -215,7 +138,7 @@ class Training:
                 self.display.evaluations({"before": rows.iloc[0].to_dict(), "after": rows.iloc[-1].to_dict()})
         with self._harmless("report.html"):
             write_report(self.folder.path)
-        ends.say_what_is_there(self.display, self.folder.path, self.algorithm, seconds)
+        ends.say_what_is_there(self.display, self.folder.place.name, self.algorithm, seconds)
 
     def _write_results(self, checkpoint: Path, seconds: float) -> None:
         """Policy and summary."""
@@ -239,6 +162,8 @@ class Training:
         saved = self.folder.save_checkpoint(
             self.algorithm.iteration, self.algorithm.save_to_path, self.settings.keep_checkpoints
         )
+        with self._harmless(self.folder.place.name):  # the next one brings it there, or the end does
+            self.folder.place.bring()
         self._saved_at = time.monotonic()
         return saved
 
@@ -246,17 +171,17 @@ class Training:
         """Saves the last whole iteration, if there is one, and says beside the error how to go on."""
         if isinstance(error, CheckpointError) or is_bare(self.folder.path):
             return  # it says so itself, or nothing is lost
-        path, algorithm = self.folder.path, self.algorithm
+        name, algorithm = self.folder.place.name, self.algorithm
         if algorithm.learners_are_whole and algorithm.iteration:
             try:
                 self._save()
             except CheckpointError as unsaved:
                 error.add_note(str(unsaved))
             else:
-                error.add_note(f"Go on with --resume {path}")
-        elif kept := checkpoints(path):
+                error.add_note(f"Go on with --resume {name}")
+        elif kept := checkpoints(self.folder.path):
             iteration = int(kept[-1].name.removeprefix("iteration_"))
-            error.add_note(f"The checkpoint of iteration {iteration} is whole: go on with --resume {path}")
+            error.add_note(f"The checkpoint of iteration {iteration} is whole: go on with --resume {name}")
 
     @contextlib.contextmanager
     def _cutting_short(self) -> Iterator[None]:

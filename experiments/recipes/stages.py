@@ -244,16 +244,16 @@ def _rows_of(work: Work, name: str) -> pd.DataFrame:
 def _train(work: Work) -> int:
     """A run of run.py's, or what is left of it; returns its exit status."""
     from algorithms.names import method_name
-    from experiments.common import resuming, run_folder, training
+    from experiments.common import launch, resuming, run_folder
 
     run = work.folder / RUN
     if run_folder.checkpoints(run):
         if (run / "summary.json").is_file():
             return 0
         algo, sections = resuming.resumed(run, {}, {})
-        return training.start(algo, sections, run, resuming=True, wandb=False)
+        return launch.start(algo, sections, run, resuming=True, wandb=False)
     shutil.rmtree(run, ignore_errors=True)  # a kill before its first checkpoint
-    return training.start(
+    return launch.start(
         method_name(work.stage.settings["algo"]), _sections(work), run, resuming=False, wandb=False
     )
 

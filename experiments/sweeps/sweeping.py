@@ -95,7 +95,8 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
             write_asked(asked, output)
         import ray
 
-        ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        address = os.environ.get("RAY_ADDRESS", "local")  # and not one that happens to be on this machine
+        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
         try:
             return sweep.run()
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from llmenv.files import cache, put_in_place
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,22 +65,6 @@ def folder() -> Path:
         put_in_place(converted, target)
     _say(f"{NAME} is ready in {target}")
     return target
-
-
-def cache() -> Path:
-    """Where models are kept that were made from something else; made if needed."""
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llmenv"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def put_in_place(made: Path, target: Path) -> None:
-    """Moves a whole folder to its name, unless another process was first."""
-    try:
-        os.replace(made, target)
-    except OSError:
-        if not target.exists():
-            raise
 
 
 @contextlib.contextmanager

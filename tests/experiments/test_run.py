@@ -237,7 +237,7 @@ def test_options_become_settings(arguments, section, name, value, monkeypatch):
     """None: the config's own default."""
     built = []
     monkeypatch.setattr(
-        "experiments.common.training.start", lambda algo, sections, *rest, **kwargs: built.append(sections)
+        "experiments.common.launch.start", lambda algo, sections, *rest, **kwargs: built.append(sections)
     )
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +30,7 @@ def test_the_next_commands_can_be_run(
     env: str, env_config: dict[str, Any], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", [way])
-    commands = next_steps(Path("runs/A"), env, env_config, 80)
+    commands = next_steps("runs/A", env, env_config, 80)
     for command in commands:
         check(command)
     words = [word for word in shlex.split(commands[0]) if "=" in word]
@@ -42,7 +41,7 @@ def test_the_next_commands_can_be_run(
         else ["python experiments/compare.py", "python experiments/run.py --resume"]
     )
     assert commands[2].endswith("runs/A --iterations 160")
-    assert next_steps(Path("runs/A"), env, env_config, 0) == commands[:1]
+    assert next_steps("runs/A", env, env_config, 0) == commands[:1]
 
 
 def test_the_first_completions_are_those_that_the_evaluation_finds(algorithm: Any) -> None:
