@@ -127,6 +127,15 @@ def test_a_torn_file_is_owed_again(subject: Subject, tmp_path: Path) -> None:
     assert same(read(tmp_path / "e"), before)
 
 
+def test_records_of_before_there_were_reward_parts_are_read(subject: Subject, tmp_path: Path) -> None:
+    evaluate(subject, DIGITS, tmp_path / "e", **{**SMALL, "num_tasks": 1})
+    (part,) = (tmp_path / "e" / "records").iterdir()
+    before = read(tmp_path / "e")
+    pd.read_parquet(part).drop(columns="reward_parts").to_parquet(part)
+    settings = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert same(Records(tmp_path / "e", settings).read(), before) and part.exists()
+
+
 @pytest.mark.parametrize(
     "change", [{"temperature": 0.5}, {"max_new_tokens": 9}, {"seed": 3}, {"env_options": {"split": "train"}}]
 )
