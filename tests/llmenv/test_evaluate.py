@@ -135,7 +135,9 @@ def test_records_of_before_there_were_reward_parts_are_read(subject: Subject, tm
     pq.write_table(pq.read_table(part).drop_columns("reward_parts"), part)
     settings = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     found = Records(tmp_path / "e", settings).read()
-    assert found["completion"].tolist() == before["completion"].tolist() and found["reward_parts"].isna().all()
+    assert (
+        found["completion"].tolist() == before["completion"].tolist() and found["reward_parts"].isna().all()
+    )
     assert len(found) == 3 and part.exists()
 
 
