@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 EVALUATE = Path(__file__).parents[2] / "experiments" / "evaluate.py"
 ID, COMMIT = "Some-Org/a-model", "c0ffee" * 6 + "c0ff"
 
