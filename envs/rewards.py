@@ -35,6 +35,9 @@ RewardFunction = Callable[
 class AddedReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs, ABC):
     """Pays env_weight * (the environment's reward) + weight * score(prompt, completion, info).
 
+    What the reward is made of is in the step's info as "reward_parts", as paid: "environment", and what each wrapper
+    added, by its class or its functions. Their sum is the reward.
+
     A subclass records its arguments, as Gymnasium's own wrappers do, so that `env.spec` makes the same again.
 
     Args:
@@ -58,6 +61,10 @@ class AddedReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs, ABC):
             info: that of the step which completed it.
         """
 
+    def scores(self, prompt: str, completion: str, info: dict[str, Any]) -> dict[str, float]:
+        """The score by the names of its parts: its class alone, where it has none."""
+        return {type(self).__name__: float(self.score(prompt, completion, info))}
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[str, dict[str, Any]]:
@@ -67,14 +74,19 @@ class AddedReward(gym.Wrapper[str, str, str, str], RecordConstructorArgs, ABC):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
+        parts = info.get("reward_parts", {"environment": float(reward)})
+        parts = {name: self.env_weight * paid for name, paid in parts.items()}
         reward = self.env_weight * float(reward)
         self._completion += action
         if info.get("continues") and not (terminated or truncated):
             self._completion += observation
         else:
-            reward += self.weight * float(self.score(self._prompt, self._completion, info))
+            found = self.scores(self._prompt, self._completion, info)
+            for name, score in found.items():
+                parts[name] = parts.get(name, 0.0) + self.weight * score
+            reward += self.weight * sum(found.values())
             self._prompt, self._completion = observation, ""
-        return observation, reward, terminated, truncated, info
+        return observation, reward, terminated, truncated, {**info, "reward_parts": parts}
 
 
 class RewardFunctions(AddedReward):
@@ -101,13 +113,23 @@ class RewardFunctions(AddedReward):
             for function, weight in functions.items()
         ]
 
-    def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
-        total = 0.0
+    def scores(self, prompt: str, completion: str, info: dict[str, Any]) -> dict[str, float]:
+        found: dict[str, float] = {}
         for function, weight in self.functions:
             score = function(prompt, completion, info)
             if score is not None:  # as in TRL: the function has nothing to say of this sample
-                total += weight * finite(score, function)
-        return total
+                name = _name(function)
+                found[name] = found.get(name, 0.0) + weight * finite(score, function)
+        return found
+
+    def score(self, prompt: str, completion: str, info: dict[str, Any]) -> float:
+        return sum(self.scores(prompt, completion, info).values())
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return f"{module}:{name}"
 
 
 def finite(score: Any, function: Callable[..., Any]) -> float:
@@ -117,10 +139,8 @@ def finite(score: Any, function: Callable[..., Any]) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        name = getattr(function, "__qualname__", None) or type(function).__qualname__
-        module = getattr(function, "__module__", None) or type(function).__module__
         raise ValueError(
-            f"the reward function {module}:{name} gave {score!r}, and no finite number: let it return a number, or "
+            f"the reward function {_name(function)} gave {score!r}, and no finite number: let it return a number, or "
             "None where it has nothing to say"
         )
     return number

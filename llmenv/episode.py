@@ -103,6 +103,17 @@ class TextEpisode:
         return float(sum(turn.reward for turn in self.turns))
 
     @property
+    def reward_parts(self) -> dict[str, float] | None:
+        """What the total is made of, by name; None where no turn's info says so (`envs.rewards`)."""
+        if not any("reward_parts" in turn.info for turn in self.turns):
+            return None
+        total: dict[str, float] = {}
+        for turn in self.turns:
+            for name, paid in turn.info.get("reward_parts", {"environment": turn.reward}).items():
+                total[name] = total.get(name, 0.0) + paid
+        return total
+
+    @property
     def transcript(self) -> str:
         """All that was said after the first user message: a message a line, but for one that goes on with another."""
         parts = []

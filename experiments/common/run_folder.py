@@ -327,6 +327,7 @@ def _record(episode: TextEpisode) -> dict[str, Any]:
         "finish_reason": last.finish_reason if last else "",
         "truncated": episode.truncated or episode.hit_length_cap,
         "rewards": [turn.reward for turn in episode.turns],
+        "reward_parts": None if episode.reward_parts is None else json.dumps(episode.reward_parts),
         "prompt_tokens": len(episode.token_ids) - episode.response_length,
         "response_tokens": episode.response_length,
         "weights_version": episode.weights_version,

@@ -79,8 +79,8 @@ class Recipe:
         environments: By name, RLlib's `env` and `env_config`.
         evaluation: How each policy is evaluated in each of them.
         settings: Of every stage that trains: run.py's sections.
-        template: Of all prompts, in training and in evaluation. Not "auto": the chat template that a trained policy is
-            exported with has the words of the environments that it was trained in, and would put them before others'.
+        template: Of all prompts, in training and in evaluation. Not "auto": it is one for all stages, whatever model
+            they start from.
         seed: All is a function of it.
     """
 

@@ -34,6 +34,7 @@ TEXTS = [
     "completion",
     "finish_reason",
     "turns",
+    "reward_parts",
     "answer",
     "right_answer",
     "failure",
@@ -95,7 +96,7 @@ class Records:
         tables = [schema().empty_table().select(wanted or schema().names)]
         for file in sorted(self.parts.glob("part_*.parquet")):
             try:
-                tables.append(pq.ParquetFile(file).read(columns=wanted).select(tables[0].column_names))
+                tables.append(_table(pq.ParquetFile(file).read(columns=wanted), tables[0].column_names))
             except (pa.ArrowInvalid, OSError, KeyError) as error:
                 logger.warning("%s cannot be read, its samples are made again: %s", file, error)
                 file.unlink()
@@ -128,6 +129,15 @@ class Records:
     def _write_json(file: Path, content: Mapping[str, Any]) -> None:
         with replaced(file) as partial:
             partial.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _table(table: Any, names: Sequence[str]) -> Any:
+    """With these columns alone. Records of before rewards had parts have no column of them."""
+    import pyarrow as pa
+
+    for name in {*names} & {"reward_parts"} - {*table.column_names}:
+        table = table.append_column(name, pa.nulls(len(table), pa.string()))
+    return table.select(names)
 
 
 def schema() -> Any:
@@ -173,6 +183,7 @@ def record(episode: TextEpisode, env: str, env_options: Mapping[str, Any], promp
         "finish_reason": last.finish_reason if last else "",
         "turns": json.dumps([_turn(turn) for turn in turns], default=str) if len(turns) > 1 else None,
         "reward": episode.total_reward,
+        "reward_parts": None if episode.reward_parts is None else json.dumps(episode.reward_parts),
         "correct": _verdict(info, "correct"),
         "well_formed": _verdict(info, "well_formed"),
         "answer": info.get("answer"),

@@ -41,7 +41,17 @@ OF_RECORDS = {
     "finish_reason",
     "messages",
 }
-JUDGED = ("reward", "correct", "well_formed", "answer", "right_answer", "failure", "error", "versions")
+JUDGED = (
+    "reward",
+    "reward_parts",
+    "correct",
+    "well_formed",
+    "answer",
+    "right_answer",
+    "failure",
+    "error",
+    "versions",
+)
 MOST_TASKS = 1_000_000  # of which `task` may be one
 GONE = Reply("", f"{FAILED}: the file has no turn more")
 

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 # What stands for a message where a template is tried: no template has them, and none strips them.
 _USER, _ASSISTANT, _SYSTEM, _CLOCK = "\x01", "\x02", "\x03", "\x04"
+# Between the first two comments an export's template has what is its training environment's; one that begins with the
+# third is of no form at all (`llmenv.models.trained_prompt`).
+OWN, OWN_END, RAW = "{#llmenv: the environment's#}", "{#llmenv: end#}", "{#llmenv: raw#}"
 _OURS = ("messages", "conversation", "tokenize", "add_generation_prompt", "chat_template", "return_dict")
 THINK, END_OF_THINK = "<think>", "</think>"
 
@@ -41,7 +44,7 @@ class ChatTemplate:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any]):
         self._tokenizer = tokenizer
         self._arguments = arguments
-        self.source = tokenizer.get_chat_template()
+        self.source = without_environment(tokenizer.get_chat_template())
         for name in arguments:
             if name in _OURS or not re.search(rf"\b{re.escape(name)}\b", self.source):
                 raise ValueError(
@@ -112,14 +115,18 @@ class ChatTemplate:
 
     def _render(self, messages: list[dict[str, str]], prompt: bool = True, **more: Any) -> str:
         arguments = {**self._arguments, **more, "tokenize": False, "add_generation_prompt": prompt}
-        return self._tokenizer.apply_chat_template(messages, **arguments)
+        return self._tokenizer.apply_chat_template(messages, chat_template=self.source, **arguments)
+
+
+def without_environment(source: str) -> str:
+    """A template without the texts of the environment that its policy was trained in: each brings its own."""
+    return re.sub(f"{re.escape(OWN)}.*?{re.escape(OWN_END)}\n?", "", source, flags=re.DOTALL)
 
 
 def still_to_open(opened: str, prefix: str) -> str:
     """What is to be written of an environment's prefix behind what the template has opened.
 
-    Thinking is begun once. Where the template has ended it as well, nothing leads up to it any more. The template of an
-    export ends with the prefix already.
+    Thinking is begun once. Where the template has ended it as well, nothing leads up to it any more.
     """
     if opened.endswith(prefix):
         return ""

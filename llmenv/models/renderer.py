@@ -16,7 +16,7 @@ from typing import Any
 
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from llmenv.models.chat_template import ChatTemplate, still_to_open
+from llmenv.models.chat_template import RAW, ChatTemplate, still_to_open
 from llmenv.models.names import is_trusted, load_tokenizer, resolve_model
 from llmenv.schema import R1_PREAMBLE
 
@@ -41,7 +41,7 @@ class Renderer:
             added.
         template: "r1" for base models (the prompt of DeepSeek-R1-Zero and TinyZero), "chat" for the tokenizer's
             own chat template, "raw" for the observation alone, "auto" for "chat" where the tokenizer has a chat
-            template and "r1" where not.
+            template and "r1" where not. An exported policy's is what it was trained with, in any environment.
         template_kwargs: Arguments of the chat template, such as {"enable_thinking": False}.
 
     Raises:
@@ -59,7 +59,7 @@ class Renderer:
         if template not in TEMPLATES:
             raise ValueError(f"unknown template {template!r}: choose one of {', '.join(TEMPLATES)}")
         if template == "auto":
-            template = "chat" if tokenizer.chat_template else "r1"
+            template = _own_template(tokenizer)
         if template == "chat" and not tokenizer.chat_template:
             raise ValueError("template 'chat' needs a tokenizer with a chat template: use 'r1' or 'raw'")
         if template_kwargs and template != "chat":
@@ -153,6 +153,13 @@ class Renderer:
 
     def _stop_texts(self) -> list[str]:
         return self.tokenizer.convert_ids_to_tokens(sorted(self.stop_token_ids))
+
+
+def _own_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    source = tokenizer.chat_template
+    if isinstance(source, str) and source.startswith(RAW):
+        return "raw"
+    return "chat" if source else "r1"
 
 
 def _lead(tokenizer: PreTrainedTokenizerBase) -> list[int]:

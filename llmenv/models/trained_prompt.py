@@ -1,7 +1,8 @@
 """The prompt that a policy was trained with, written beside its weights: a chat template, and where responses end.
 
-Whoever asks an exported policy through its chat template then gives it the tokens that it was trained on. Knows nothing
-about weights.
+Whoever asks an exported policy through its chat template then gives it the tokens that it was trained on. What is the
+environment's in it is marked: a renderer leaves that out, since every environment brings its own. Knows nothing about
+weights.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from llmenv.models.chat_template import still_to_open
+from llmenv.models.chat_template import OWN, OWN_END, RAW, still_to_open
 from llmenv.models.renderer import Renderer
 from llmenv.schema import R1_PREAMBLE
 
@@ -62,18 +63,17 @@ class TrainedPrompt:
         if renderer.chat:
             return self._around(renderer)
         end = renderer.tokenizer.eos_token or renderer.tokenizer.decode(sorted(renderer.stop_token_ids)[:1])
-        lead, end, prefix = (
-            _literal(t) for t in (renderer.tokenizer.decode(renderer.lead), end, self.assistant_prefix)
-        )
+        lead, end = _literal(renderer.tokenizer.decode(renderer.lead)), _literal(end)
         if renderer.template == "raw":
             return (
-                f"{{{{- {lead} -}}}}"
+                f"{RAW}{{{{- {lead} -}}}}"
                 "{%- for message in messages if message['role'] != 'system' -%}{{- message['content'] -}}"
                 f"{{%- if message['role'] == 'assistant' -%}}{{{{- {end} -}}}}{{%- endif -%}}{{%- endfor -%}}"
-                f"{{%- if {_FIRST} -%}}{{{{- {prefix} -}}}}{{%- endif -%}}"
+                f"{_begun(self.assistant_prefix)}"
             )
         return (
-            f"{{%- set said = namespace(system={_literal(self.system or '')}) -%}}"
+            "{%- set said = namespace(system='') -%}"
+            f"{OWN}{{%- set said.system = {_literal(self.system or '')} -%}}{OWN_END}"
             "{%- for message in messages if message['role'] == 'system' -%}"
             "{%- set said.system = message['content'] -%}{%- endfor -%}"
             f"{{{{- {lead} + {_literal(R1_PREAMBLE)} + said.system -}}}}"
@@ -83,34 +83,37 @@ class TrainedPrompt:
             f"{{{{- '\\nAssistant: ' + message['content'] + {end} -}}}}"
             "{%- endif -%}{%- endfor -%}"
             "{%- if add_generation_prompt -%}{{- '\\nAssistant: ' -}}{%- endif -%}"
-            f"{{%- if {_FIRST} -%}}{{{{- {prefix} -}}}}{{%- endif -%}}"
+            f"{_begun(self.assistant_prefix)}"
         )
 
     def _around(self, renderer: Renderer) -> str:
         """The model's own chat template, with its arguments, the system message and the prefix set around it."""
         assert renderer.chat
         lines = [
-            f"{{%- if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+            f"{{%- if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}\n"
             for name, value in self.template_kwargs.items()
         ]
         if self.system:
             own = f"[{{'role': 'system', 'content': {_literal(self.system)}}}]"
             lines.append(
-                "{%- if not messages or messages[0]['role'] != 'system' %}"
-                f"{{% set messages = {own} + messages %}}{{% endif %}}"
+                f"{OWN}{{%- if not messages or messages[0]['role'] != 'system' %}}"
+                f"{{% set messages = {own} + messages %}}{{% endif %}}{OWN_END}\n"
             )
         if not renderer.chat.takes_system:
             both = "messages[0]['content'] + '\\n\\n' + messages[1]['content']"
             lines.append(
                 "{%- if messages | length > 1 and messages[0]['role'] == 'system' %}"
-                f"{{% set messages = [{{'role': 'user', 'content': {both}}}] + messages[2:] %}}{{% endif %}}"
+                f"{{% set messages = [{{'role': 'user', 'content': {both}}}] + messages[2:] %}}{{% endif %}}\n"
             )
-        # Jinja drops the line break behind a block, so that the template's own first line stays its first.
-        before = "".join(f"{line}\n" for line in lines)
+        # Jinja drops the line break behind a block or a comment, so that the template's own first line stays its first.
         _, opened = renderer.chat.first(self.system, "")
-        prefix = still_to_open(opened, self.assistant_prefix)
-        behind = f"{{% if {_FIRST} %}}{{{{ {_literal(prefix)} }}}}{{% endif %}}" if prefix else ""
-        return before + renderer.chat.source.removesuffix("\n") + behind
+        behind = _begun(still_to_open(opened, self.assistant_prefix))
+        return "".join(lines) + renderer.chat.source.removesuffix("\n") + behind
+
+
+def _begun(prefix: str) -> str:
+    """The end of a template that begins the first answer as the environment does."""
+    return f"{OWN}{{% if {_FIRST} %}}{{{{ {_literal(prefix)} }}}}{{% endif %}}{OWN_END}" if prefix else ""
 
 
 def _literal(value: Any) -> str:

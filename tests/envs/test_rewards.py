@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification
@@ -17,6 +19,7 @@ from algorithms import GRPOConfig
 from envs.reward_model import RewardModel
 from envs.rewards import FormatBonus, LengthPenalty, RepetitionPenalty, RewardFunctions
 from llmenv.env import TextEnv, make_env
+from llmenv.evaluation.rescoring import score_completions
 from llmenv.models import tiny
 
 # 1 + 2 = 3; the response is 38 characters long.
@@ -60,6 +63,39 @@ def test_two_weighted_rewards_and_a_length_penalty() -> None:
         {"envs.rewards:RewardFunctions": {"functions": {"test_rewards:commas": 1.0}, "env_weight": 0.0}}
     )
     assert pay(only, RIGHT) == 0.0
+
+
+def test_a_reward_says_what_it_is_made_of(tmp_path: Path) -> None:
+    """By hand, as above, 2 commas: the bonus of 0.5 for the form; then all but the penalty is halved."""
+    wrappers: list[dict[str, Any]] = [
+        {"envs.rewards:RewardFunctions": {"functions": {"test_rewards:commas": 0.5, asked_for: 0.25}}},
+        {"envs.rewards:FormatBonus": {"weight": 0.5}},
+        {"envs.reward_model:RewardModel": {"model": "test_rewards:letters", "env_weight": 0.5}},
+        {"envs.rewards:LengthPenalty": {"max_length": 60, "buffer": 40, "weight": 2.0}},
+    ]
+    by_hand = {
+        "environment": 0.1 / 2,
+        "test_rewards:commas": 1 / 2,
+        "test_rewards:asked_for": 0.25 / 2,
+        "FormatBonus": 0.5 / 2,
+        "RewardModel": 0.4,  # 40 characters
+        "LengthPenalty": -1.0,
+    }
+    says = f"{WRONG[:8]},,{WRONG[8:]}"
+    env = countdown(*wrappers)
+    env.reset(options=TASK)
+    _, reward, _, _, info = env.step(says)
+    assert info["reward_parts"] == pytest.approx(by_hand) and reward == pytest.approx(sum(by_hand.values()))
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"options": TASK, "completion": says}) + "\n")
+    wrappers[0]["envs.rewards:RewardFunctions"]["functions"] = {
+        "test_rewards:commas": 0.5,
+        "test_rewards:asked_for": 0.25,
+    }
+    score_completions(rows, "envs:Countdown-v0", tmp_path / "e", env_options={"wrappers": wrappers})
+    (record,) = pd.read_parquet(tmp_path / "e" / "records").itertuples()
+    assert json.loads(record.reward_parts) == pytest.approx(by_hand)
+    assert record.reward == pytest.approx(sum(by_hand.values()))
 
 
 def test_wrappers_are_gymnasiums() -> None:

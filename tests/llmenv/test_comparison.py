@@ -57,8 +57,10 @@ def test_one_sample_a_task() -> None:
 
 
 def test_the_other_way_round_is_the_negative() -> None:
+    """So it is where right and wrong change places."""
     first, second = outcomes(10, 2, 9, 7)
     found, back = compare(first, second), compare(second, first)
+    assert compare(1 - second, 1 - first) == found
     assert (back.difference, back.low, back.high) == pytest.approx(
         (-found.difference, -found.high, -found.low)
     )
@@ -151,10 +153,16 @@ def test_a_true_null_of_clustered_tasks() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rate", [0.01, 0.3, 0.99])
+@pytest.mark.parametrize(
+    "rate", [0.01, 0.3]
+)  # 0.99 is 0.01, and wrong is right: `test_the_other_way_round_...`
 @pytest.mark.parametrize(("tasks", "samples"), [(128, 8), (512, 1), (512, 8)])
-def test_a_true_null(rate: float, tasks: int, samples: int) -> None:
-    """Never too often; near 0 and 1, where few tasks differ, in fewer than 4 % and with intervals on the wide side."""
+def test_a_true_null(rate: float, tasks: int, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never too often; near 0 and 1, where few tasks differ, in fewer than 4 % and with intervals on the wide side.
+
+    Of any number of permutations, the observed one counted, a true null is rejected as often: 1,000 of them do.
+    """
+    monkeypatch.setattr("llmenv.comparison.PERMUTATIONS", 999)
     share, holds = rejected(rate, tasks, samples, 2000)
     assert (0.03 if samples == 8 and rate == 0.3 else 0.0) <= share <= 0.06
     assert holds >= 0.94

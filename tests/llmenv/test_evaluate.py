@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 import envs  # noqa: F401
@@ -125,6 +126,19 @@ def test_a_torn_file_is_owed_again(subject: Subject, tmp_path: Path) -> None:
     evaluate(subject, DIGITS, tmp_path / "e", on_batch=lambda *n: told.append(n), **SMALL)
     assert told == [(16, 18), (18, 18)]
     assert same(read(tmp_path / "e"), before)
+
+
+def test_records_of_before_there_were_reward_parts_are_read(subject: Subject, tmp_path: Path) -> None:
+    evaluate(subject, DIGITS, tmp_path / "e", **{**SMALL, "num_tasks": 1})
+    (part,) = (tmp_path / "e" / "records").iterdir()
+    before = read(tmp_path / "e")
+    pq.write_table(pq.read_table(part).drop_columns("reward_parts"), part)
+    settings = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    found = Records(tmp_path / "e", settings).read()
+    assert (
+        found["completion"].tolist() == before["completion"].tolist() and found["reward_parts"].isna().all()
+    )
+    assert len(found) == 3 and part.exists()
 
 
 @pytest.mark.parametrize(

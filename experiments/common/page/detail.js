@@ -72,6 +72,7 @@ class Detail {
       ["answer", all.answer[row] === null ? "none" : all.answer[row]],
       ["right answer", this.store.ofTask(row, "right_answer")],
       ["reward", rewardOf(all.reward[row], all.rewards[row])],
+      ["of which", all.reward_parts[row]],
       ["prompt tokens", all.prompt_tokens[row]],
       ["response tokens", all.response_tokens[row]],
       ["ended by", all.finish_reason[row]],

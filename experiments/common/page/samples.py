@@ -18,7 +18,7 @@ LONGEST = 100_000  # characters of one text
 FLAGS = ("right", "wrong", "malformed", "truncated", "failed")  # bit i, as in store.js
 
 TASK = ("key", "env", "question", "system", "prompt", "right_answer")
-SAMPLE = ("answer", "failure", "error", "finish_reason", "reward", "rewards")
+SAMPLE = ("answer", "failure", "error", "finish_reason", "reward", "rewards", "reward_parts")
 COUNTED = ("prompt_tokens", "response_tokens", "seconds")
 
 
@@ -98,6 +98,8 @@ def _completed(frame: pd.DataFrame) -> pd.DataFrame:
     """With all columns that the page has; what was not recorded is None."""
     judged = ("correct", "well_formed", "truncated")
     columns = [*dict.fromkeys((*TASK, "set", "sample", "completion", *judged, *SAMPLE, *COUNTED))]
+    if "reward_parts" in frame:
+        frame = frame.assign(reward_parts=[_parts(text) for text in frame["reward_parts"]])
     return frame.reindex(columns=columns).astype(object)
 
 
@@ -108,6 +110,12 @@ def _messages(text: str) -> dict[str, str | None]:
 
 def _turn_rewards(turns: str | None) -> list[float] | None:
     return [turn["reward"] for turn in json.loads(turns)] if isinstance(turns, str) else None
+
+
+def _parts(text: str | None) -> str | None:
+    if not isinstance(text, str):
+        return None
+    return ", ".join(f"{name} {paid:.3g}" for name, paid in json.loads(text).items())
 
 
 def _bounded(frame: pd.DataFrame) -> pd.DataFrame:

@@ -102,6 +102,7 @@ def test_an_evaluation_s_samples_and_figures(tmp_path: Path) -> None:
     episodes[6].error = "ValueError: raised"
     episodes[2].turns.append(episodes[2].turns[0])  # two turns: 1 + 1
     episodes[4].turns[0].reward = float("nan")
+    episodes[7].turns[0].info["reward_parts"] = {"environment": 1.0, "LengthPenalty": -1.0}
     facts, completions = unpacked(page_of(pages.evaluation(tmp_path / "e", episodes)))
     found = facts["samples"]
     # Bits: right 1, wrong 2, malformed 4, truncated 8, failed 16.
@@ -113,6 +114,7 @@ def test_an_evaluation_s_samples_and_figures(tmp_path: Path) -> None:
         [1, 1],
         *[None] * 5,
     ]
+    assert found["reward_parts"] == [None] * 7 + ["environment 1, LengthPenalty -1"]
     assert found["task"] == [0] * 4 + [1] * 4 and found["sample"] == [0, 1, 2, 3] * 2
     assert found["prompt_tokens"] == [3] * 8 and found["response_tokens"] == [2, 2, 4, 2, 2, 2, 2, 2]
     assert facts["tasks"]["question"] == ["Twice 0?", "Twice 1?"] and facts["tasks"]["right_answer"] == [

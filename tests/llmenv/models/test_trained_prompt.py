@@ -74,14 +74,47 @@ def test_the_exports_template_gives_the_tokens_of_training(
     assert {stops} if isinstance(stops, int) else set(stops) == trained.stop_token_ids
 
     shutil.copy(folder / "config.json", out)  # what is trained on from it
-    # What a raw prompt leaves out, a chat template would have it put before the question.
-    again = Renderer.from_model(str(out), "raw" if template == "raw" else "auto")
+    again = Renderer.from_model(str(out))
     assert again.template == ("raw" if template == "raw" else "chat")
     prompt = again.encode("1 + 2?", SYSTEM, prefix)
     assert prompt.token_ids == expected
     assert prompt.response_prefix == trained.encode("1 + 2?", SYSTEM, prefix).response_prefix
     response = [*trained.tokenizer.encode("12", add_special_tokens=False), trained.tokenizer.eos_token_id]
     assert again.next_turn(response, "3?", "<think>") == trained.next_turn(response, "3?", "<think>")
+
+
+OTHERS = [
+    (SYSTEM, ENV_PREFIX),
+    (None, ""),
+    (None, "<think>"),
+    ("Hm.", "So: <think>"),
+    ("Hm.", "The number is"),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_export_is_asked_as_in_training_in_any_environment(
+    folder: Path, tmp_path: Path, case: str
+) -> None:
+    """As a mixture of environments asks the policy in its run; and what is trained on elsewhere, and exported again."""
+    source, template, arguments = CASES[case]
+    tokenizer = load_tokenizer(str(folder))
+    tokenizer.chat_template = source
+    tokenizer.save_pretrained(folder)
+    trained = Renderer.from_model(str(folder), template, arguments)
+    out, further = tmp_path / "out", tmp_path / "further"
+    TrainedPrompt(str(folder), template, arguments, SYSTEM, ENV_PREFIX).save(out)
+    shutil.copy(folder / "config.json", out)
+    TrainedPrompt(str(out), "auto", {}, "Guess.", "The number is").save(further)
+    shutil.copy(folder / "config.json", further)
+    for exported in (out, further):
+        again = Renderer.from_model(str(exported))
+        for system, prefix in OTHERS:
+            assert again.encode("1 + 2?", system, prefix) == trained.encode("1 + 2?", system, prefix)
+        assert again.stop_token_ids == trained.stop_token_ids
+    # Whoever renders it without us has the last environment's texts, and no other's.
+    expected = trained.encode("?", "Guess.", "The number is").token_ids
+    assert ids(AutoTokenizer.from_pretrained(further), ("user", "?")) == expected
 
 
 def test_an_environment_without_texts_of_its_own_adds_none(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,131 @@
+"""The commands of the pages on evaluating, reading, imitating and R1's road run as they are written, at small sizes.
+
+They share a folder, in the order of the pages, so that one finds what another has left. What is put in place of what is
+written: sizes behind it, a server's address, and a folder of the reader's. `NOT_RUN` names what is not run, and why.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from endpoint_server import Server
+from experiments.recipes import recipe
+from written import PAGES, commands
+
+pytestmark = pytest.mark.slow
+
+READ = ("docs/evaluate.md", "docs/read.md", "docs/sft.md", "docs/sweeps.md", "docs/r1.md", "README.md")
+# Sizes: given behind what is written, where the last one counts.
+ASKED = ["--samples=2", "--max-new-tokens=48"]
+LEARNS = ["--prompts-per-iteration=2", "--max-new-tokens=48", "--eval-tasks=2"]
+SMALL = {
+    "evaluate": ["--num-tasks=2", *ASKED],
+    "generate": ["--num-tasks=16", *ASKED],  # of the embedded model about a third is right
+    "play": ["--max-new-tokens=48"],
+    "run": LEARNS,
+    "RFT": ["--iterations=1", "--group-size=2", *LEARNS],
+}
+# The beginnings of commands that are not run here, and why. Of the README's those that train have tests of their own.
+NOT_RUN = {
+    "make ": "it installs, or it is what CI does",
+    "pip ": "it installs",
+    "python3 -m venv ": "it installs",
+    "python experiments/evaluate.py --model smollm2-135m --parity ": "a download, and vLLM: test_parity.py",
+    "python experiments/r1.py --preset r1_qwen ": "billions of parameters, on GPUs",
+    "python experiments/r1.py --preset r1_tiny --compare-with rl ": "minutes: recipes/test_road.py compares",
+    "python experiments/sweep.py ": "minutes, a process a trial: sweeps/test_sweep.py, test_sweep_command.py",
+}
+TRAINS = {"python experiments/run.py ": "it trains: test_run.py and its neighbours"}
+
+
+def reason(page: str, command: str) -> str | None:
+    """Why a command is not run; None of one that is."""
+    named = {**NOT_RUN, **(TRAINS if page == "README.md" else {})}
+    return next((why for begins, why in named.items() if f"{command} ".startswith(begins)), None)
+
+
+FOUND = [(page, command.partition("   ")[0].strip()) for page in READ for command in commands(PAGES[page])]
+RUN = list(dict.fromkeys(command for page, command in FOUND if reason(page, command) is None))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    server = Server()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Path]:
+    """A reader's folder, with two runs, answers of another tool, demonstrations, and R1's recipe with small numbers."""
+    folder = tmp_path_factory.mktemp("reader")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(folder)
+        patched.setattr("ray.init", lambda **kwargs: None)
+        patched.setattr("ray.shutdown", lambda: None)
+        run = ["run.py", "--iterations=1", "--group-size=2", *LEARNS]
+        invoke([*run, "--output=runs/A"])
+        shutil.copytree("runs/A", "runs/B")
+        shutil.copytree("runs/A", "runs/Countdown-v0-GRPO-tiny-20261122-120000")
+        said = "<think>x</think><answer>1</answer>"
+        Path("answers.jsonl").write_text(json.dumps({"task": 0, "completion": said}) + "\n")
+        pd.DataFrame({"prompt": ["1 + 1?"] * 4, "completion": [said] * 4}).to_parquet("demos.parquet")
+        Path("r1_tiny.yaml").write_text(yaml.safe_dump(small_road(), sort_keys=False))
+        yield folder
+
+
+def small_road() -> dict:
+    """The recipe r1_tiny with other numbers alone."""
+    road = yaml.safe_load((recipe.RECIPES / "r1_tiny.yaml").read_text())
+    road["evaluation"] = {"num_tasks": 1, "samples": 1, "max_new_tokens": 8}
+    road["settings"]["sampling"]["max_new_tokens"] = 8
+    road["settings"]["evaluation"]["evaluation_duration"] = 1
+    for stage in road["stages"].values():
+        if "training" in stage:
+            stage["training"] |= {"prompts_per_iteration": 2, "lr_warmup_iterations": 0}
+            stage["training"] |= {"group_size": 2} if "group_size" in stage["training"] else {}
+            stage["run"] = {"iterations": 1}
+            stage.pop("demonstrations", None)
+        stage |= {name: 8 for name in ("tasks", "samples") if name in stage}
+    return road
+
+
+def invoke(words: list[str], typed: str = "") -> None:
+    """Runs a script's command in this process; an error, where it fails, has what it said."""
+    app = importlib.import_module(f"experiments.{Path(words[0]).stem}").app
+    done = CliRunner().invoke(app, words[1:], input=typed)
+    assert done.exit_code == 0, f"{done.output}\n{done.exception!r}"
+
+
+def test_what_is_not_run_is_there() -> None:
+    """A reason whose command no page has any more says nothing."""
+    for begins in (*NOT_RUN, *TRAINS):
+        assert any(f"{command} ".startswith(begins) for _, command in FOUND), begins
+    assert len(RUN) >= 20
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_it_runs(command: str, place: Path, server: Server) -> None:
+    words = shlex.split(command)[1:]
+    script = Path(words[0]).stem
+    instead = {
+        "http://localhost:8000/v1": server.url,
+        "/models/mine": "models/mine",
+        "r1_tiny": "r1_tiny.yaml",
+    }
+    words = [instead.get(word, word) for word in words]
+    words += SMALL.get("RFT" if "RFT" in words else script, [])
+    invoke(words, typed="1\n\n" * 16)
