@@ -140,3 +140,11 @@ def test_a_tokenizer_that_cuts_otherwise_is_refused(model_folder: str, teacher: 
 def test_what_is_refused(teacher: str | None, training: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         config("tiny", teacher, **training).validate()
+
+
+def test_a_teacher_that_is_shared_out_has_no_whole_distribution(teacher: str) -> None:
+    made = config("tiny", teacher, divergence="vocabulary").deepspeed(zero_stage=3)
+    with pytest.raises(
+        ValueError, match="needs a whole teacher on each learner, and zero_stage=3 shares it out"
+    ):
+        made.validate()

@@ -151,7 +151,7 @@ def rows_of(output: str) -> dict[str, dict[str, Any]]:
 
 
 def but_times(row: dict[str, Any]) -> dict[str, Any]:
-    scores = {env: {**score, "seconds": 0} for env, score in row.get("scores", {}).items()}
+    scores = {env: {**score, "seconds": 0} for env, score in (row.get("scores") or {}).items()}
     return {**row, "seconds": 0, "scores": scores}
 
 
