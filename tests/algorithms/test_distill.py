@@ -11,8 +11,10 @@ import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 from tokenizers import pre_tokenizers
 
+from algorithms.footprint import learner
 from llmenv.env import TextSpace
 from llmenv.models.names import load_causal_lm, load_tokenizer
+from llmenv.models.shape import shape_of
 from llmenv.rllib.learner import LLMLearner
 from support import (
     make_teacher_folder,
@@ -148,3 +150,16 @@ def test_a_teacher_that_is_shared_out_has_no_whole_distribution(teacher: str) ->
         ValueError, match="needs a whole teacher on each learner, and zero_stage=3 shares it out"
     ):
         made.validate()
+
+
+def test_memory_of_whole_distributions_by_hand(teacher: str) -> None:
+    """Four chunks of 512 float32 rows of logits, and the states of 16 responses of 24 tokens."""
+    made = config(teacher, teacher).training(divergence="vocabulary", micro_batch_tokens=4096)
+    shape = shape_of(teacher)
+    counted = learner(made)
+    found = {item.what: item.bytes for item in (*counted.device, *counted.host)}
+    assert found["teacher: chunks of logits"] == 4 * 4 * 512 * shape.vocabulary
+    assert found["teacher: states"] == 16 * 24 * shape.hidden * 4
+    assert "teacher: output layer" not in found  # on a CPU it is the teacher's own
+    plain = learner(config(teacher, teacher))
+    assert not [item for item in (*plain.device, *plain.host) if item.what.startswith("teacher")]
