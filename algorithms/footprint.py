@@ -216,8 +216,10 @@ def _passes(config: LLMConfig, shape: ModelShape) -> list[Item]:
 
 
 def _teaching(config: LLMConfig, teacher: ModelShape) -> tuple[Item, Item, Item]:
-    """A comparison with a teacher's whole distributions: beside a pass's one chunk of logits four more (the teacher's,
-    and the logarithms of both distributions and their ratio), the teacher's states of all responses, its output layer.
+    """What a comparison with a teacher's whole distributions takes beside a pass, and beside the teacher.
+
+    Four more chunks of logits: the teacher's, and logarithms of both distributions and of their ratio. The teacher's
+    states of all responses. A copy of its output layer.
     """
     element = BYTES[config.dtype]
     chunk = min(micro_batch(config), CHUNK_POSITIONS) * teacher.vocabulary

@@ -59,10 +59,10 @@ class Reference:
     @torch.no_grad()
     def teach(self, batches: Sequence[PreparedBatch], num_tokens: int) -> None:
         """Sets `teacher`, of the first `num_tokens` tokens. For a model of its own that each learner has whole."""
-        assert isinstance(self._frozen, WholeModule)
-        with self._frozen.ready() as model:
+        assert self.model is not None and isinstance(self._frozen, WholeModule)
+        with self._frozen.ready():
             for batch in batches:
-                batch.teacher = model.as_teacher(batch.tokens, num_tokens)
+                batch.teacher = self.model.as_teacher(batch.tokens, num_tokens)
 
 
 def _load(

@@ -54,7 +54,8 @@ def reverse_kl(hidden: torch.Tensor, head: TokenHead, temperature: float, teache
         teacher: Of the same positions.
     """
     num_tokens = len(teacher.weight)
-    weight, bias = head.weight, head.bias
+    weight: torch.Tensor = head.weight
+    bias: torch.Tensor | None = head.bias
     if len(weight) > num_tokens:
         weight, bias = weight[:num_tokens], None if bias is None else bias[:num_tokens]
     return _ReverseKL.apply(hidden, weight, bias, temperature, head.shaping, teacher)

@@ -240,7 +240,7 @@ def gradients(
     grad_hidden = torch.empty_like(hidden)
     wide = _wide(hidden)
     grad_weight = torch.zeros_like(weight, dtype=wide) if learns[0] else None
-    grad_bias = torch.zeros_like(bias, dtype=wide) if learns[1] else None
+    grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and learns[1] else None
     states, rows = _factors(hidden, weight)
     for chunk, z in logits_by_chunk(hidden, weight, bias, shaping):
         slope = shaping.slope(z)  # before the logits are overwritten
