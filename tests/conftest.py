@@ -53,6 +53,7 @@ def flex_attention_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def ray_cluster() -> Iterator[None]:
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    # Of its own: whoever has started another on this machine is no part of it.
+    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     yield
     ray.shutdown()
