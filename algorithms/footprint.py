@@ -94,6 +94,10 @@ def learner(config: LLMConfig, *, first: bool = True) -> Actor:
         if on_gpu:
             device.append(Item("reference", reference, ("comparing",)))
         host.append(Item("reference", reference))
+    if getattr(config, "divergence", None) == "vocabulary":
+        logits, states, output = _teaching(config, shape_of(config.reference_model or config.base_model))
+        device += [logits, output] if on_gpu else [logits]
+        host.append(states)
     weights = shape.base * BYTES[config.dtype]
     copied = on_gpu or config.zero_stage is not None or config.lora is not None
     if first and config.weight_transfer is None and copied:
@@ -209,6 +213,22 @@ def _passes(config: LLMConfig, shape: ModelShape) -> list[Item]:
         Item("a backward pass", working, ("learning",)),
         Item("a pass without gradient", looking, ("comparing",)),
     ]
+
+
+def _teaching(config: LLMConfig, teacher: ModelShape) -> tuple[Item, Item, Item]:
+    """What a comparison with a teacher's whole distributions takes beside a pass, and beside the teacher.
+
+    Four more chunks of logits: the teacher's, and logarithms of both distributions and of their ratio. The teacher's
+    states of all responses. A copy of its output layer.
+    """
+    element = BYTES[config.dtype]
+    chunk = min(micro_batch(config), CHUNK_POSITIONS) * teacher.vocabulary
+    responses = config.samples_per_iteration * config.max_new_tokens // max(1, config.num_learners)
+    return (
+        Item("teacher: chunks of logits", 16 * chunk, ("learning",)),
+        Item("teacher: states", responses * teacher.hidden * element, ("comparing", *LEARN)),
+        Item("teacher: output layer", teacher.output * element, LEARN),
+    )
 
 
 def longest_sequence(config: LLMConfig) -> int:

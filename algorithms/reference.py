@@ -56,6 +56,14 @@ class Reference:
             for batch in batches:
                 batch.ref_logps = model(batch.tokens, with_entropy=False).logps
 
+    @torch.no_grad()
+    def teach(self, batches: Sequence[PreparedBatch], num_tokens: int) -> None:
+        """Sets `teacher`, of the first `num_tokens` tokens. For a model of its own that each learner has whole."""
+        assert self.model is not None and isinstance(self._frozen, WholeModule)
+        with self._frozen.ready():
+            for batch in batches:
+                batch.teacher = self.model.as_teacher(batch.tokens, num_tokens)
+
 
 def _load(
     config: LLMConfig, policy: CausalPolicy, device: torch.device

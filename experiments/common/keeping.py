@@ -1,12 +1,14 @@
 """Rejection sampling's second half: of an evaluation's records, those that are worth learning from, and why.
 
 What a sample must be, in this order: right, whole and without an error; readable; unlike the others of its task; of no
-task that is held out. Then so many of each task as `llmenv.selection` says. Knows no model.
+task that is held out. Then so many of each task as `llmenv.selection` says, and of those what the environment calls
+right when it is asked once more. Knows no model.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from llmenv.conversations import question_of
 from llmenv.data import load_rows
 from llmenv.env import make_env
 from llmenv.evaluation.records import Records
+from llmenv.evaluation.rescoring import score_completions
 from llmenv.evaluation.tasks import count_tasks, evaluation_requests
 from llmenv.files import replaced
 from llmenv.selection import HeldOut, Sample, kept, pass_rates, unique
@@ -25,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 KEPT = "kept.parquet"
-STAGES = ("sampled", "right", "readable", "unique", "not held out", "kept")
+STAGES = ("sampled", "right", "readable", "unique", "not held out", "kept", "verified anew")
 HELD_OUT_TASKS = 1024  # of each environment: as many as the largest evaluation of the presets
 
 
@@ -85,6 +88,7 @@ def keep_records(folder: Path, wanted: Wanted, held_out: Sequence[str] = ()) -> 
         [i for i in passed[-1] if not (others.has(asked[i]) or others.shares_words(f"{asked[i]} {texts[i]}"))]
     )
     passed.append(kept(samples, wanted.keep, wanted.most, passed[-1]))
+    passed.append(_verified_anew(frame, passed[-1]) if passed[-1] else [])
     envs = frame["env"].tolist()
     funnel = {
         env: {
@@ -108,6 +112,22 @@ def _samples(frame: pd.DataFrame) -> list[Sample]:
     return [Sample(*values) for values in zip(*columns, strict=True)]
 
 
+def _verified_anew(frame: pd.DataFrame, numbers: Sequence[int]) -> list[int]:
+    """Of those numbers the ones that are still right: a verdict may have been a time limit's, or of another version.
+
+    Raises:
+        ValueError: If an environment asks another question than the record has.
+    """
+    rows = frame.iloc[numbers]
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "rows.parquet"
+        rows.to_parquet(file, index=False)
+        changed = score_completions(file, rows["env"].iloc[0], Path(scratch) / "verified")["changed"]
+    others = {(row["env"], row["task"], row["sample"]) for row in changed}
+    keys = zip(rows["env"], rows["task"], rows["sample"], strict=True)
+    return [i for i, key in zip(numbers, keys, strict=True) if key not in others]
+
+
 def _write(
     file: Path, frame: pd.DataFrame, samples: Sequence[Sample], numbers: Sequence[int], wanted: Wanted
 ) -> None:
@@ -116,7 +136,7 @@ def _write(
     rows["pass_rate"] = [rates[task] for task in rows["task"]]
     rows["num_samples"] = [sum(sample.task == task for sample in samples) for task in rows["task"]]
     most = f", at most {wanted.most} a task by its pass rate" if wanted.most else ""
-    rows["why"] = f"right, readable, unique, not held out; {wanted.keep}{most}"
+    rows["why"] = f"right, readable, unique, not held out, verified anew; {wanted.keep}{most}"
     with replaced(file) as partial:
         rows.to_parquet(partial, index=False)
 

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from llmenv.episode import TextEpisode
+from llmenv.policy.divergence import Teacher
 from llmenv.policy.packed import PackedRow
 
 
@@ -233,6 +234,7 @@ class PreparedBatch:
         ref_logps: float32 [B, T] of the reference policy, or None where no KL to it is asked for.
         old_values: float32 [B, T] of the critic, or None where there is none.
         value_targets: float32 [B, T], what the critic is to say.
+        teacher: What the reference policy says over the whole vocabulary, or None where nobody asks.
     """
 
     tokens: TokenBatch
@@ -240,6 +242,7 @@ class PreparedBatch:
     ref_logps: torch.Tensor | None
     old_values: torch.Tensor | None = None
     value_targets: torch.Tensor | None = None
+    teacher: Teacher | None = None
 
 
 @dataclass

@@ -7,7 +7,7 @@ logit of 20 is off by up to 0.06, and as much then the log-probability, the samp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -117,7 +117,7 @@ class _TokenLogProbs(torch.autograd.Function):
         on_cpu = hidden.device.type == "cpu"
         spare = _memory(hidden, weight) if on_cpu and with_entropy else None
         summarise = fused(_summarise, hidden.device)
-        for chunk, z in _logits_by_chunk(*_factors(hidden, weight), bias, shaping):
+        for chunk, z in logits_by_chunk(hidden, weight, bias, shaping):
             room = None if spare is None else spare[: len(z)]
             found = summarise(z, targets[chunk], temperature, with_entropy, on_cpu, room)
             for result, part in zip((logps, normaliser, entropy), found, strict=True):
@@ -132,21 +132,14 @@ class _TokenLogProbs(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, targets, normaliser, entropy, bias = ctx.saved_tensors
-        shaping = ctx.shaping
         of_logps, of_entropy = (None if grad is None else grad[:, None] / ctx.temperature for grad in grads)
         if of_logps is None:
             of_logps = torch.zeros_like(normaliser)[:, None]
-        grad_hidden = torch.empty_like(hidden)
-        wide = _wide(hidden)
-        grad_weight = torch.zeros_like(weight, dtype=wide) if ctx.needs_input_grad[1] else None
-        learns_bias = bias is not None and ctx.needs_input_grad[5]
-        grad_bias = torch.zeros_like(bias, dtype=wide) if learns_bias else None
         differentiate = fused(_differentiate, hidden.device)
-        factors = _factors(hidden, weight)
-        for chunk, z in _logits_by_chunk(*factors, bias, shaping):
-            slope = shaping.slope(z)  # before the logits are overwritten
+
+        def of_logits(chunk: slice, z: torch.Tensor) -> torch.Tensor:
             surprises = None if of_entropy is None else (entropy[chunk, None], of_entropy[chunk])
-            grad_logits = differentiate(
+            return differentiate(
                 z,
                 targets[chunk, None],
                 ctx.temperature,
@@ -155,15 +148,9 @@ class _TokenLogProbs(torch.autograd.Function):
                 surprises,
                 hidden.device.type == "cpu",
             )
-            if shaping != PLAIN:
-                grad_logits = grad_logits.mul_(slope)
-            if grad_bias is not None:
-                grad_bias += grad_logits.sum(0)
-            grad_logits = grad_logits.to(factors[0].dtype)
-            grad_hidden[chunk] = grad_logits @ factors[1]
-            if grad_weight is not None:
-                _add_product(grad_weight, grad_logits.T, factors[0][chunk])
-        grad_weight, grad_bias = (None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias))
+
+        learns = (ctx.needs_input_grad[1], bias is not None and ctx.needs_input_grad[5])
+        grad_hidden, grad_weight, grad_bias = gradients(hidden, weight, bias, ctx.shaping, of_logits, learns)
         return grad_hidden, grad_weight, None, None, None, grad_bias, None
 
 
@@ -231,10 +218,50 @@ def _differentiate(
     return gradient.scatter_add_(-1, targets, of_logps)
 
 
-def _logits_by_chunk(
+def gradients(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    shaping: Shaping,
+    of_logits: Callable[[slice, torch.Tensor], torch.Tensor],
+    learns: tuple[bool, bool],
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The gradients of hidden states, weight and bias, from those of the logits, chunk by chunk.
+
+    Args:
+        hidden: [M, D].
+        weight: [V, D].
+        bias: [V], or None.
+        shaping: What the model does to the layer's results.
+        of_logits: Makes, from which positions these are and their logits [C, V], which it may overwrite, the gradient
+            of these logits.
+        learns: Whether the weight has a gradient, and the bias.
+    """
+    grad_hidden = torch.empty_like(hidden)
+    wide = _wide(hidden)
+    grad_weight = torch.zeros_like(weight, dtype=wide) if learns[0] else None
+    grad_bias = torch.zeros_like(bias, dtype=wide) if bias is not None and learns[1] else None
+    states, rows = _factors(hidden, weight)
+    for chunk, z in logits_by_chunk(hidden, weight, bias, shaping):
+        slope = shaping.slope(z)  # before the logits are overwritten
+        grad_logits = of_logits(chunk, z)
+        if shaping != PLAIN:
+            grad_logits = grad_logits.mul_(slope)
+        if grad_bias is not None:
+            grad_bias += grad_logits.sum(0)
+        grad_logits = grad_logits.to(states.dtype)
+        grad_hidden[chunk] = grad_logits @ rows
+        if grad_weight is not None:
+            _add_product(grad_weight, grad_logits.T, states[chunk])
+    of_weight, of_bias = (None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias))
+    return grad_hidden, of_weight, of_bias
+
+
+def logits_by_chunk(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, shaping: Shaping
 ) -> Iterator[tuple[slice, torch.Tensor]]:
     """Which positions, and their logits [C, V], to be overwritten at will: on a CPU all are in the same memory."""
+    hidden, weight = _factors(hidden, weight)
     memory = _memory(hidden, weight) if hidden.device.type == "cpu" else None
     for start in range(0, len(hidden), CHUNK_POSITIONS):
         chunk = slice(start, min(start + CHUNK_POSITIONS, len(hidden)))

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from llmenv.policy.batch import TokenBatch
+from llmenv.policy.divergence import Teacher, reverse_kl
 from llmenv.policy.head import Shaping, TokenHead
 from llmenv.policy.packed import ATTENTION, run_packed, trunk, why_not, why_not_in_fact
 from llmenv.policy.plan import Costs
@@ -30,11 +31,14 @@ class PolicyOutput(NamedTuple):
         entropy: float32 [B, T]; entropy in nats of the distribution that token was drawn from. None where nobody asked.
         values: float32 [B, T]; what the value head expects to be earned from that token on, itself included; at the
             last token of a row that is bootstrapped, after it. None without a value head.
+        divergence: float32 [B, T]; the KL to a teacher, in nats, of the distribution that token was drawn from. None
+            without a teacher.
     """
 
     logps: torch.Tensor
     entropy: torch.Tensor | None
     values: torch.Tensor | None = None
+    divergence: torch.Tensor | None = None
 
 
 class CausalPolicy(nn.Module):
@@ -104,23 +108,40 @@ class CausalPolicy(nn.Module):
         self.model.eval()
         return self
 
-    def forward(self, batch: TokenBatch, with_entropy: bool = True) -> PolicyOutput:
-        """Log-probability of every response token of `batch`, its entropy if asked for, and its value ([B, T] each)."""
+    def forward(
+        self, batch: TokenBatch, with_entropy: bool = True, teacher: Teacher | None = None
+    ) -> PolicyOutput:
+        """Log-probability of every response token, its entropy if asked for, value, divergence ([B, T] each)."""
         hidden = run_trunk(trunk(self.model), batch, self.shared_prompts)
         values = None
         if self.value_head is not None:
             values = self.value_head(hidden if self.trunk_learns_values else hidden.detach(), batch)
         places = batch.places
-        if places.sampled is not None:  # after a row's last token there is a value, and no further token
-            hidden = hidden[places.sampled]
+        hidden = _before_tokens(hidden, batch)
         targets = batch.input_ids.flatten()[places.responses]
         logps, entropy = self.head(hidden, targets, self.temperature, with_entropy)
+        kl = None if teacher is None else reverse_kl(hidden, self.head, self.temperature, teacher)
         shape = batch.input_ids.shape
         return PolicyOutput(
             logps=_scatter(logps, places.responses, shape),
             entropy=None if entropy is None else _scatter(entropy, places.responses, shape),
             values=values,
+            divergence=None if kl is None else _scatter(kl, places.responses, shape),
         )
+
+    def as_teacher(self, batch: TokenBatch, num_tokens: int) -> Teacher:
+        """What this policy would have another one say in a batch, of as many tokens as a tokenizer has.
+
+        The states are in the host's memory: as many numbers a token as the model is wide, and all micro-batches of an
+        update are kept.
+        """
+        hidden = _before_tokens(run_trunk(trunk(self.model), batch, self.shared_prompts), batch)
+        return Teacher.of(hidden.cpu(), self.head, num_tokens)
+
+
+def _before_tokens(hidden: torch.Tensor, batch: TokenBatch) -> torch.Tensor:
+    """Of states [M, D] those before a token [R, D]: after a row's last token there is a value, and no further one."""
+    return hidden if batch.places.sampled is None else hidden[batch.places.sampled]
 
 
 class ValueHead(nn.Module):

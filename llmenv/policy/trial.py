@@ -30,7 +30,7 @@ def try_policy(policy: CausalPolicy) -> None:
     mask, zeros = np.arange(5) >= 3, np.zeros(5, np.float32)
     batch = TokenBatch.from_rows([TokenRow(ids.numpy(), mask, zeros, zeros, zeros, 0) for ids in sequences])
     try:
-        logps, entropy, _ = policy(batch)
+        logps, entropy, *_ = policy(batch)
         learned = [p for p in policy.model.parameters() if p.requires_grad]
         if learned:  # the smallest is enough: the backward pass goes through the layers to it
             smallest = min(learned, key=torch.Tensor.numel)

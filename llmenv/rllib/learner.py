@@ -258,7 +258,7 @@ class LLMLearner(TorchLearner):
                 _backward(self.critic_engine, self.compute_value_loss(values, batch, minibatch), last=last)
                 if self.warming_up:
                     continue
-            output = self.engine.forward(batch.tokens)
+            output = self.engine.forward(batch.tokens, teacher=batch.teacher)
             loss = self._loss(output, batch, minibatch)
             _backward(self.engine, loss, last=last)
             self.log_share(total_loss=loss, entropy=output.entropy.sum() / minibatch.num_learned_tokens)

@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from envs.multiplication import MultiplicationEnv
+from experiments.common.keeping import Wanted, keep_records
 from experiments.generate import app
 from llmenv.conversations import load_demonstrations, question_of
 
@@ -35,6 +37,7 @@ def test_right_readable_unique_and_not_held_out(tmp_path: Path, monkeypatch: pyt
     done = CliRunner().invoke(app, COMMAND)
     assert done.exit_code == 0, done.output
     funnel = {"sampled": 20, "right": 15, "readable": 10, "unique": 5, "not held out": 5, "kept": 5}
+    funnel["verified anew"] = 5
     assert json.loads(Path("kept/summary.json").read_text())["funnel"] == {"envs:Multiplication-v0": funnel}
     kept = pd.read_parquet("kept/kept.parquet")
     assert kept["env_options"].tolist() == ['{"split": "train"}'] * 5
@@ -44,6 +47,17 @@ def test_right_readable_unique_and_not_held_out(tmp_path: Path, monkeypatch: pyt
         assert kept[name].str.len().min() > 0
     rows, numbers = load_demonstrations("kept")  # what is kept, not all records
     assert numbers == [0, 1, 2, 3, 4]
+    answers = kept["answer"].tolist()
+    with monkeypatch.context() as patched:  # a verdict of today, which is another one
+        right = MultiplicationEnv.verify
+        patched.setattr(
+            MultiplicationEnv,
+            "verify",
+            lambda env, task, answer: "wrong value" if answer == answers[0] else right(env, task, answer),
+        )
+        wanted = keep_records(Path("kept"), Wanted())["envs:Multiplication-v0"]
+    assert (wanted["kept"], wanted["verified anew"]) == (5, 5 - answers.count(answers[0]))
+    assert answers[0] not in pd.read_parquet("kept/kept.parquet")["answer"].tolist()
     question = question_of(rows[0])
     Path("held_out.jsonl").write_text(json.dumps({"prompt": question.upper()}) + "\n")
     again = CliRunner().invoke(app, [*COMMAND, "--held-out=held_out.jsonl"])  # nothing is sampled anew
