@@ -195,10 +195,10 @@ def _score(
     output = output or f"evaluations/scored-{file.stem}"
     try:
         with held(output, resuming=True) as place:
-            record_start(place.folder)
             summary = score_completions(
                 file, envs[0], place.folder, env_options=options, seed=seed, batch_size=batch_size
             )
+            record_start(place.folder)
             show(summary, console)
             show_changes(summary["changed"], console)
             write_report(place.folder)

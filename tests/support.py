@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -274,3 +275,10 @@ def dropout_model() -> Any:
             eos_token_id=0,
         )
     )
+
+
+def free_port() -> int:
+    """One that nobody listens at, at the moment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

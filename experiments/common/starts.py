@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from llmenv.evaluation.records import STARTS
 from llmenv.evaluation.run import versions
 
-STARTS = "starts.jsonl"
 SOURCE = Path(__file__).parents[2]
 _PATIENCE_S = 10  # for a program that only says what there is
 

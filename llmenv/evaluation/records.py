@@ -3,6 +3,7 @@
 evaluation.json   the settings that all records have in common; others are refused
 records/          part_000000.parquet, ...: each is whole, or not there (pandas.read_parquet reads the folder)
 summary.json      what came of it
+starts.jsonl      by which commands, if it was by one: not looked into
 
 Knows nothing about models: what a setting means is the business of whoever evaluates.
 """
@@ -56,6 +57,7 @@ ARRAYS = {"prompt_ids": "int32", "response_ids": "int32", "logps": "float"}
 KEY = ("env", "seed", "index", "sample")
 Key = tuple[str, int, int, int]
 NO_INDEX = -1  # of a task that is drawn
+STARTS = "starts.jsonl"
 
 
 class Records:
@@ -75,7 +77,7 @@ class Records:
         file = path / "evaluation.json"
         if file.is_file():
             _refuse_others(path, json.loads(file.read_text()), settings)
-        elif path.exists() and (not path.is_dir() or any(path.glob("[!.]*"))):
+        elif path.exists() and (not path.is_dir() or any(file.name != STARTS for file in path.glob("[!.]*"))):
             raise ValueError(f"{path} holds something that is no evaluation: name another folder")
         self.parts.mkdir(parents=True, exist_ok=True)
         for left_behind in (*path.glob(".partial_*"), *self.parts.glob(".partial_*")):

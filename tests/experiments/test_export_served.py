@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import envs  # noqa: F401 (registers)
 from algorithms import GRPOConfig
 from experiments.export import export
 from llmenv.episode import TextEpisode
+from support import free_port
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,9 +44,7 @@ def exported(ray_cluster: None, tmp_path: Path) -> tuple[Path, list[TextEpisode]
 @pytest.fixture
 def ask(exported: tuple[Path, Any], tmp_path: Path) -> Iterator[Any]:
     """Asks the endpoint a question: the most likely answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     # The package for CPUs breaks the command `vllm serve`, which asks for the version of a package `vllm`.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", exported[0]]
     command += ["--served-model-name", "policy"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,7 +17,6 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.fs
 import pytest
-from moto.server import ThreadedMotoServer
 from typer.testing import CliRunner, Result
 
 from experiments import evaluate, run
@@ -25,6 +26,7 @@ from llmenv.data import WANTED, load_rows
 from llmenv.files import cache
 from llmenv.models.names import POLICY_IN_CHECKPOINT
 from llmenv.remote import listed, local_copy, opened, put
+from support import free_port
 
 SETTINGS = [
     "--env=support:NoDigit-v0",
@@ -42,18 +44,32 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of an empty one, and a cache of its own."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    # Not in this process: where flask has been imported, vLLM cannot be.
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H127.0.0.1", f"-p{port}"], stderr=subprocess.DEVNULL
+    )
+    endpoint = f"http://127.0.0.1:{port}"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", endpoint)
         patch.setenv("AWS_ACCESS_KEY_ID", "key")
         patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        wait_until_it_answers(server, port)
         pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir("bucket")
         yield "s3://bucket"
-    server.stop()
+    server.kill()
+    server.wait()
+
+
+def wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
+    while True:
+        assert server.poll() is None
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port)).close()
+            return
+        time.sleep(0.1)
 
 
 def names(uri: str) -> set[str]:
@@ -258,8 +274,8 @@ def test_an_evaluation_there_of_a_policy_that_is_there(
     done = CliRunner().invoke(evaluate.app, [*arguments, "--num-tasks=4"])
     assert done.exit_code == 0, done.output
     assert f"report.html: {output}" in done.output
-    # The lock and evaluation.json; after each batch a part of the records more; at the end summary and page.
-    assert ends == [2, 3, 4, 6]
+    # The lock, starts.jsonl and evaluation.json; after each batch a part of the records; then summary and page.
+    assert ends == [3, 4, 5, 7]
     done = CliRunner().invoke(evaluate.app, [*arguments, "--num-tasks=6"])
     assert done.exit_code == 0, done.output
     parts = sorted(name for name in names(output) if name.startswith("records/"))

@@ -301,6 +301,6 @@ def test_wandb_gets_the_figures_samples_and_curve_of_a_run(
     run.plot("evaluations", {"iteration": 3, "sampled_accuracy": 0.5})  # a step is whole when the next begins
     logged = dict(wandb.run.summary)
     assert logged["progress/accuracy"] == 0.25 and "progress/iteration" not in logged
-    assert (logged["samples/train"]["nrows"], logged["samples/train"]["ncols"]) == (SHOWN, 19)
+    assert (logged["samples/train"]["nrows"], logged["samples/train"]["ncols"]) == (SHOWN, 20)
     assert (logged["curve"]["width"], logged["curve"]["height"]) == (3, 2)
     wandb.finish()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.common import starts
+from llmenv.evaluation.records import STARTS
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -21,7 +22,7 @@ def test_a_start_is_a_line(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(sys, "argv", ["run.py", "--set", "environment.env_config={numbers: [1, 2]}"])
     for _ in range(2):
         starts.record_start(tmp_path)
-    lines = [json.loads(line) for line in (tmp_path / starts.STARTS).read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / STARTS).read_text().splitlines()]
     assert len(lines) == 2
     assert shlex.split(lines[0]["command"]) == sys.argv
     assert lines[0]["cpus"] >= 1 and lines[0]["versions"]["torch"].startswith("2.")
