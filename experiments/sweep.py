@@ -26,6 +26,7 @@ DEFAULTS: dict[str, Any] = {
     "env": "Countdown-v0",
     "algo": "GRPO",
     "scheduler": "none",
+    "search": "random",
     "num_samples": None,
     "budget_tokens": None,
     "budget_minutes": None,
@@ -56,6 +57,12 @@ def main(
             "(default: none)"
         ),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="random: trials are drawn beforehand; optuna: by what earlier ones came to. (default: random)"
+        ),
+    ] = None,
     budget_tokens: Annotated[int | None, typer.Option(min=1, help="Sampled tokens of a trial.")] = None,
     budget_minutes: Annotated[float | None, typer.Option(help="Minutes of training of a trial.")] = None,
     compare_with: Annotated[
@@ -77,6 +84,7 @@ def main(
         "algo": algo,
         "num_samples": num_samples,
         "scheduler": scheduler,
+        "search": search,
         "budget_tokens": budget_tokens,
         "budget_minutes": budget_minutes,
         "compare_with": compare_with,

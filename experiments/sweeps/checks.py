@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from experiments.sweeps.space import Settings, Space
 from llmenv.misspelt import nearest
 
 SCHEDULERS = ("none", "asha", "pbt")
+SEARCHES = ("random", "optuna")
 ARMS = ("random", "default")
 # Trials differ in what they learn with; where they run and what they are scored on is the same for all.
 COMMON = ("env_runners", "learners", "resources", "evaluation", "run", "deepspeed")
@@ -108,8 +110,16 @@ def check_options(section: Mapping[str, Any], known: Mapping[str, Any]) -> dict[
 
 
 def check_choices(options: Mapping[str, Any]) -> None:
-    """Raises `ValueError` for a scheduler or an arm that there is not."""
+    """Raises `ValueError` for a scheduler, a search or an arm that there is not."""
     checks.choice("--scheduler", options["scheduler"], SCHEDULERS)
+    checks.choice("--search", options["search"], SEARCHES)
+    if options["search"] == "optuna":
+        if options["scheduler"] == "pbt":
+            raise ValueError(
+                "--search optuna proposes a trial after others, and a population begins at once: take asha"
+            )
+        if find_spec("optuna") is None:
+            raise ValueError("--search optuna needs Optuna: pip install 'llmenv[optuna]'")
     for arm in options["compare_with"]:
         checks.choice("--compare-with", arm, ARMS)
 

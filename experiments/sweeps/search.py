@@ -15,6 +15,7 @@ from ray import cloudpickle, tune
 from ray.exceptions import RayError
 from ray.tune.schedulers import TrialScheduler
 
+from experiments.sweeps.proposals import Proposals
 from experiments.sweeps.results import FIGURES, RESULTS, write_line
 
 TUNE = {
@@ -77,7 +78,7 @@ def cause_of(trial: Any) -> str:
 
 def run_arm(
     trainable: type[tune.Trainable],
-    trials: Sequence[dict[str, Any]],
+    trials: Sequence[dict[str, Any]] | Proposals,
     output: Path,
     arm: str,
     *,
@@ -90,7 +91,7 @@ def run_arm(
 
     Args:
         trainable: `Trial` or `Fresh`.
-        trials: Their configs (see `Trial`).
+        trials: Their configs (see `Trial`), or who proposes them.
         output: The sweep's folder. What of this arm is there already is not run again.
         arm: The arm's name.
         at_once: How many run side by side.
@@ -114,6 +115,8 @@ def run_arm(
                 metric="score",
                 mode="max",
                 scheduler=scheduler,
+                search_alg=trials if isinstance(trials, Proposals) else None,
+                num_samples=len(trials) if isinstance(trials, Proposals) else 1,
                 max_concurrent_trials=at_once,
                 reuse_actors=reuse_actors,
                 trial_name_creator=_name,
@@ -137,8 +140,8 @@ def run_arm(
     }
 
 
-def _space(trials: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    return {"trial": tune.grid_search(list(trials))}
+def _space(trials: Sequence[dict[str, Any]] | Proposals) -> dict[str, Any]:
+    return {} if isinstance(trials, Proposals) else {"trial": tune.grid_search(list(trials))}
 
 
 def _name(trial: Any) -> str:

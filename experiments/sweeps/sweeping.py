@@ -25,6 +25,7 @@ from experiments.common.plan import found_gpus, host_memory
 from experiments.common.starts import record_start
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
+from experiments.sweeps.proposals import Proposals
 from experiments.sweeps.results import RESULTS, SEARCH, START, best, read_lines, trials_of
 from experiments.sweeps.schedulers import make_scheduler
 from experiments.sweeps.search import run_arm
@@ -56,7 +57,7 @@ def read_asked(output: Path) -> dict[str, Any]:
     options = sections.pop("sweep")
     limits = {name: options.pop(name, None) for name in ("budget_tokens", "budget_minutes")}
     options.pop("env")
-    return {**options, **checks.budget(*limits.values()), "sections": sections}
+    return {"search": "random", **options, **checks.budget(*limits.values()), "sections": sections}
 
 
 def write_asked(asked: dict[str, Any], output: Path) -> None:
@@ -66,7 +67,7 @@ def write_asked(asked: dict[str, Any], output: Path) -> None:
     budget = {"budget_minutes": asked["budget"] / 60} if seconds else {"budget_tokens": asked["budget"]}
     kept = {
         name: asked[name]
-        for name in ("algo", "scheduler", "num_samples", "seed", "compare_with", "wandb", "path")
+        for name in ("algo", "scheduler", "search", "num_samples", "seed", "compare_with", "wandb", "path")
     }
     with replaced(output / ASKED) as file:
         sections = {**asked["sections"], "sweep": {"env": env, **kept, **budget}}
@@ -77,8 +78,9 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
     """Checks all that can be, then runs the sweep.
 
     Args:
-        asked: "sections" (a preset with ranges), "algo", "scheduler", "num_samples" (None for as many as usual),
-            "unit" and "budget" of a trial, "seed", "compare_with", "wandb", "path" (the directory that names are from).
+        asked: "sections" (a preset with ranges), "algo", "scheduler", "search", "num_samples" (None for as many as
+            usual), "unit" and "budget" of a trial, "seed", "compare_with", "wandb", "path" (the directory that names
+            are from).
         output: The folder.
         resuming: Whether it holds the sweep that is gone on with.
 
@@ -121,6 +123,10 @@ class Sweep:
         self._checkpoints: dict[str, dict[int, Path]] = {}
 
     @property
+    def _proposes(self) -> bool:
+        return self.asked["search"] == "optuna"
+
+    @property
     def trial(self) -> dict[str, Any]:
         """A trial's config but for what is its own."""
         asked = self.asked
@@ -144,7 +150,7 @@ class Sweep:
         """All arms; then the winners afresh, and what stays."""
         self._fit(self._config(self._first()))
         self._say(shown.HEADER, "bold")
-        if not self._arm(SEARCH, self._searched()):
+        if not self._arm(SEARCH, None if self._proposes else self._searched()):
             return self._stopped()
         for arm in self.asked["compare_with"]:
             if not self._arm(arm, self._compared(arm)):
@@ -182,7 +188,8 @@ class Sweep:
                 )
             self._number = asked or self._fits
         else:
-            self._number = (asked or (1 if self.space.only_grids else 8)) * self.space.grid_points
+            points = 1 if self._proposes else self.space.grid_points
+            self._number = (asked or (1 if points > 1 and self.space.only_grids else 8)) * points
         at_once = min(self._fits, self._number)
         more = "" if self._number <= self._fits else f", {at_once} at a time, since {why}"
         self._say(f"{self._number} trials of {self.asked['budget']:g} {self.asked['unit']}{more}")
@@ -203,13 +210,15 @@ class Sweep:
         number = max(1, math.ceil(spent / self.asked["budget"] - 0.5))
         return checks.draw(self.space, number, self.asked["seed"] + SEEDS)
 
-    def _arm(self, arm: str, many: list[Settings]) -> bool:
-        """Runs an arm's trials; whether all of them came to an end."""
+    def _arm(self, arm: str, many: list[Settings] | None) -> bool:
+        """Runs an arm's trials; whether all of them came to an end. Without settings they are proposed."""
         first = self.asked["seed"] * SEEDS + FIRST_OF[arm]
-        trials = [
+        trials: list[dict[str, Any]] | Proposals = [
             {**self.trial, "number": i, "seed": first + i, "settings": settings}
-            for i, settings in enumerate(many)
+            for i, settings in enumerate(many if many is not None else [{}] * self._number)
         ]
+        if many is None:
+            trials = Proposals(self.space, trials, self.asked["seed"])
         scheduler = make_scheduler(
             self.asked["scheduler"] if arm == SEARCH else "none",
             self.space,

@@ -27,8 +27,10 @@ def write(folder: Path, **sections: dict) -> str:
         ({}, [TOKENS, "--budget-minutes=1"], "in one of --budget-tokens and --budget-minutes"),
         ({}, ["--budget-minutes=-1"], "--budget-minutes must be above 0"),
         ({}, [TOKENS, "--scheduler=ahsa"], "--scheduler must be one of none, asha, pbt"),
+        ({}, [TOKENS, "--search=bayes"], "--search must be one of random, optuna"),
+        ({}, [TOKENS, "--search=optuna", "--scheduler=pbt"], "a population begins at once: take asha"),
         ({}, [TOKENS, "--compare-with=grid"], "--compare-with must be one of random, default"),
-        ({"sweep": {"schedular": "asha"}}, [TOKENS], "sweep.schedular (did you mean scheduler?)"),
+        ({"sweep": {"schedular": "asha"}}, [TOKENS], "sweep.schedular (did you mean scheduler"),
         ({"training": {"lrr": {"uniform": [0, 1]}}}, [TOKENS], "no setting training.lrr (did you mean lr"),
         ({"training": {"lr": {"uniform": [-1, 1]}}}, [TOKENS], "training.lr must not be negative"),
         (
