@@ -205,7 +205,7 @@ def row_of(kind: str, columns: Sequence[str]) -> dict[str, Cell]:
         for column in columns:
             if column == "vllm":
                 # vLLM makes its groups with a process's first model, and what one leaves is in another's way.
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_ray) as pool:
                     cells[column] = pool.submit(cell_of, folder, column).result()
             else:
                 cells[column] = cell_of(folder, column)
@@ -227,6 +227,10 @@ def reasons(cells: dict[str, Cell]) -> list[str]:
     return [f"{', '.join(names)}: {why}" for why, names in columns.items()]
 
 
+def start_ray() -> None:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("kinds", nargs="*", metavar="ARCHITECTURE", help="default: all")
@@ -234,7 +238,7 @@ def main() -> None:
         "--columns", nargs="+", choices=COLUMNS[1:-1], default=COLUMNS[1:-1], metavar="COLUMN"
     )
     args = parser.parse_args()
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    start_ray()
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for kind in args.kinds or ARCHITECTURES:
         print(as_markdown(kind, row_of(kind, args.columns)), flush=True)

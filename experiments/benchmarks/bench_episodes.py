@@ -130,7 +130,7 @@ def main(
         "lists": (as_lists(arrays), row_of_lists),
         "arrays": (arrays, TokenRow.from_episode),
     }
-    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     times: dict[str, list[list[float]]] = {name: [] for name in ways}
     for round_ in range(rounds + 1):
         for name, way in ways.items():

@@ -83,7 +83,7 @@ def main() -> None:
 
     quieten()
     gym.register("TargetLength-v0", entry_point=f"{__name__}:LengthEnv")
-    ray.init(include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
     curves = {seed: train(seed, arguments) for seed in arguments.seeds}
     ray.shutdown()
     if arguments.plot:

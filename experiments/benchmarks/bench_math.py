@@ -143,7 +143,7 @@ def main(data: Annotated[Path, typer.Argument(help="Folder with gsm8k/ and math5
             figures = [f"{q:.2f}" for q in (np.median(values), np.quantile(values, 0.99), max(values))]
             table.add_row(name, kind, what, str(len(values)), *figures)
     console.print(table)
-    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     results = everywhere(mixed(data))
     ray.shutdown()
     expected = results["main thread"]

@@ -186,7 +186,7 @@ def run_ours(work: dict[str, Any], sampler: str) -> dict[str, Any]:
 
     from experiments.common.figures import PHASES
 
-    ray.init(include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+    ray.init(address="local", include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     torch.set_num_threads(work["threads"])
     algo = our_config(work["model"], sampler).build_algo()
     episodes: list[Any] = []

@@ -25,7 +25,8 @@ TUNE = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails has no score
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
-KEPT = 3  # checkpoints of a trial: a population's donor may be loaded a round later
+# A population's donor may be loaded a round later.
+CHECKPOINTS = {"num_to_keep": 3, "checkpoint_frequency": 1, "checkpoint_at_end": True}
 
 
 class Recorder(tune.Callback):
@@ -115,8 +116,7 @@ def run_arm(
                 metric="score",
                 mode="max",
                 scheduler=scheduler,
-                search_alg=trials if isinstance(trials, Proposals) else None,
-                num_samples=len(trials) if isinstance(trials, Proposals) else 1,
+                **_proposing(trials),
                 max_concurrent_trials=at_once,
                 reuse_actors=reuse_actors,
                 trial_name_creator=_name,
@@ -127,9 +127,7 @@ def run_arm(
                 storage_path=str(storage),
                 verbose=0,
                 callbacks=[Recorder(output.absolute(), arm), *callbacks],
-                checkpoint_config=tune.CheckpointConfig(
-                    num_to_keep=KEPT, checkpoint_frequency=1, checkpoint_at_end=True
-                ),
+                checkpoint_config=tune.CheckpointConfig(**CHECKPOINTS),
             ),
         )
     results = tuner.fit()
@@ -142,6 +140,10 @@ def run_arm(
 
 def _space(trials: Sequence[dict[str, Any]] | Proposals) -> dict[str, Any]:
     return {} if isinstance(trials, Proposals) else {"trial": tune.grid_search(list(trials))}
+
+
+def _proposing(trials: Sequence[dict[str, Any]] | Proposals) -> dict[str, Any]:
+    return {"search_alg": trials, "num_samples": len(trials)} if isinstance(trials, Proposals) else {}
 
 
 def _name(trial: Any) -> str:

@@ -79,7 +79,7 @@ def others():
     children = psutil.Process().children(recursive=True)
     return len([thread for thread in threading.enumerate() if "vllm" in repr(thread).lower()]), len(children)
 
-ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 _, before = others()
 algorithm = train()
 whole = held()

@@ -28,7 +28,7 @@ import sys
 import ray
 from support import small_config
 
-ray.init(num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
 config = small_config(sys.argv[1])
 config.sampling(sampler="vllm", max_prompt_tokens=150, sampler_kwargs={"kv_cache_memory_bytes": 2**27})
 try:
