@@ -42,6 +42,8 @@ NOT_RUN = {
     "pip ": "it installs",
     "python3 -m venv ": "it installs",
     "python experiments/evaluate.py --model smollm2-135m --parity ": "a download, and vLLM: test_parity.py",
+    "llmenv ": "experiments/test_cli.py: each is its script's own function",
+    "python experiments/r1.py --preset smollm2_gsm8k ": "an hour, and rows of GSM8K",
     "python experiments/r1.py --preset r1_qwen ": "billions of parameters, on GPUs",
     "python experiments/r1.py --preset r1_tiny --compare-with rl ": "minutes: recipes/test_road.py compares",
     "python experiments/sweep.py ": "minutes, a process a trial: sweeps/test_sweep.py, test_sweep_command.py",

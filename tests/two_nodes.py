@@ -36,7 +36,9 @@ def twice(self: Training, cluster: Cluster, start: Path) -> int:
         ray.get(actor.apply.remote(lambda _: ray.get_runtime_context().get_node_id()))
         for actor in (runner, algorithm.learner_group._workers[0])
     ]
-    found["code"] = ray.get(runner.apply.remote(lambda _: sys.modules["own_env"].__file__))
+    found["sent"] = ray.get(
+        runner.apply.remote(lambda _: [path for path in sys.path if Path(path, "own_env.py").exists()])
+    )
     algorithm.save_to_path(str(start))
     for _ in range(ITERATIONS):
         algorithm.train()
@@ -86,9 +88,9 @@ if __name__ == "__main__":
         "--set=learners.num_cpus_per_learner=0.5",
         f"--iterations={ITERATIONS}",
         "--sampler=transformers",
-        "--prompts-per-iteration=4",
+        "--prompts-per-iteration=8",
         "--group-size=4",
-        "--max-new-tokens=8",
+        "--max-new-tokens=2",
         "--lr=1e-3",
         "--eval-tasks=2",
         "--set=evaluation.evaluation_config=null",

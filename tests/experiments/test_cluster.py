@@ -53,12 +53,13 @@ def test_a_node_lost_and_come_back_changes_nothing(lost_node: tuple[dict, Path])
     assert len({*found["nodes"]}) == 2  # the runner on one, the learner on the other
     assert found["equal"] == [True] * 3  # episodes and weights, to the bit
     assert found["moved"]
-    assert pd.read_csv(folder / "progress.csv")["num_episodes"].tolist() == [16] * 3
+    assert pd.read_csv(folder / "progress.csv")["num_episodes"].tolist() == [32] * 3
 
 
 @pytest.mark.slow
 def test_a_node_gets_environments_of_the_directory(lost_node: tuple[dict, Path]) -> None:
-    assert "py_modules_files" in lost_node[0]["code"]
+    # On this machine the directory itself is there too.
+    assert [path for path in lost_node[0]["sent"] if "py_modules" in path]
 
 
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "head"])
