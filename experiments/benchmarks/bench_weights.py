@@ -7,7 +7,6 @@ and a reference sent to every runner, which copies them over the weights that it
 Runners are processes on this machine that hold weights alone; between machines the store sends each node one copy,
 which is not measured here. "memcpy" is one copy of the same bytes in this process. Medians of the rounds, in seconds.
 
-Expect one runner to take a put (a copy into shared memory) and a copy out of it, and more runners to share the put.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from algorithms.config import LLMConfig
 
 ADDRESS = "RAY_ADDRESS"
+TOO_SLOW = "timed out during startup"  # Ray's own words; nothing sets how long it waits
 NAME = re.compile(r"([A-Za-z_]\w*)[\w.]*:[\w.-]+")  # module:Id-v0 or module:Class
 
 
@@ -48,8 +49,7 @@ def join(config: LLMConfig) -> None:
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if (address := os.environ.get(ADDRESS, "local")) == "local":
-        # And not one that happens to be on this machine.
-        ray.init(address="local", include_dashboard=False, **quiet)
+        start_alone(**quiet)
         return
     try:
         ray.init(runtime_env={"py_modules": sent(config, Path.cwd())}, **quiet)
@@ -58,6 +58,30 @@ def join(config: LLMConfig) -> None:
             f"no Ray cluster answers at {address} ({error}): start its head with `ray start --head`, or leave out "
             f"--address and {ADDRESS}"
         ) from error
+
+
+def start_alone(**settings: Any) -> None:
+    """Starts a Ray of this process's own, and does not join one that happens to be on this machine.
+
+    Raises:
+        ValueError: If it does not come up; that is tried twice.
+    """
+    import ray
+
+    for last in (False, True):
+        try:
+            ray.init(address="local", include_dashboard=False, **settings)
+            return
+        except Exception as error:  # that class is all that it has
+            ray.shutdown()
+            if TOO_SLOW not in str(error):
+                raise
+            if last:
+                load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+                raise ValueError(
+                    f"Ray did not start within the 30 s that it gives itself, twice: this machine is too busy (load "
+                    f"{load:.0f} on {cores} cores). Try again when it is less so"
+                ) from error
 
 
 def sent(config: LLMConfig, directory: Path) -> list[str]:

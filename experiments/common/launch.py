@@ -44,9 +44,6 @@ def _start(algo: str, sections: settings.Sections, place: Place, *, resuming: bo
     recorded = settings.resolved(algo, sections, run, config)
     if not resuming:
         folder.write_config(recorded)
-    import ray
-
-    join(config)
     display = Display(run.iterations, hidden_columns(config))
     display.say(f"{algo} on {config.env} with {config.base_model}, seed {config.root_seed}", style="bold")
     display.say(f"run folder: {place.name}")
@@ -54,12 +51,15 @@ def _start(algo: str, sections: settings.Sections, place: Place, *, resuming: bo
         display.say(plan.line())
     if crowded := settings.crowding(config):
         display.warn(crowded)
+    import ray
+
     starting = "starting"
     if config.sampler == "vllm":
         starting += " vLLM, which takes half a minute or more (VLLM_LOGGING_LEVEL=INFO shows its logs)"
     algorithm = None
     try:
         with display.hearing(), display.waiting(starting):
+            join(config)
             if resuming:
                 newest = newest_whole(place.folder, display.warn).absolute()
                 # With this config instead of the checkpoint's own: it may run on another machine.

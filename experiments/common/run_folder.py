@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import shutil
 import time
@@ -154,7 +155,7 @@ class RunFolder:
     def plot(self, table: str, row: dict[str, float]) -> None:
         """Shows a row to TensorBoard."""
         for key, value in row.items():
-            if key != "iteration":
+            if key != "iteration" and math.isfinite(value):  # TensorBoard warns of each that is not
                 summary = scalar(f"{table}/{key}", value)
                 step = int(row["iteration"])
                 self._board.write_event(Event(summary=summary, step=step, wall_time=time.time()))

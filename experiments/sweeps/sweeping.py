@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from ray.tune.schedulers import FIFOScheduler
 from rich.console import Console
 from rich.text import Text
 
+from experiments.common.cluster import ADDRESS, start_alone
 from experiments.common.commands import called
 from experiments.common.display import quieten
 from experiments.common.ownership import claim
@@ -97,8 +99,12 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
             write_asked(asked, output)
         import ray
 
-        address = os.environ.get("RAY_ADDRESS", "local")  # and not one that happens to be on this machine
-        ray.init(address=address, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+        if ADDRESS in os.environ:
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            start_alone(logging_level=logging.ERROR, log_to_driver=False)
+        # Tune ends well at Ctrl-C; a machine that is taken away says SIGTERM.
+        signal.signal(signal.SIGTERM, lambda *received: signal.raise_signal(signal.SIGINT))
         try:
             return sweep.run()
         finally:
