@@ -61,9 +61,15 @@ class RunSettings:
             return iteration >= self.iterations or progress["num_response_tokens"].sum() >= self.token_limit
         return iteration >= self.iterations
 
-    def seconds_left(self, elapsed: float, iteration: int, first: int) -> float:
-        """How long training will go on, after `elapsed` seconds from iteration `first`; 0 or less: the time is up."""
-        left = elapsed / (iteration - first) * (self.iterations - iteration)
+    def seconds_left(self, elapsed: float, iteration: int, first: int, tokens: float) -> float:
+        """How long training will go on, after `elapsed` seconds from iteration `first`; 0 or less: the time is up.
+
+        `tokens` are those of all iterations so far.
+        """
+        iterations: float = self.iterations - iteration
+        if self.token_limit is not None:
+            iterations = min(iterations, max(0.0, self.token_limit - tokens) / max(1.0, tokens / iteration))
+        left = elapsed / (iteration - first) * iterations
         return left if self.time_limit is None else min(left, 60 * self.time_limit - elapsed)
 
 

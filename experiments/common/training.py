@@ -108,9 +108,11 @@ class Training:
             while not self._is_over() and self._stop.received is None:
                 with self._cutting_short():
                     result = algorithm.train()
-                left = run.seconds_left(time.monotonic() - started, algorithm.iteration, first)
+                row = figures.progress_row(result)
+                tokens = self._tokens() + row["num_response_tokens"]
+                left = run.seconds_left(time.monotonic() - started, algorithm.iteration, first, tokens)
                 ended = left <= 0 or self._stop.received is not None
-                self._show_iteration(figures.progress_row(result), max(0.0, left), ended)
+                self._show_iteration(row, max(0.0, left), ended)
                 if self._checkpoint_is_due(first):
                     self._save()
                 if self._is_over() or left <= 0:
@@ -191,6 +193,10 @@ class Training:
             lambda: algorithm.learners_are_whole and algorithm.iteration == iteration
         ):
             yield
+
+    def _tokens(self) -> float:
+        progress = self.folder.table("progress")
+        return float(progress["num_response_tokens"].sum()) if len(progress) else 0.0
 
     def _is_over(self) -> bool:
         return self.settings.is_over(self.algorithm.iteration, self.folder.table("progress"))

@@ -213,3 +213,18 @@ def test_methods_have_their_names_and_bounds_their_choices():
     for section, known in bounds.BOUNDS.items():
         if section == "run":
             assert set(known) == set(settings.RunSettings.__annotations__)
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds"),
+    [
+        ({}, 540),  # 90 iterations more, of 6 s
+        ({"token_limit": 3000}, 120),  # 2,000 tokens more, of 100 an iteration
+        ({"token_limit": 1000}, 0),
+        ({"token_limit": 3000, "time_limit": 2}, 60),
+    ],
+)
+def test_the_time_left_goes_by_what_ends_first(limits: dict[str, int], seconds: float) -> None:
+    run = settings.RunSettings(iterations=100, **limits)
+    assert run.seconds_left(60, 10, 0, 1000) == seconds
+    assert run.seconds_left(60, 20, 10, 2000) == (480 if not limits else min(seconds, 60))
