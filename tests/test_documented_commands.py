@@ -10,7 +10,6 @@ import importlib
 import json
 import shlex
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from endpoint_server import Server
+from endpoint_server import Server, serving
 from experiments.recipes import recipe
 from written import PAGES, commands
 
@@ -63,11 +62,8 @@ RUN = list(dict.fromkeys(command for page, command in FOUND if reason(page, comm
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from endpoint_server import Server, body
+from endpoint_server import Server, body, serving
 from llmenv.evaluation import evaluate
 from llmenv.evaluation.endpoint import Endpoint, EndpointError, endpoint_subject, read_reply
 from llmenv.evaluation.text_models import Reply
@@ -23,11 +23,8 @@ SMALL: dict[str, Any] = {"num_tasks": 4, "samples": 2, "max_new_tokens": 7}
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with serving() as server:
+        yield server
 
 
 def endpoint(server: Server, deadline: float = 10.0) -> Endpoint:
