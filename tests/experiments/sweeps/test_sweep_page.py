@@ -40,8 +40,8 @@ def look(number: int, tokens: int, right: int) -> dict[str, Any]:
 def folder(tmp_path: Path) -> Path:
     """A sweep that was stopped: a trial ended after its first look, one failed, one took over another's policy."""
     asked = {
-        "sections": SECTIONS, "algo": "GRPO", "scheduler": "pbt", "search": "random", "num_samples": 5, "seed": 0, "compare_with": [],
-        "wandb": False, "path": ".", "unit": "tokens", "budget": 200,
+        "sections": SECTIONS, "algo": "GRPO", "scheduler": "pbt", "search": "random", "num_samples": 5, "seed": 0,
+        "compare_with": [], "wandb": False, "path": ".", "unit": "tokens", "budget": 200,
     }  # fmt: skip
     write_asked(asked, tmp_path)
     for number, (first, last) in enumerate(zip(FIRST, LAST, strict=True)):
