@@ -28,13 +28,17 @@ class Installed(NamedTuple):
 
     def run(self, program: str, *arguments: str) -> str:
         """What a program of that environment prints; it must end well."""
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         command = [str(self.bin / program), *arguments]
         done = subprocess.run(
-            command, cwd=self.here, env=environment, capture_output=True, text=True, check=False
+            command, cwd=self.here, env=elsewhere(), capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+
+def elsewhere() -> dict[str, str]:
+    """The environment without the tests' path, by which pip too would find this llmenv, and take it for installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +59,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     (wheel,) = dist.glob("*.whl")
     subprocess.run([*python, "venv", "--without-pip", venv], check=True)
     pip = [*python, "pip", "--python", venv / "bin" / "python", "install", "-q", "--no-compile"]
-    subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run([*pip, "--no-deps", "--no-index", wheel], check=True, env=elsewhere())
     # Only now, so that pip finds no other llmenv to take away. What a .pth names has none of its own carried out.
     (site,) = venv.glob("lib/python*/site-packages")
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
