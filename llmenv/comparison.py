@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -60,7 +61,7 @@ def compare(first: np.ndarray, second: np.ndarray, clusters: Sequence[Hashable] 
     if not there.any():
         raise ValueError("no task has samples of both: compare evaluations of the same tasks")
     first, second, differences = first[there], second[there], differences[there]
-    groups = None if clusters is None else [clusters[i] for i in np.flatnonzero(there)]
+    groups = None if clusters is None else list(compress(clusters, there))
     numbers = [(~np.isnan(verdicts)).sum(axis=1) for verdicts in (first, second)]
     mean, error, degrees = _difference(differences, numbers, groups)
     margin = t_quantile(0.975, degrees) * error if degrees else math.inf

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -106,7 +107,7 @@ def accuracy(correct: np.ndarray, clusters: Sequence[Hashable] | None = None) ->
     if not there.any():
         return Accuracy(math.nan, 0.0, 1.0, 0.0, 1.0, 0, correct.size, scored)
     wrong, right = (float(np.mean(task_means(np.nan_to_num(correct, nan=v)))) for v in (0.0, 1.0))
-    groups = None if clusters is None else [clusters[i] for i in np.flatnonzero(there)]
+    groups = None if clusters is None else list(compress(clusters, there))
     low, high = _interval(correct[there], groups)
     value = float(means[there].mean())
     return Accuracy(value, low, high, wrong, right, int(there.sum()), correct.size, scored)

@@ -35,6 +35,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def what_was_loaded_meanwhile_is_kept() -> None:
+    """As above: by the tests of other files."""
+    gc.freeze()
+
+
 def pytest_sessionfinish() -> None:
     gc.unfreeze()
 

@@ -206,8 +206,9 @@ class LLMLearnerGroup(LearnerGroup):
     def shutdown(self) -> None:
         """Ends the learners; that of this process gives back policy, reference, critic and optimizer."""
         super().shutdown()
-        self._learner: Any = None
-        gc.collect()  # a learner's parts refer to one another
+        if self._learner is not None:
+            self._learner: Any = None
+            gc.collect()  # a learner's parts refer to one another
 
     def __del__(self) -> None:
         # After ray.shutdown() the base class would start a new Ray only to shut its workers down; at the
