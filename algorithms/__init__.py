@@ -6,6 +6,8 @@ Importing the package loads nothing heavy: its losses and advantages need no ray
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import llmenv.rllib  # noqa: F401 (before all that is heavy: see there)
+
 if TYPE_CHECKING:
     from algorithms.distill import Distill, DistillConfig
     from algorithms.grpo import GRPO, GRPOConfig
