@@ -1,9 +1,10 @@
-"""A sweep from end to end: killed twice and gone on with, with a trial that raises and one whose learner is killed."""
+"""A sweep from end to end: stopped, killed twice and gone on with, with a trial that raises and one whose learner is killed."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ SPACE: dict[str, Any] = {
     },  # on two cores one trial at a time, and so few processes to start
     "sweep": {"env": "raising:Raising-v0", "num_samples": 1, "budget_tokens": 64},
 }
-KILLED_AFTER = (2, 3)  # looks of the trial that does not fail: of 4 (an iteration samples 16 tokens)
+# After how many looks at the trial that does not fail, of 4 (an iteration samples 16 tokens).
+STOPPED = ((1, signal.SIGTERM), (2, signal.SIGKILL), (3, signal.SIGKILL))
 # Of Ray's own processes these two outlive a driver that was killed, by a minute: they see within 2 s that their raylet
 # is gone, and then wait for Ray's control store, which is gone as well, to take their report of it: 60 s, which nothing
 # sets (ray/_private/process_watcher.py, publish_error_to_driver). They hold no model, no GPU and no shared memory.
@@ -59,13 +61,14 @@ def begin(log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Started]
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterator[dict[str, Any]]:
-    """Killed twice, and gone on with to the end."""
+    """Stopped, killed twice, and gone on with to the end."""
     folder = tmp_path_factory.mktemp("sweep")
     output, space, log = folder / "out", folder / "space.yaml", folder / "log"
     space.write_text(yaml.safe_dump({**SPACE, "policy": {"model": model_folder}}))
     found: dict[str, Any] = {"output": output, "before": [], "left": [], "shared": set(), "started": []}
+    found["status"] = []
     arguments = [str(space), f"--output={output}"]
-    for looks in (*KILLED_AFTER, None):
+    for looks, how in (*STOPPED, (None, None)):
         process, started = begin(log, *arguments)
         try:
             started.until(
@@ -76,11 +79,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterat
                 PATIENCE,
             )
         finally:
-            if process.poll() is None:
+            if process.poll() is None and how == signal.SIGTERM:
+                process.terminate()
+                process.wait(PATIENCE)
+            elif process.poll() is None:
                 started.kill()
-            found["status"] = process.wait()
+            found["status"].append(process.wait())
         found["before"].append(rounds(output))
-        found["left"].append(started.left(seconds=30, but=AGENTS if looks else ()))
+        found["left"].append(started.left(seconds=30, but=AGENTS if how == signal.SIGKILL else ()))
         found["started"].append(started)
         found["shared"] |= started.shared
         arguments = [f"--resume={output}"]
@@ -88,13 +94,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterat
 
 
 def test_a_killed_sweep_goes_on_with_what_is_unfinished(swept: dict[str, Any]) -> None:
-    assert swept["status"] == 0, swept["text"]
-    first, second, lines = swept["before"]
-    assert lines[: len(second)] == second and second[: len(first)] == first
+    assert swept["status"] == [130, -signal.SIGKILL, -signal.SIGKILL, 0], swept["text"]
+    assert f"stopped: go on with --resume {swept['output']}" in swept["text"]
+    *earlier, lines = swept["before"]
+    assert all(lines[: len(before)] == before for before in earlier)
     # What a kill lost is done again: at most the round at hand, and the one whose checkpoint was being written. From
-    # the beginning it would be 2 and 3 rounds more.
+    # the beginning it would be 1, 2 and 3 rounds more.
     counted = [line["tokens"] for line in lines]
-    assert {*counted} == {16, 32, 48, 64} and len(counted) <= 4 + 2 * len(KILLED_AFTER)
+    assert {*counted} == {16, 32, 48, 64} and len(counted) <= 4 + 2 * len(STOPPED)
 
 
 def test_trials_that_fail_are_told_with_their_cause_and_end_nothing(swept: dict[str, Any]) -> None:
@@ -133,6 +140,6 @@ def test_what_stays(swept: dict[str, Any]) -> None:
 
 
 def test_nothing_of_it_is_left(swept: dict[str, Any]) -> None:
-    assert swept["left"] == [[], [], []]
-    assert swept["started"][0].left(seconds=60) == [], "Ray's agents neither"
+    assert swept["left"] == [[]] * 4
+    assert swept["started"][1].left(seconds=60) == [], "Ray's agents neither"
     assert swept["shared"], "Ray's object store at least is in shared memory: nothing was seen"
