@@ -91,7 +91,7 @@ def evaluation_results(
 def rollout_metrics(
     episodes: Sequence[TextEpisode], group_size: int, weights_version: int, parts: Sequence[str] = ()
 ) -> dict[str, float]:
-    """The figures of `rollout/` (CONTRIBUTING lists them) about the episodes of an iteration.
+    """The figures of `rollout/` (docs/metrics.md lists them) about the episodes of an iteration.
 
     Args:
         episodes: All of them.

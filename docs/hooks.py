@@ -16,7 +16,7 @@ from mkdocs.structure.files import File
 ROOT = Path(__file__).parent.parent
 PAGES = {
     "README.md": "index.md",
-    **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "AGENTS.md")},
+    **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "AGENTS.md", "SECURITY.md")},
 }
 _SOURCES = {site: source for source, site in PAGES.items()}
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s#]+)(#[^)\s]*)?\)")

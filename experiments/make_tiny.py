@@ -1,6 +1,6 @@
 """Makes the embedded models: `tiny` (searches, but gives up soon), `tiny-zero` (knows the form alone), `tiny-guess`.
 
-    python experiments/make_tiny.py --out llmenv/assets --seed 0
+    python experiments/make_tiny.py --out llmenv/models/assets --seed 0
 
 The tokenizer is built; a model with random weights learns from generated demonstrations of patient solvers: first of
 Countdown alone, since a search is far harder to learn than a calculation, then of the whole mixture. From there two

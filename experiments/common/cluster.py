@@ -31,11 +31,13 @@ def name_cluster(address: str) -> None:
     """
     if "://" in address:
         raise ValueError(
-            f"--address {address}: the driver must be on a node of the cluster, since it asks runners and learners by "
-            "themselves. Start run.py there (by ssh, or ray job submit) with --address auto"
+            f"--address (or {ADDRESS}) {address}: the driver must be on a node of the cluster, since it asks runners "
+            "and learners by themselves. Start run.py there (by ssh, or ray job submit) with --address auto"
         )
     if address != "auto" and not re.fullmatch(r"\S+:\d+", address):
-        raise ValueError(f"--address {address}: must be auto, or HOST:PORT of the head such as 10.0.0.1:6379")
+        raise ValueError(
+            f"--address (or {ADDRESS}) {address}: must be auto, or HOST:PORT of the head such as 10.0.0.1:6379"
+        )
     os.environ[ADDRESS] = address
 
 
@@ -43,14 +45,15 @@ def join(config: LLMConfig) -> None:
     """Starts Ray on this machine, or joins the cluster, whose nodes get our code and environments of this directory.
 
     Raises:
-        ValueError: If no cluster answers.
+        ValueError: If that is none, or no cluster answers.
     """
     import ray
 
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if (address := os.environ.get(ADDRESS, "local")) == "local":
+    if (address := os.environ.get(ADDRESS) or "local") == "local":
         start_alone(**quiet)
         return
+    name_cluster(address)
     try:
         ray.init(runtime_env={"py_modules": sent(config, Path.cwd())}, **quiet)
     except ConnectionError as error:

@@ -43,7 +43,7 @@ def next_steps(run: str, env: str, env_config: dict[str, Any], iterations: int) 
         iterations: That it has had; without any there is nothing to compare or to go on with.
 
     Returns:
-        Watch the policy write, see which tasks it has won and lost, go on for as long again.
+        Watch the policy write, see which tasks it has won and lost (of a folder alone), go on for as long again.
     """
     quoted, before = shlex.quote(run), shlex.quote(f"{run}/samples/eval_sampled_000000.parquet")
     play = f"{called('play')} --model {quoted} --env {shlex.quote(env.removeprefix('envs:'))}"
@@ -51,11 +51,8 @@ def next_steps(run: str, env: str, env_config: dict[str, Any], iterations: int) 
         play += f" --env-set {shlex.quote(f'{name}={json.dumps(value, default=str)}')}"  # JSON is YAML
     if not iterations:
         return [play]
-    return [
-        play,
-        f"{called('compare')} {before} {quoted}",
-        f"{called('train')} --resume {quoted} --iterations {2 * iterations}",
-    ]
+    compare = [] if "://" in run else [f"{called('compare')} {before} {quoted}"]
+    return [play, *compare, f"{called('train')} --resume {quoted} --iterations {2 * iterations}"]
 
 
 def say_what_is_there(display: Display, run: str, algorithm: LLMAlgorithm, seconds: float) -> None:

@@ -259,7 +259,9 @@ class Sweep:
                 checkpoint = str(checkpoints[winner["number"]])
                 policies.append({"of": arm, "checkpoint": checkpoint, "settings": winner["settings"]})
         trials = [{**self.trial, "budget": 0, "number": i, **policy} for i, policy in enumerate(policies)]
-        self._say("evaluating the winner of each arm, and the policy before training, on tasks that selected none")
+        self._say(
+            "evaluating the winner of each arm, and the policy before training, on tasks that selected none"
+        )
         run_arm(
             Fresh, trials, self.output, "fresh", at_once=self._fits, scheduler=FIFOScheduler(), callbacks=[]
         )

@@ -148,7 +148,7 @@ class LLMLearner(TorchLearner):
             timesteps: Holds NUM_ENV_STEPS_SAMPLED_LIFETIME, this batch included: the learning rate's clock.
 
         Returns:
-            Metrics (CONTRIBUTING lists them). A minibatch in which no row has a gradient is no step and has none.
+            Metrics (docs/metrics.md lists them). A minibatch in which no row has a gradient is no step and has none.
 
         Raises:
             NonFiniteStepsError: After `max_skipped_steps` steps in a row that had to be skipped.

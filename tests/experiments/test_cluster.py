@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.common.cluster import name_cluster, sent
+from experiments.common.cluster import join, name_cluster, sent
 from experiments.common.own_packages import PACKAGES, ROOT
 from support import small_config
 
@@ -65,9 +66,13 @@ def test_a_node_gets_environments_of_the_directory(lost_node: tuple[dict, Path])
 @pytest.mark.parametrize("address", ["ray://10.0.0.1:10001", "10.0.0.1", "head"])
 def test_addresses_that_cannot_be_are_refused(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    with pytest.raises(ValueError, match=f"--address {address}: .*(--address auto|HOST:PORT)"):
+    refused = re.escape(f"--address (or RAY_ADDRESS) {address}: ") + ".*(--address auto|HOST:PORT)"
+    with pytest.raises(ValueError, match=refused):
         name_cluster(address)
     assert "RAY_ADDRESS" not in os.environ
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ValueError, match=refused):
+        join(small_config("tiny"))
     name_cluster("10.0.0.1:6379")
     assert os.environ["RAY_ADDRESS"] == "10.0.0.1:6379"
 

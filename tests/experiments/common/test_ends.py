@@ -42,6 +42,8 @@ def test_the_next_commands_can_be_run(
     )
     assert commands[2].endswith("runs/A --iterations 160")
     assert next_steps("runs/A", env, env_config, 0) == commands[:1]
+    # compare.py reads folders alone.
+    assert len(next_steps("s3://bucket/A", env, env_config, 80)) == 2
 
 
 def test_the_first_completions_are_those_that_the_evaluation_finds(algorithm: Any) -> None:

@@ -1,4 +1,4 @@
-"""A sweep from end to end: stopped, killed twice and gone on with, with a trial that raises and one whose learner is killed."""
+"""A sweep that is stopped and killed twice and gone on with; a trial of it raises, and the learner of one is killed."""
 
 from __future__ import annotations
 
