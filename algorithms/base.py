@@ -121,7 +121,7 @@ class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
         """What this iteration learns from: a batch of samples, and what each is worth. Logs the figures about them."""
         episodes = self.last_episodes = self.collect()
         update, parts = self.num_updates, self.curriculum.parts
-        figures = rollout_metrics(episodes, self.config.group_size, update, parts)
+        figures = rollout_metrics(episodes, self.compared, update, parts)
         self.log_rollout(figures)
         if self.curriculum.learn(figures["accuracy"], update):
             logger.warning(self.curriculum.told())
@@ -154,9 +154,14 @@ class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
         """The advantage [N] of each valid episode."""
 
+    @property
+    def compared(self) -> int:
+        """How many samples are compared with one another; 1 where a sample is judged by itself."""
+        return self.config.group_size
+
     def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
         """Those of the iteration's episodes that take part in the update."""
-        return comparable(episodes, self.config.group_size)
+        return comparable(episodes, self.compared)
 
     def has_gradient(self, row: TokenRow) -> bool:
         """Whether a row has any in the loss; it is left out of the forward passes otherwise."""
@@ -172,20 +177,17 @@ class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
         return TokenRow.from_episode(episode, advantage)
 
     def collect(self) -> list[TextEpisode]:
-        """The iteration's groups, sampled by all runners."""
-        return self.sample(tasks.training_requests(self.config, self.curriculum, self.num_updates))
-
-    def sample(self, requests: Sequence[GroupRequest]) -> list[TextEpisode]:
-        """The episodes of some groups, for training.
+        """The iteration's groups, sampled by all runners.
 
         Raises:
             ValueError, RuntimeError: Where nothing can be learned from them (see `groups.refuse_unusable`).
         """
-        episodes = self._collect(requests)
-        refuse_unusable(episodes, self.config)
+        episodes = self.sample(tasks.training_requests(self.config, self.curriculum, self.num_updates))
+        refuse_unusable(episodes, self.config, self.compared)
         return episodes
 
-    def _collect(self, requests: Sequence[GroupRequest], **settings: Any) -> list[TextEpisode]:
+    def sample(self, requests: Sequence[GroupRequest], **settings: Any) -> list[TextEpisode]:
+        """The episodes of some groups."""
         self.refuse_weights_of_another()
         episodes, metrics = self.runners.collect(self.runners.submit(requests, **settings))
         self._sample_errors.tell(episodes)
@@ -270,7 +272,7 @@ class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
         """
         config = self.evaluation_config
         requests = tasks.held_out_requests(config, count or self.config.evaluation_duration, first)
-        episodes = self._collect(requests, role="evaluation", temperature=temperature)
+        episodes = self.sample(requests, role="evaluation", temperature=temperature)
         if not any(episode.valid for episode in episodes):
             raise tasks.not_evaluable(config, episodes[0].error if episodes else "there are no such tasks")
         return episodes

@@ -181,6 +181,15 @@ class Curriculum:
         return {name: getattr(self, name) for name in ("level", "since", "walked", "window")}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on where `get_state` was."""
+        """Goes on where `get_state` was.
+
+        Raises:
+            ValueError: If that had more levels.
+        """
+        if (level := state.get("level", 0)) and level >= len(self.levels.levels if self.levels else ()):
+            raise ValueError(
+                f"the curriculum stood at level {level}, and training.curriculum has no such level any more: leave its "
+                "levels as they were"
+            )
         for name, value in state.items():
             setattr(self, name, value)

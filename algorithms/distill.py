@@ -103,8 +103,9 @@ class DistillLearner(PolicyLearner):
 
     @cached_property
     def num_tokens(self) -> int:
-        """How many the tokenizer has: models may have more rows, which nobody says."""
-        return 1 + max(load_tokenizer(self.config.base_model).get_vocab().values())
+        """How many the tokenizer and the policy both have: either may have more, which nobody says."""
+        of_tokenizer = 1 + max(load_tokenizer(self.config.base_model).get_vocab().values())
+        return min(of_tokenizer, self.policy.model.config.get_text_config().vocab_size)
 
     def prepare(self, batches: Sequence[PreparedBatch]) -> None:
         if self.config.divergence == "sampled":
@@ -146,11 +147,10 @@ class Distill(LLMAlgorithm):
     def get_default_config(cls) -> DistillConfig:
         return DistillConfig()
 
-    def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
+    @property
+    def compared(self) -> int:
         """Where no rewards are compared, a sample that is alone in its group is as good as any."""
-        if self.config.reward_coeff:
-            return super().usable(episodes)
-        return [episode for episode in episodes if episode.valid]
+        return super().compared if self.config.reward_coeff else 1
 
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
         """What the environment adds; the teacher is the learners'."""

@@ -19,18 +19,23 @@ logger = logging.getLogger(__name__)
 MOST_ERRORS = 20  # that a run tells of, each once
 
 
-def comparable(episodes: Sequence[TextEpisode], group_size: int) -> list[TextEpisode]:
+def comparable(episodes: Sequence[TextEpisode], compared: int) -> list[TextEpisode]:
     """The valid episodes, but for those that are alone in their group, where it was to have more.
 
     They have nothing to be compared with: with an advantage of 0 they would only dilute the others' gradient.
     """
     valid = [episode for episode in episodes if episode.valid]
     sizes = Counter(episode.group for episode in valid)
-    return [episode for episode in valid if sizes[episode.group] >= min(2, group_size)]
+    return [episode for episode in valid if sizes[episode.group] >= min(2, compared)]
 
 
-def refuse_unusable(episodes: Sequence[TextEpisode], config: LLMConfig) -> None:
+def refuse_unusable(episodes: Sequence[TextEpisode], config: LLMConfig, compared: int) -> None:
     """Fails in words on episodes that nothing can be learned from.
+
+    Args:
+        episodes: Of an iteration.
+        config: The run's.
+        compared: How many samples are compared with one another.
 
     Raises:
         ValueError: If a prompt is too long, and `overlong_prompts` says that this is an error.
@@ -39,7 +44,7 @@ def refuse_unusable(episodes: Sequence[TextEpisode], config: LLMConfig) -> None:
     overlong = [episode for episode in episodes if _is_overlong(episode)]
     if overlong and config.overlong_prompts == "error":
         raise ValueError(f"{overlong[0].error}; raise it, or drop such prompts with overlong_prompts='drop'")
-    if not comparable(episodes, config.group_size):
+    if not comparable(episodes, compared):
         first = next(episode.error for episode in episodes if not episode.valid)
         every = "no group of the iteration has two valid samples"
         if not any(episode.valid for episode in episodes):
@@ -89,17 +94,17 @@ def evaluation_results(
 
 
 def rollout_metrics(
-    episodes: Sequence[TextEpisode], group_size: int, weights_version: int, parts: Sequence[str] = ()
+    episodes: Sequence[TextEpisode], compared: int, weights_version: int, parts: Sequence[str] = ()
 ) -> dict[str, float]:
     """The figures of `rollout/` (docs/metrics.md lists them) about the episodes of an iteration.
 
     Args:
         episodes: All of them.
-        group_size: How many samples a group was to have.
+        compared: How many samples are compared with one another.
         weights_version: Of the weights that are about to learn from them.
         parts: Of the environment: some figures are of each, too, as "part/accuracy".
     """
-    rewards = _rewards(episodes, group_size)
+    rewards = _rewards(episodes, compared)
     lag = [weights_version - episode.weights_version for episode in episodes]
     return {
         **summarize(episodes),
@@ -113,22 +118,22 @@ def rollout_metrics(
         **{
             f"{part}/{key}": value
             for part in parts
-            for key, value in _part_metrics(of_part(episodes, part), group_size).items()
+            for key, value in _part_metrics(of_part(episodes, part), compared).items()
         },
     }
 
 
-def _part_metrics(episodes: Sequence[TextEpisode], group_size: int) -> dict[str, float]:
+def _part_metrics(episodes: Sequence[TextEpisode], compared: int) -> dict[str, float]:
     summary = summarize(episodes)
     names = ("accuracy", "format_rate", "episode_return_mean", "response_length", "num_episodes")
-    flat = _flat(_rewards(episodes, group_size))
+    flat = _flat(_rewards(episodes, compared))
     return {**{name: summary[name] for name in names}, "groups_without_signal": flat}
 
 
-def _rewards(episodes: Sequence[TextEpisode], group_size: int) -> dict[int, list[float]]:
+def _rewards(episodes: Sequence[TextEpisode], compared: int) -> dict[int, list[float]]:
     """By group those of its comparable samples."""
     rewards: dict[int, list[float]] = {}
-    for episode in comparable(episodes, group_size):
+    for episode in comparable(episodes, compared):
         rewards.setdefault(episode.group, []).append(episode.total_reward)
     return rewards
 
@@ -146,7 +151,7 @@ def warn_without_signal(iteration: int) -> None:
     """Tells that an iteration teaches nothing, and what can be done about it."""
     logger.warning(
         "iteration %d has no signal: no sample is better than another of its task, and rewards teach nothing. If that "
-        "goes on: easier tasks (harder ones, where all are right), another reward, more samples a group (group_size), "
+        "goes on: easier tasks (harder ones, where all are right), another reward, more samples a group (compared), "
         "or supervised fine-tuning first",
         iteration,
     )

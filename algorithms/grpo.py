@@ -13,6 +13,7 @@ from algorithms import tasks
 from algorithms.advantages import group_relative_advantages, overlong_penalties
 from algorithms.base import LLMAlgorithm
 from algorithms.config import LLMConfig
+from algorithms.groups import refuse_unusable
 from algorithms.learner import PolicyLearner
 from llmenv.episode import TextEpisode
 
@@ -101,10 +102,12 @@ class GRPO(LLMAlgorithm):
             if not missing:
                 break
             groups = range(num_groups, num_groups + missing)
+            # What is invalid of these few is left out, as of any others.
             episodes += self.sample(
                 tasks.refill_requests(config, self.curriculum, self.num_updates, groups, most)
             )
             num_groups += missing
+        refuse_unusable(episodes, config, self.compared)
         if missing := wanted - self._num_usable_groups(episodes):
             logger.warning(
                 "only %d of %d groups have signal after %d rounds of sampling (%d groups): most tasks are too easy or "

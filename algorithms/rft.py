@@ -65,9 +65,10 @@ class RFT(LLMAlgorithm):
     def get_default_config(cls) -> RFTConfig:
         return RFTConfig()
 
-    def usable(self, episodes: Sequence[TextEpisode]) -> list[TextEpisode]:
-        """Nothing is compared: a sample that is alone in its group is as good as any."""
-        return [episode for episode in episodes if episode.valid]
+    @property
+    def compared(self) -> int:
+        """A sample that is alone in its group is as good as any."""
+        return 1
 
     def assign_credit(self, episodes: Sequence[TextEpisode]) -> np.ndarray:
         """1 for what is kept, 0 for the others."""

@@ -59,7 +59,8 @@ def refill_requests(
         groups: Their numbers.
         most: How many a batch may have.
     """
-    start = update * most + groups.start - config.prompts_per_iteration
+    # One place more than a batch may have: else refills of every update would begin with the same part.
+    start = update * (most + 1) + groups.start - config.prompts_per_iteration
     walk = curriculum.refill(start, len(groups))
     return _requests(config, groups.start, update, walk, REFILL_ROWS_STREAM)
 

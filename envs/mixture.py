@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import gymnasium as gym
+
 from llmenv.env import TextEnv, make_env
 
 
@@ -42,7 +44,7 @@ class MixtureEnv(TextEnv):
     ## Arguments
     - `parts`: by name a mapping with `env` (default: the name itself), `weight` (default: 1) and `env_config` (default:
       none). Two parts may be the same environment with other arguments.
-    - `split`: that of every part; None leaves it to each.
+    - `split`: that of every part which has splits; None leaves it to each.
 
     ```python
     gymnasium.make("envs:Mixture-v0", parts={
@@ -57,10 +59,7 @@ class MixtureEnv(TextEnv):
     def __init__(self, parts: Mapping[str, Mapping[str, Any]], split: str | None = None) -> None:
         super().__init__()
         self.parts = read_parts(parts)
-        arguments = {} if split is None else {"split": split}
-        self._envs = {
-            name: make_env(part.env, {**arguments, **part.env_config}) for name, part in self.parts.items()
-        }
+        self._envs = {name: _make(part, split) for name, part in self.parts.items()}
         self._part: str | None = None
 
     @property
@@ -77,11 +76,15 @@ class MixtureEnv(TextEnv):
         super().reset(seed=seed)
         own = dict(options or {})
         self._part = None  # bad options leave no half-reset part behind
-        part = own.pop("part", None) or self._draw()
+        part = own.pop("part", None)
+        drawn = part is None
+        if drawn:
+            part = self._draw()
         if part not in self._envs:
             raise ValueError(f"there is no part {part!r}: one of {', '.join(self._envs)}")
         env = self._envs[part]
-        if seed is None:  # a part that was not asked before has no seed of its own
+        # What the part was drawn by must not decide its task too; and one that was not asked before has no seed yet.
+        if drawn or seed is None:
             seed = int(self.np_random.integers(2**31))
         observation, info = env.reset(seed=seed, options=own or None)
         self._part = part
@@ -103,6 +106,17 @@ class MixtureEnv(TextEnv):
         weights = self.part_weights
         chances = [weight / sum(weights.values()) for weight in weights.values()]
         return str(self.np_random.choice([*weights], p=chances))
+
+
+def _make(part: Part, split: str | None) -> gym.Env[str, str]:
+    """A part's environment, of a split if it has any."""
+    if split is not None:
+        try:
+            return make_env(part.env, {**part.env_config, "split": split})
+        except TypeError as error:
+            if "split" in part.env_config or "argument 'split'" not in str(error):
+                raise
+    return make_env(part.env, dict(part.env_config))
 
 
 def read_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:

@@ -42,6 +42,7 @@ class ReasoningGymEnv(TaskEnv[ReasoningGymTask]):
     - composite needs its parts: `config={"datasets": [{"name": "chain_sum", "weight": 2}, {"name": "leg_counting"}]}`.
     - boxnet, graph_color, propositional_logic, rubiks_cube and rush_hour give no oracle answer.
     - game_of_life_halting is judged by comparing texts: the library's scorer takes any answer for right.
+    - puzzle24 must use the task's numbers and be 24: the library's scorer takes any four numbers, and 24.5.
     - Of acre, gsm_symbolic, list_functions and word_ladder there are as many tasks as `config={"size": ...}` says, 500
       by default; of the others there is no end.
 

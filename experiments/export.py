@@ -18,6 +18,7 @@ import typer
 from experiments.common.checksums import damage
 from experiments.common.commands import called
 from experiments.common.errors import told
+from experiments.common.here import folder
 from experiments.common.model_card import model_card
 from experiments.common.run_folder import checkpoints
 from experiments.common.saved_models import brought
@@ -32,7 +33,7 @@ def main(
             help="A run folder, for its newest checkpoint, or a checkpoint's own; here or elsewhere."
         ),
     ],
-    out: Annotated[Path, typer.Argument(help="The folder to write: a new or an empty one.")],
+    out: Annotated[Path, typer.Argument(parser=folder, help="The folder to write: a new or an empty one.")],
     trusted: Annotated[
         bool, typer.Option("--trust-remote-code", help="Run the Python code that comes with the model.")
     ] = False,

@@ -20,12 +20,16 @@ HERE = Path(__file__).resolve().parent
 if sys.path and Path(sys.path[0]).resolve() == HERE:
     sys.path[0] = str(HERE.parent)  # as in run.py
 
+from experiments.common.here import folder  # noqa: E402
+
 KEEP = ("all", "best", "shortest")  # as `llmenv.selection` has them
 
 
 def main(
     context: typer.Context,
-    output: Annotated[Path, typer.Option(help="Folder of the records, and of what is kept of them.")],
+    output: Annotated[
+        Path, typer.Option(parser=folder, help="Folder of the records, and of what is kept of them.")
+    ],
     keep: Annotated[
         str, typer.Option(help="Of each task's right samples: all, best (by reward) or shortest.")
     ] = "all",

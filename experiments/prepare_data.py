@@ -32,6 +32,7 @@ from envs.rows import RowEnv
 from envs.sources import SOURCES
 from experiments.common.check_data import AllOfGSM8K, AllOfMATH, check_data, read_tasks
 from experiments.common.errors import told
+from experiments.common.here import folder
 from llmenv.env import TaskEnv
 from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 
@@ -126,7 +127,9 @@ class Written:
 
 def main(
     task: Annotated[str | None, Option(help=f"{', '.join(RECIPES)}.")] = None,
-    out: Annotated[Path | None, Option(help="Folder for train.parquet and test.parquet.")] = None,
+    out: Annotated[
+        Path | None, Option(parser=folder, help="Folder for train.parquet and test.parquet.")
+    ] = None,
     num_train: Annotated[
         int | None, Option(min=1, help="Rows to train on. [default: 327680, or all of a data set]")
     ] = None,

@@ -19,11 +19,16 @@ HERE = Path(__file__).resolve().parent
 if sys.path and Path(sys.path[0]).resolve() == HERE:
     sys.path[0] = str(HERE.parent)  # as in run.py
 
+from experiments.common.here import folder  # noqa: E402
+
 
 def main(
     preset: Annotated[
-        str, typer.Option(help="A recipe: a YAML file, or one of experiments/recipes, such as r1_tiny.")
-    ] = "r1_tiny",
+        str | None,
+        typer.Option(
+            help="A recipe: a YAML file, or one of experiments/recipes, such as r1_tiny. (default: r1_tiny)"
+        ),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="stage.key=value or stage.section.key=value; repeatable."),
@@ -38,10 +43,10 @@ def main(
     ] = None,
     table: Annotated[bool, typer.Option("--table", help="Show what is there, and do nothing.")] = False,
     output: Annotated[
-        Path | None, typer.Option(help="Folder. (default: runs/ and the recipe's name)")
+        Path | None, typer.Option(parser=folder, help="Folder. (default: runs/ and the recipe's name)")
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(help="Go on with this folder, as the last command asked.")
+        Path | None, typer.Option(parser=folder, help="Go on with this folder, as the last command asked.")
     ] = None,
 ) -> None:
     """Takes a recipe's stages one after another, and says what each is worth and what it took."""
@@ -54,10 +59,13 @@ def main(
         sys.path.append(os.getcwd())  # environments of one's own; Ray looks there for its workers too
         if stage and until:
             raise ValueError("--stage does one stage and --until all before it, too: give one of them")
-        if resume is not None and (set_ or output or seed is not None):
-            raise ValueError("--resume goes on as it was asked: leave out --set, --seed and --output")
+        if resume is not None and (preset or set_ or output or seed is not None):
+            raise ValueError(
+                "--resume goes on as it was asked: leave out --preset, --set, --seed and --output"
+            )
         from experiments.recipes import recipe as recipes
 
+        preset = preset or "r1_tiny"
         if Path(preset).is_file():
             preset = str(Path(preset).absolute())  # --resume may come from elsewhere
         asked: dict[str, Any] = {
@@ -69,10 +77,10 @@ def main(
         if resume is not None:
             asked = {**recipes.read_asked(resume), **({"compare_with": compare_with} if compare_with else {})}
         found = recipes.read_recipe(asked["preset"], asked["set"], asked["seed"])
-        folder = resume or output or Path("runs") / Path(asked["preset"]).stem
+        place = resume or output or Path("runs") / Path(asked["preset"]).stem
         from experiments.recipes.walking import walk
 
-        status = walk(found, folder, asked, only=stage, until=until, look=table)
+        status = walk(found, place, asked, only=stage, until=until, look=table)
     raise typer.Exit(status)
 
 

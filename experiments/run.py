@@ -57,13 +57,14 @@ def main(
         ),
     ] = None,
     algo: Annotated[
-        str,
+        str | None,
         option(
             TASK,
             "PPO, GRPO, DrGRPO, DAPO, RLOO, REINFORCE++, REINFORCE++-baseline, GSPO or CISPO; RFT imitates "
             "what is right, SFT --set data=FILE; Distill samples for a teacher, --set policy.reference_model=MODEL.",
+            default="GRPO",
         ),
-    ] = "GRPO",
+    ] = None,
     model: Annotated[
         str | None,
         option(
@@ -234,9 +235,10 @@ def main(
 
             options["deepspeed"]["config"] = read_config(deepspeed)
         if resume is not None:
-            if preset or output:
+            if preset or output or env or algo:
                 raise ValueError(
-                    "--resume goes on with the run's own settings, in its folder: leave out --preset and --output"
+                    "--resume goes on with the run's own settings, in its folder: leave out --env, --algo, --preset "
+                    "and --output"
                 )
             from experiments.common.places import glimpse
             from experiments.common.resuming import resumed
@@ -247,7 +249,7 @@ def main(
         else:
             from algorithms.names import method_name
 
-            algo = method_name(algo)
+            algo = method_name(algo or "GRPO")
             sections = _sections(env or [], preset, assigned, options, imitates=algo == "SFT")
             from experiments.common.environments import short_name
 

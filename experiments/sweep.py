@@ -21,9 +21,11 @@ HERE = Path(__file__).resolve().parent
 if sys.path and Path(sys.path[0]).resolve() == HERE:
     sys.path[0] = str(HERE.parent)  # as in run.py
 
+from experiments.common.here import folder  # noqa: E402
+
 SPACES = HERE / "spaces"
 DEFAULTS: dict[str, Any] = {
-    "env": "Countdown-v0",
+    "env": None,  # the section environment's, or Countdown-v0
     "algo": "GRPO",
     "scheduler": "none",
     "search": "random",
@@ -75,8 +77,12 @@ def main(
         bool | None, typer.Option("--wandb", help="Log to Weights & Biases too: a run a trial, in a group.")
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="All is a function of it. (default: 0)")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder. (default: a new one under runs/)")] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with the sweep of this folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(parser=folder, help="Folder. (default: a new one under runs/)")
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(parser=folder, help="Go on with the sweep of this folder.")
+    ] = None,
 ) -> None:
     """Searches a space of settings by many trials side by side."""
     given = {
@@ -132,7 +138,9 @@ def _asked(space: str, given: dict[str, Any], assignments: list[str]) -> dict[st
     sections = settings.merge(sections, settings.from_assignments(assignments))
     checks.check_choices(options)
     checks.check_names(parse(sections))
-    sections.setdefault("environment", {})["env"] = environments.env_id(options.pop("env"))
+    environment, env = sections.setdefault("environment", {}), options.pop("env")
+    if env is not None or "env" not in environment:
+        environment["env"] = environments.env_id(env or "Countdown-v0")
     tokens, minutes = options.pop("budget_tokens"), options.pop("budget_minutes")
     if (
         "budget_tokens" in given or "budget_minutes" in given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -92,15 +93,20 @@ def fetch(filesystem: Any, path: str, names: Iterable[str], folder: Path) -> Non
 
 
 def put(filesystem: Any, path: str, file: Path) -> None:
-    """Brings a file of this machine's there: it is whole, or not there."""
+    """Brings a file of this machine's there: it is whole, or, where that is interrupted, not there."""
     whole = filesystem.type_name in OBJECT_STORES
     folder, _, name = path.rpartition("/")
     if not whole:
         filesystem.create_dir(folder, recursive=True)
     there = path if whole else f"{folder}/.partial_{name}"
-    with file.open("rb") as local, filesystem.open_output_stream(there) as stream:
-        while data := local.read(CHUNK):
-            stream.write(data)
+    try:
+        with file.open("rb") as local, filesystem.open_output_stream(there) as stream:
+            while data := local.read(CHUNK):
+                stream.write(data)
+    except BaseException:  # closing the stream has made an object of what had been sent
+        with contextlib.suppress(OSError):
+            filesystem.delete_file(there)
+        raise
     if not whole:
         filesystem.move(there, path)
 

@@ -27,6 +27,7 @@ _FUNCTIONS = {
     *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
     *("exp", "log", "ln", "sqrt", "Abs", "pi"),
 }
+_SUM = re.compile(r"(?:\d+|[\s()]|(?P<operator>[+\-*/])(?!(?P=operator)))*")
 _parse_expr = sympy.parse_expr
 
 
@@ -75,9 +76,21 @@ def score(name: str, config: str, index: str, answer: str) -> float:
     entry = _entry(name, config, index)
     if name in _COMPARED:
         return float(answer == entry["answer"])
+    if name == "puzzle24" and not _makes_24(answer, entry["metadata"]["numbers"]):
+        return 0.0
     try:
         return float(_dataset(name, config).score_answer(answer, entry))
     except (MemoryError, RecursionError):
         raise
     except Exception:
         return 0.0
+
+
+def _makes_24(answer: str, numbers: list[int]) -> bool:
+    """Whether it uses the task's numbers, to which the library's scorer does not look, and is 24 and not 24.5."""
+    if not _SUM.fullmatch(answer) or sorted(map(int, re.findall(r"\d+", answer))) != sorted(numbers):
+        return False
+    try:
+        return bool(_parse_formula(answer.strip()) == 24)
+    except (SyntaxError, TypeError, ValueError):
+        return False

@@ -72,7 +72,11 @@ class Elsewhere(Place):
             )
         self.clear()
         put(self._filesystem, f"{self._path}/{LOCK}", self.folder / LOCK)
-        fetch(self._filesystem, self._path, whole(others), self.folder)
+        try:
+            fetch(self._filesystem, self._path, whole(others), self.folder)
+        except BaseException:
+            self.release()
+            raise
         self._brought = dict.fromkeys(others, (-1, -1)) | self._here()
 
     def bring(self) -> None:
@@ -99,7 +103,8 @@ class Elsewhere(Place):
         self._delete({*self._brought})
 
     def release(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
+        """Gives the place back, where it can be reached; an error that is on its way is not to be lost."""
+        with contextlib.suppress(OSError):
             self._filesystem.delete_file(f"{self._path}/{LOCK}")
 
     def _delete(self, names: set[str]) -> None:

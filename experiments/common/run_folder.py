@@ -224,7 +224,7 @@ class RunFolder:
             shutil.rmtree(partial, ignore_errors=True)
             before = checkpoints(self.path)
             remedy = (
-                f"the one before is whole: go on with --resume {self.path}"
+                f"the one before is whole: go on with --resume {self.place.name}"
                 if before
                 else "there is none before"
             )

@@ -95,10 +95,10 @@ class Training:
         due = not algorithm.iteration or _due(algorithm.iteration, run.evaluate_every)
         if due and not self._is_evaluated():
             if run.show_every and not algorithm.iteration:
-                with self._cutting_short():
+                with self._cutting_short(), self._harmless("first completions"):
                     episodes = ends.first_completions(algorithm)
-                with self._harmless("display"):
-                    ends.show(episodes, self.display)
+                    with self._harmless("display"):
+                        ends.show(episodes, self.display)
             self._show_evaluation(self._evaluate())
         if self._is_over():
             return

@@ -17,7 +17,17 @@ from experiments.common.commands import called
 from experiments.common.model_card import versions
 from experiments.export import export
 from experiments.sweeps import page
-from experiments.sweeps.results import LINEAGE, RESULTS, SEARCH, START, best, read_lines, schedules, trials_of
+from experiments.sweeps.results import (
+    FRESH,
+    LINEAGE,
+    RESULTS,
+    SEARCH,
+    START,
+    best,
+    read_lines,
+    schedules,
+    trials_of,
+)
 from experiments.sweeps.schedulers import verdicts
 from experiments.sweeps.shown import settings_of
 from experiments.sweeps.trial import sections_of
@@ -37,10 +47,10 @@ def summarize(output: Path, asked: Mapping[str, Any], command: str) -> dict[str,
         command: That repeats it.
     """
     lines = read_lines(output / RESULTS)
-    fresh = {trial["of"]: trial for trial in trials_of(lines, "fresh")}
+    fresh = {trial["of"]: trial for trial in trials_of(lines, FRESH)}
     lineage = read_lines(output / LINEAGE)
     arms = {}
-    for arm in dict.fromkeys(line["arm"] for line in lines if line["arm"] != "fresh"):
+    for arm in dict.fromkeys(line["arm"] for line in lines if line["arm"] != FRESH):
         trials = trials_of(lines, arm)
         winner = best(trials)
         trained_with = schedules(lines, lineage if arm == SEARCH else [], arm)

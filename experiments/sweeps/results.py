@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS, LINEAGE = "results.jsonl", "lineage.jsonl"
-SEARCH, START = (
-    "search",
-    "start",
-)  # the arm that all others stand beside; the policy that training starts from
+SEARCH = "search"  # the arm that all others stand beside
+START = "start"  # the policy that training starts from
+FRESH = "fresh"  # what stands where an arm does, for looks at policies on tasks that selected none
 COSTS = ("round", "evaluation", "exchange")
 # Of a trial's result, what is kept.
 FIGURES = (

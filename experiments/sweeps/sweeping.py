@@ -28,7 +28,7 @@ from experiments.common.starts import record_start
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
 from experiments.sweeps.proposals import Proposals
-from experiments.sweeps.results import RESULTS, SEARCH, START, best, read_lines, trials_of
+from experiments.sweeps.results import FRESH, RESULTS, SEARCH, START, best, read_lines, trials_of
 from experiments.sweeps.schedulers import make_scheduler
 from experiments.sweeps.search import run_arm
 from experiments.sweeps.space import Settings, Space, parse
@@ -162,12 +162,13 @@ class Sweep:
             if not self._arm(arm, self._compared(arm)):
                 return self._stopped()
         winner = self._winner(SEARCH)
-        self._run_fresh()
+        if not self._run_fresh():
+            return self._stopped()
         summary = self.summary()
         checkpoint = winner and self._checkpoints[SEARCH].get(winner["number"])
         report.write(self.output, summary, self._config_of_winner(winner), checkpoint or None)
         self._show(summary)
-        return 0 if winner else 1
+        return 0 if winner and not self._failed_afresh() else 1
 
     def _fit(self, config: LLMConfig) -> None:
         """How many trials run at once; says so, and why not more."""
@@ -193,6 +194,8 @@ class Sweep:
                     "a trial takes (learners.num_cpus_per_learner=0.5 is half a core)"
                 )
             self._number = asked or self._fits
+            self.asked["num_samples"] = self._number  # --resume may be where more would fit
+            write_asked(self.asked, self.output)
         else:
             points = 1 if self._proposes else self.space.grid_points
             self._number = (asked or (1 if points > 1 and self.space.only_grids else 8)) * points
@@ -247,11 +250,19 @@ class Sweep:
             scheduler=scheduler,
             callbacks=callbacks,
         )
-        found = trials_of(read_lines(self.output / RESULTS), arm)
-        return len(found) == len(trials) and all(trial["state"] != "unfinished" for trial in found)
+        return self._are_through(arm, len(trials))
 
-    def _run_fresh(self) -> None:
-        """The winners of all arms, and the policy that they started from, on tasks that nobody was selected on."""
+    def _are_through(self, arm: str, number: int) -> bool:
+        """Whether so many trials came to an end, whatever it was."""
+        found = trials_of(read_lines(self.output / RESULTS), arm)
+        return len(found) == number and all(trial["state"] != "unfinished" for trial in found)
+
+    def _run_fresh(self) -> bool:
+        """The winners of all arms, and the policy that they started from, on tasks that nobody was selected on.
+
+        Returns:
+            Whether that came to an end.
+        """
         policies: list[dict[str, Any]] = [{"of": START, "checkpoint": None, "settings": self._first()}]
         for arm, checkpoints in self._checkpoints.items():
             winner = self._winner(arm)
@@ -263,8 +274,13 @@ class Sweep:
             "evaluating the winner of each arm, and the policy before training, on tasks that selected none"
         )
         run_arm(
-            Fresh, trials, self.output, "fresh", at_once=self._fits, scheduler=FIFOScheduler(), callbacks=[]
+            Fresh, trials, self.output, FRESH, at_once=self._fits, scheduler=FIFOScheduler(), callbacks=[]
         )
+        return self._are_through(FRESH, len(trials))
+
+    def _failed_afresh(self) -> list[dict[str, Any]]:
+        """The policies that could not be evaluated once more."""
+        return [t for t in trials_of(read_lines(self.output / RESULTS), FRESH) if t["state"] == "failed"]
 
     def _winner(self, arm: str) -> dict[str, Any] | None:
         return best(trials_of(read_lines(self.output / RESULTS), arm))
@@ -291,6 +307,9 @@ class Sweep:
             for trial in arm["trials"]:
                 if trial["cause"] is not None:
                     self._say(f"trial {trial['number']} of {name!r} failed: {trial['cause']}")
+        for trial in self._failed_afresh():
+            whose = "the policy before training" if trial["of"] == START else f"the winner of {trial['of']!r}"
+            self._say(f"{whose} could not be evaluated on fresh tasks: {trial['cause']}")
         if (before := summary["before"]) is not None:
             self._say(f"the policy that training started from, on the fresh tasks: {shown.interval(before)}")
         for other, comparison in summary["comparisons"].items():

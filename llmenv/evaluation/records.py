@@ -88,7 +88,11 @@ class Records:
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All records, in the order in which they were written; of two of one sample, the later.
 
-        A file that cannot be read is deleted: what it held is owed again.
+        A file that is none of parquet's is put aside as `.broken_NAME`: what it held is owed again.
+
+        Raises:
+            OSError: If a file cannot be read now, as where too many are open: it may be whole.
+            ValueError: If a file has other columns.
         """
         import pandas as pd
         import pyarrow as pa
@@ -99,9 +103,11 @@ class Records:
         for file in sorted(self.parts.glob("part_*.parquet")):
             try:
                 tables.append(_table(pq.ParquetFile(file).read(columns=wanted), tables[0].column_names))
-            except (pa.ArrowInvalid, OSError, KeyError) as error:
-                logger.warning("%s cannot be read, its samples are made again: %s", file, error)
-                file.unlink()
+            except pa.ArrowInvalid as error:
+                logger.warning("%s is broken, its samples are made again: %s", file, error)
+                file.rename(file.with_name(f".broken_{file.name}"))
+            except KeyError as error:
+                raise ValueError(f"{file} has no column {error}: another version wrote it") from error
         frame = pa.concat_tables(tables).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
         return frame.drop_duplicates([*KEY], keep="last", ignore_index=True)
 

@@ -134,7 +134,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
     try:
         if path.suffix == ".jsonl":
-            rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+            rows = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
             if all(isinstance(row, dict) for row in rows):
                 return rows
         elif path.is_file():

@@ -12,8 +12,9 @@ import pytest
 import torch
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from algorithms.groups import MOST_ERRORS, SampleErrors, comparable
-from llmenv.episode import TextEpisode
+from algorithms.config import LLMConfig
+from algorithms.groups import MOST_ERRORS, SampleErrors, comparable, refuse_unusable, rollout_metrics
+from llmenv.episode import TextEpisode, Turn
 from support import (
     flat_weights,
     small_config,
@@ -176,8 +177,17 @@ def test_without_a_group_to_compare_in_the_iteration_says_why(
 
 def test_a_group_of_one_is_no_group_too_small() -> None:
     episodes = [TextEpisode(0, 0), TextEpisode(1, 0), TextEpisode(1, 1), TextEpisode(2, 0, error="lost")]
-    assert comparable(episodes, group_size=1) == episodes[:3]
-    assert comparable(episodes, group_size=2) == episodes[1:3]
+    assert comparable(episodes, compared=1) == episodes[:3]
+    assert comparable(episodes, compared=2) == episodes[1:3]
+    alone = [episodes[0], TextEpisode(0, 1, error="lost")]
+    refuse_unusable(alone, LLMConfig(), compared=1)
+    with pytest.raises(
+        RuntimeError, match=r"no group of the iteration has two valid samples; the first: lost"
+    ):
+        refuse_unusable(alone, LLMConfig(), compared=2)
+    alone[0].turns.append(Turn(prompt_ids=[1], response_ids=[2], logps=[-1.0]))
+    assert rollout_metrics(alone, 1, 0)["num_dropped_groups"] == 0
+    assert rollout_metrics(alone, 2, 0)["num_dropped_groups"] == 1
 
 
 def test_each_error_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

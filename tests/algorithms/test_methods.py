@@ -132,7 +132,7 @@ def scripted(algorithm: GRPO, has_signal: Any, asked: list[list[GroupRequest]]) 
                 episodes.append(TextEpisode(request.group, i, [turn], terminated=True))
         return episodes
 
-    algorithm._collect = sample
+    algorithm.sample = sample
 
 
 @pytest.fixture
@@ -156,6 +156,24 @@ def test_dynamic_sampling_fills_the_batch(dapo: GRPO) -> None:
     assert result["rollout"]["effective_batch"] == 16
     assert result["rollout"]["num_episodes"] == 28  # what is told of the policy is told of all its samples
     assert result["rollout"]["groups_without_signal"] == pytest.approx(3 / 7)
+
+
+def test_a_refill_that_is_invalid_as_a_whole_is_left_out(dapo: GRPO) -> None:
+    """Refills are of a group or two: one prompt that is too long must not end the run."""
+    asked: list[list[GroupRequest]] = []
+    scripted(dapo, lambda group: group < 3, asked)
+    sample = dapo.sample
+
+    def some_lost(requests: Any) -> list[TextEpisode]:
+        for episode in (episodes := sample(requests)):
+            episode.error = "PromptTooLong: 900 tokens" if episode.group >= 4 else None
+        return episodes
+
+    dapo.sample = some_lost
+    result = dapo.train()
+    assert [[request.group for request in round_] for round_ in asked] == [[0, 1, 2, 3], [4], [5]]
+    assert {episode.group for episode in dapo.usable(dapo.last_episodes)} == {0, 1, 2}
+    assert result["rollout"]["num_dropped_groups"] == 2 and result["rollout"]["num_invalid"] == 8
 
 
 def test_dynamic_sampling_stops_at_its_limit(dapo: GRPO, caplog: pytest.LogCaptureFixture) -> None:

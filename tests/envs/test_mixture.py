@@ -10,6 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 (registers)
+from llmenv.evaluation.run import held_out
 
 PARTS: dict[str, Any] = {
     "Countdown-v0": {"weight": 3},
@@ -83,3 +84,24 @@ def test_parts_are_drawn_by_weight_from_the_seed(mixture: Any) -> None:
 def test_what_is_no_mixture_is_refused(parts: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         gym.make("envs:Mixture-v0", parts=parts)
+
+
+def test_the_draw_of_a_part_does_not_decide_its_task() -> None:
+    """Countdown's first draw is how many numbers there are: of all parts' tasks both kinds come."""
+    for parts in (["Countdown-v0", "Multiplication-v0"], ["Multiplication-v0", "Countdown-v0"]):
+        env = gym.make("envs:Mixture-v0", disable_env_checker=True, parts={part: {} for part in parts})
+        found: Counter[int] = Counter()
+        for seed in range(200):
+            observation, info = env.reset(seed=seed)
+            if info["part"] == "Countdown-v0":
+                found[observation.partition("[")[2].partition("]")[0].count(",") + 1] += 1
+        assert min(found[3], found[4]) > 20 and found.total() > 60, found
+
+
+def test_the_split_is_that_of_every_part_that_has_some() -> None:
+    parts = {"Countdown-v0": {"env_config": {"split": "train"}}, "support:NoDigit-v0": {}}
+    env = gym.make("envs:Mixture-v0", disable_env_checker=True, split="test", parts=parts).unwrapped
+    assert env._envs["Countdown-v0"].unwrapped.split == "test"
+    assert held_out("envs:Mixture-v0", {"parts": parts})["split"] == "test"
+    with pytest.raises(TypeError, match="colour"):
+        gym.make("envs:Mixture-v0", split="test", parts={"Countdown-v0": {"env_config": {"colour": 1}}})

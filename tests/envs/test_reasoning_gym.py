@@ -116,6 +116,24 @@ def test_answers_are_not_evaluated_as_code(name: str, tmp_path: Path) -> None:
     assert time.perf_counter() - start < 60
 
 
+def test_puzzle24_takes_the_task_s_numbers_alone() -> None:
+    """The library's scorer pays any four numbers whose value begins with 24."""
+    env = make("puzzle24")
+    for index in range(4):
+        assert pay(env, index, "6*4*1*1")[0] < 1.0
+        env.reset(options={"index": index})
+        right = env.task.answer
+        assert pay(env, index, right)[0] == 1.0, right
+        for wrong in (
+            f"{right}.0",
+            f"{right} + 0",
+            f"({right})**1",
+            f"({right})//1",
+            right.replace("*", "**"),
+        ):
+            assert pay(env, index, wrong)[0] < 1.0 or wrong == right
+
+
 @pytest.mark.parametrize("name", [*LITERALS, FORMULAS[0]])  # of formulas one: it takes a worker with it
 def test_a_tower_of_powers_ends_in_time(name: str) -> None:
     start = time.perf_counter()

@@ -53,8 +53,10 @@ BAD_ARGUMENTS = [
     (["--set=sampling.top_pp=1"], "no setting sampling.top_pp (did you mean top_p"),
     (["--set=run.iteratons=4"], "no setting run.iteratons (did you mean iterations?)"),
     (["--set=sampeling.temperature=1"], "no section 'sampeling' (did you mean sampling?)"),
-    (["--resume=.", "--preset=tiny"], "leave out --preset"),
-    (["--resume=.", "--output=b"], "leave out --preset and --output"),
+    *(
+        (["--resume=.", given], "leave out --env, --algo, --preset and --output")
+        for given in ("--env=GSM8K-v0", "--algo=PPO", "--preset=tiny", "--output=b")
+    ),
 ]
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow.fs
@@ -198,11 +199,24 @@ def test_what_cannot_be_brought_stays_here_and_is_told_of(
     ):
         (place.folder / "evaluations.csv").write_text("iteration\n0\n")
         monkeypatch.setattr("experiments.common.places.put", fails)
+        monkeypatch.setattr(place, "_filesystem", SimpleNamespace(delete_file=fails))
     (note,) = raised.value.__notes__
     kept = Path(note.partition("it is in ")[2].partition(":")[0])
     assert (kept / "evaluations.csv").exists() and kept != place.folder
     assert "Not all of it could be brought to s3://bucket/cut (the network is down)" in note
-    assert not names(f"{bucket}/cut")
+    assert names(f"{bucket}/cut") == {".lock"}  # this process's, which is no more
+
+
+def test_what_cannot_be_fetched_is_no_longer_held(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("the network is down")
+
+    uri = f"{bucket}/fetched"
+    write(f"{uri}/config.yaml", "")
+    monkeypatch.setattr("experiments.common.places.fetch", fails)
+    with pytest.raises(OSError, match="the network"), held(uri, resuming=True):
+        pass
+    assert names(uri) == {"config.yaml"}
 
 
 @pytest.fixture

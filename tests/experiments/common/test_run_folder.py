@@ -23,6 +23,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from algorithms import GRPO
 from experiments.common.checksums import SUMS, damage
+from experiments.common.places import Place
 from experiments.common.run_folder import CheckpointError, RunFolder, checkpoints, read_table
 from experiments.common.wandb_run import SHOWN, start_wandb
 from llmenv.episode import TextEpisode, Turn
@@ -132,7 +133,8 @@ def test_a_full_disk_keeps_the_checkpoint_before(
 ) -> None:
     config = small_config(model_folder).environment("support:NoDigit-v0")
     algorithm = config.sampling(max_new_tokens=2).build_algo()
-    folder = RunFolder(tmp_path)
+    # Of a run that is elsewhere this is but a copy: whoever goes on with that loses it.
+    folder = RunFolder(tmp_path, Place("s3://bucket/run", tmp_path))
     before = flat_weights(algorithm.learner_group._learner)
     folder.save_checkpoint(0, algorithm.save_to_path, keep=1)
     files = contents_in_bytes(tmp_path / "checkpoints")
@@ -143,7 +145,7 @@ def test_a_full_disk_keeps_the_checkpoint_before(
     request.getfixturevalue("no_large_files")
     with pytest.raises(
         CheckpointError,
-        match=rf"iteration 2 cannot be written.* MB were free .*Make room; .*--resume {tmp_path}$",
+        match=r"iteration 2 cannot be written.* MB were free .*Make room; .*--resume s3://bucket/run$",
     ):
         folder.save_checkpoint(2, algorithm.save_to_path, keep=1)
     assert contents_in_bytes(tmp_path / "checkpoints") == files

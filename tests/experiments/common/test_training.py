@@ -107,6 +107,18 @@ def test_before_the_first_iteration_there_is_nothing_to_keep(algorithm, tmp_path
     assert not hasattr(caught.value, "__notes__")
 
 
+def test_first_completions_that_cannot_be_had_end_nothing(algorithm, tmp_path, monkeypatch, capsys):
+    """The first tasks of a set may be too long, or raise, where the others can be evaluated."""
+    monkeypatch.setattr(
+        "experiments.common.ends.first_completions", lambda _: raises(ValueError("none is valid"))()
+    )
+    assert training(algorithm, tmp_path, iterations=1, show_every=1).run() == 0
+    assert "first completions: ValueError: none is valid; the run goes on" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert logged(tmp_path, "evaluations") == [0, 1]
+
+
 def test_a_checkpoint_that_cannot_be_written_is_told_of_beside_the_failure(algorithm, tmp_path, monkeypatch):
     run = training(algorithm, tmp_path, checkpoint_every=1)
     at_iteration(algorithm, 2, "save_to_path", raises(OSError("No space left on device")), monkeypatch)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from experiments.sweep import SPACES, app
+from experiments.sweep import SPACES, _asked, app
 
 SPACE = {"training": {"lr": {"loguniform": [1e-6, 1e-4]}, "group_size": 4}, "policy": {"model": "tiny"}}
 TOKENS = "--budget-tokens=1000"
@@ -68,9 +68,34 @@ def test_refusals(tmp_path: Path, sections: dict, options: list[str], says: str)
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "sections", "assigned", "expected"),
+    [
+        ({}, {}, [], "envs:Countdown-v0"),
+        ({}, {"environment": {"env": "envs:Multiplication-v0"}}, [], "envs:Multiplication-v0"),
+        ({}, {}, ["environment.env=envs:GSM8K-v0"], "envs:GSM8K-v0"),
+        ({}, {"sweep": {"env": "Multiplication-v0"}}, [], "envs:Multiplication-v0"),
+        ({"env": "GSM8K-v0"}, {"sweep": {"env": "Multiplication-v0"}}, [], "envs:GSM8K-v0"),
+    ],
+)
+def test_the_environment_is_the_space_s_unless_an_option_names_one(
+    given: dict, sections: dict, assigned: list[str], expected: str, tmp_path: Path
+) -> None:
+    asked = _asked(write(tmp_path, **sections), {"budget_tokens": 1000, **given}, assigned)
+    assert asked["sections"]["environment"]["env"] == expected
+
+
+def test_no_folder_of_another_filesystem_is_made_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, [write(tmp_path), TOKENS, "--output=s3://bucket/sweep"])
+    assert done.exit_code == 2 and "s3://bucket/sweep: this command works on" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["space.yaml"]
+
+
 @pytest.mark.parametrize("name", [file.stem for file in sorted(SPACES.glob("*.yaml"))])
 def test_the_spaces_that_come_along_are_possible(name: str) -> None:
-    from experiments.sweep import _asked
     from experiments.sweeps.sweeping import Sweep
 
     asked = _asked(name, {"scheduler": "pbt", "compare_with": ["default"]}, [])
