@@ -59,6 +59,17 @@ def test_levels_move_with_hysteresis() -> None:
     assert [moved for _, moved in found] == [i in (2, 8) for i in range(10)]
 
 
+def test_a_state_of_more_levels_is_refused_in_words() -> None:
+    curriculum = Curriculum(SOURCES, 4, LEVELS)
+    state = {**curriculum.get_state(), "level": len(LEVELS.levels)}
+    with pytest.raises(
+        ValueError, match=f"stood at level {len(LEVELS.levels)}, and training.curriculum has no such"
+    ):
+        curriculum.set_state(state)
+    with pytest.raises(ValueError, match="no such level any more"):
+        Curriculum(SOURCES, 4).set_state({**state, "level": 1})
+
+
 def test_rows_are_walked_on_through_levels_and_resumptions() -> None:
     def walk(states: bool) -> list[tuple[str | None, int]]:
         curriculum, seen = Curriculum(SOURCES, 4, LEVELS), []

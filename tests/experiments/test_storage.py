@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pyarrow.fs
@@ -26,7 +27,7 @@ from experiments.common.saved_models import brought
 from llmenv.data import WANTED, load_rows
 from llmenv.files import cache
 from llmenv.models.names import POLICY_IN_CHECKPOINT
-from llmenv.remote import listed, local_copy, opened, put
+from llmenv.remote import CHUNK, listed, local_copy, opened, put
 from support import free_port
 
 SETTINGS = [
@@ -217,6 +218,36 @@ def test_what_cannot_be_fetched_is_no_longer_held(bucket: str, monkeypatch: pyte
     with pytest.raises(OSError, match="the network"), held(uri, resuming=True):
         pass
     assert names(uri) == {"config.yaml"}
+
+
+def test_what_is_cut_short_on_its_way_is_not_there(bucket: str, tmp_path: Path) -> None:
+    """A stream that is closed is an object, of as much as had been sent."""
+    file = tmp_path / "weights"
+    file.write_bytes(bytes(2 * CHUNK))
+    filesystem, path = opened(f"{bucket}/short/weights")
+
+    class Cut:
+        type_name = filesystem.type_name
+
+        def open_output_stream(self, name: str) -> Any:
+            stream = filesystem.open_output_stream(name)
+            sent: list[int] = []
+
+            def write(data: bytes) -> None:
+                if sent:
+                    raise KeyboardInterrupt
+                sent.append(stream.write(data))
+
+            return contextlib.closing(SimpleNamespace(write=write, close=stream.close))
+
+        def delete_file(self, name: str) -> None:
+            filesystem.delete_file(name)
+
+    with pytest.raises(KeyboardInterrupt):
+        put(Cut(), path, file)
+    assert names(f"{bucket}/short") == set()
+    put(filesystem, path, file)
+    assert names(f"{bucket}/short") == {"weights"}
 
 
 @pytest.fixture

@@ -125,7 +125,31 @@ def test_a_torn_file_is_owed_again(subject: Subject, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     evaluate(subject, DIGITS, tmp_path / "e", on_batch=lambda *n: told.append(n), **SMALL)
     assert told == [(16, 18), (18, 18)]
+    (torn,) = (tmp_path / "e" / "records").glob(".*")
+    assert torn.name == f".broken_{last.name}"
+    torn.unlink()
     assert same(read(tmp_path / "e"), before)
+
+
+def test_what_cannot_be_read_now_is_kept(
+    subject: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate(subject, DIGITS, tmp_path / "e", **{**SMALL, "num_tasks": 1})
+    (part,) = (tmp_path / "e" / "records").iterdir()
+    records = Records(tmp_path / "e", json.loads((tmp_path / "e" / "evaluation.json").read_text()))
+
+    def fails(*_: Any) -> None:
+        raise OSError("too many open files")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="too many open files"):
+        patch.setattr(pq, "ParquetFile", fails)
+        records.read()
+    pq.write_table(pq.read_table(part).drop_columns("completion"), part)
+    with pytest.raises(
+        ValueError, match=r"part_000000.parquet has no column .*completion.*: another version"
+    ):
+        records.read()
+    assert part.exists()
 
 
 def test_records_of_before_there_were_reward_parts_are_read(subject: Subject, tmp_path: Path) -> None:

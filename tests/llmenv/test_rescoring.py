@@ -12,7 +12,7 @@ import pytest
 
 from envs.countdown import CountdownEnv, CountdownTask
 from llmenv.evaluation import evaluate
-from llmenv.evaluation.rescoring import score_completions
+from llmenv.evaluation.rescoring import read_rows, score_completions
 from llmenv.evaluation.text_models import Reply, TextSampler, text_subject
 from scripted import EchoEnv
 
@@ -79,6 +79,14 @@ def write(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
     file = tmp_path / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    """JSON has U+2028 and its like as they are; Python's lines end there."""
+    row = {"task": 0, "completion": "<think>a\u2028b\x85</think><answer>0</answer>"}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\r\n" + json.dumps(row) + "\n")
+    assert read_rows(file) == [row, row]
 
 
 def test_rows_of_other_tools(tmp_path: Path) -> None:
