@@ -137,6 +137,11 @@ class Recipe:
         )
 
 
+    def cap_of(self, stage: Stage) -> int:
+        """Of a stage that samples, tokens of a response at most."""
+        return stage.settings.get("max_new_tokens", self.evaluation["max_new_tokens"])
+
+
 def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | None = None) -> Recipe:
     """Reads a recipe by its name or its file.
 
@@ -252,6 +257,8 @@ def keys(recipe: Recipe, content_of: Callable[[str, str], str]) -> dict[str, str
         else:
             decides["settings"], decides["template"] = stage.settings, recipe.template
             decides["environments"] = [recipe.environments[env] for env in envs_of(recipe, stage)]
+            if stage.kind == "sample":
+                decides["settings"] = {**stage.settings, "max_new_tokens": recipe.cap_of(stage)}
         text = json.dumps(decides, sort_keys=True, default=str)
         found[name] = hashlib.sha256(text.encode()).hexdigest()[:12]
     return found
@@ -262,14 +269,22 @@ def envs_of(recipe: Recipe, stage: Stage) -> list[str]:
     return [] if stage.kind in ("model", "rows", "build") else [*_weights(stage, recipe.environments)]
 
 
-def _that_decide(sections: Sections) -> Sections:
-    """Without what says where things run; how long they run decides."""
+def placement_of(sections: Sections) -> Sections:
+    """What says where things run, and decides nothing; not how long they run."""
     from experiments.common.resuming import PLACEMENT
 
     found: Sections = {}
     for section, values in sections.items():
-        elsewhere = {*PLACEMENT.get(section, ())} - {*LENGTH.get(section, ())}
-        if decide := {name: value for name, value in values.items() if name not in elsewhere}:
+        names = {*PLACEMENT.get(section, ())} - {*LENGTH.get(section, ())}
+        found[section] = {name: value for name, value in values.items() if name in names}
+    return found
+
+
+def _that_decide(sections: Sections) -> Sections:
+    """Without what says where things run."""
+    elsewhere, found = placement_of(sections), {}
+    for section, values in sections.items():
+        if decide := {name: value for name, value in values.items() if name not in elsewhere[section]}:
             found[section] = decide
     return found
 
