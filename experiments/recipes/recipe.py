@@ -18,6 +18,7 @@ import yaml
 from experiments.common import environments, refusals, settings
 from experiments.common.named import named_file
 from experiments.common.settings import Sections
+from experiments.common.yaml_text import load_file
 from llmenv.files import replaced
 from llmenv.misspelt import nearest
 
@@ -136,7 +137,6 @@ class Recipe:
             },
         )
 
-
     def cap_of(self, stage: Stage) -> int:
         """Of a stage that samples, tokens of a response at most."""
         return stage.settings.get("max_new_tokens", self.evaluation["max_new_tokens"])
@@ -154,9 +154,10 @@ def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | 
         ValueError: If there is no such recipe, or a name in it means nothing.
     """
     file = named_file(name_or_file, RECIPES, "recipe")
-    content = yaml.safe_load(file.read_text())
+    content = load_file(file)
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
         raise ValueError(f"{file} must map stages to their settings, under `stages`")
+    _refuse_form(content)
     changes = settings.from_assignments(assignments)
     for stage in changes:
         _refuse("stage", stage, content["stages"])
@@ -168,8 +169,7 @@ def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | 
 
 def parse(content: Mapping[str, Any]) -> Recipe:
     """A recipe from what its file holds."""
-    for name in content:
-        _refuse("part of a recipe", name, TOP)
+    _refuse_form(content)
     found = {
         name: {"env": environments.env_id(name), **({"env_config": config} if config else {})}
         for name, config in content["environments"].items()
@@ -189,6 +189,23 @@ def parse(content: Mapping[str, Any]) -> Recipe:
         template,
         int(content.get("seed", 0)),
     )
+
+
+def _refuse_form(content: Mapping[str, Any]) -> None:
+    """Refuses a part that there is not or that is no mapping, and entries of a part that are none."""
+    for name in content:
+        _refuse("part of a recipe", name, TOP)
+    for part in ("environments", "evaluation", "settings", "stages"):
+        entries = content.get(part, {} if part in ("evaluation", "settings") else None)
+        _refuse_other(part, entries)
+        for name, entry in entries.items() if part != "evaluation" else ():
+            if part != "environments" or entry is not None:  # an environment may have no arguments
+                _refuse_other(f"{part}.{name}", entry)
+
+
+def _refuse_other(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} of a recipe must map names to values, got {value!r}")
 
 
 def _stage(
@@ -226,6 +243,10 @@ def _weights(stage: Stage, known: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(
+            f"where a recipe names stages or environments, it has a name or a list, got {value!r}"
+        )
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -304,4 +325,4 @@ def read_asked(output: Path) -> dict[str, Any]:
     """
     if not (output / ASKED).is_file():
         raise ValueError(f"{output} is no road's folder (it has no {ASKED}): leave --resume out")
-    return yaml.safe_load((output / ASKED).read_text())
+    return load_file(output / ASKED)

@@ -253,6 +253,32 @@ def test_what_records_say_beside_accuracy() -> None:
 
 
 @pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"environments": None}, "environments of a recipe must map names to values, got None"),
+        ({"environments": ["Countdown-v0"]}, r"environments of a recipe .*, got \['Countdown-v0'\]"),
+        ({"environments": {"Countdown-v0": 3}}, "environments.Countdown-v0 of a recipe .*, got 3"),
+        ({"stages": {"base": None}}, "stages.base of a recipe .*, got None"),
+        ({"evaluation": None}, "evaluation of a recipe .*, got None"),
+        ({"settings": {"training": None}}, "settings.training of a recipe .*, got None"),
+        ({"stages": {"a": {"algo": "SFT", "model": None}}}, "a name or a list, got None"),
+    ],
+)
+def test_a_recipe_of_another_form_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    content = {"environments": {"Countdown-v0": None}, "stages": {}}
+    assert parse(content).environments == {"Countdown-v0": {"env": "envs:Countdown-v0"}}
+    with pytest.raises(ValueError, match=says):
+        parse({**content, **changes})
+    file = tmp_path / "road.yaml"
+    file.write_text(json.dumps({**content, **changes}))
+    with pytest.raises(ValueError, match=says):
+        read_recipe(str(file))
+    del content["environments"]
+    with pytest.raises(ValueError, match="environments of a recipe"):
+        parse(content)
+
+
+@pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--preset=r1_tinny"], "there is no recipe 'r1_tinny'"),
