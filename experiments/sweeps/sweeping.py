@@ -23,6 +23,7 @@ from experiments.common.cluster import ADDRESS, start_alone
 from experiments.common.commands import called
 from experiments.common.display import quieten
 from experiments.common.ownership import claim
+from experiments.common.plain import printable
 from experiments.common.plan import found_gpus, host_memory
 from experiments.common.starts import record_start
 from experiments.sweeps import checks, report, shown
@@ -299,7 +300,7 @@ class Sweep:
         self._say(f"summary, trials, preset and the winner's policy are in\n{self.output}")
 
     def _say(self, line: str, style: str = "") -> None:
-        self._console.print(Text(line, style), soft_wrap=True)
+        self._console.print(Text(printable(line), style), soft_wrap=True)
 
 
 def _check(trial: dict[str, Any], settings: Settings) -> None:
