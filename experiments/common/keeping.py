@@ -74,6 +74,7 @@ def keep_records(folder: Path, wanted: Wanted, held_out: Sequence[str] = ()) -> 
     Raises:
         ValueError: If nothing is kept.
     """
+    (folder / KEPT).unlink(missing_ok=True)  # what was kept of fewer records, or otherwise
     records = Records(folder, json.loads((folder / "evaluation.json").read_text()))
     frame = records.read()
     samples = _samples(frame)

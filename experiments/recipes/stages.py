@@ -183,7 +183,6 @@ def _sample(work: Work) -> dict[str, float]:
         (found,) = summary["environments"].values()
         price["sampled"] += round((found["response_tokens"] or 0.0) * found["scored"])
         price["seconds"] += found["seconds"]
-        (folder / KEPT).unlink(missing_ok=True)
         with suppress(ValueError):  # nothing kept of this one; the funnel says so
             keep_records(folder, wanted)
         if (folder / KEPT).is_file():
