@@ -183,10 +183,11 @@ def _sample(work: Work) -> dict[str, float]:
         (found,) = summary["environments"].values()
         price["sampled"] += round((found["response_tokens"] or 0.0) * found["scored"])
         price["seconds"] += found["seconds"]
+        (folder / KEPT).unlink(missing_ok=True)
         with suppress(ValueError):  # nothing kept of this one; the funnel says so
             keep_records(folder, wanted)
-        if (folder / KEPT).is_file():
-            kept.append(pd.read_parquet(folder / KEPT))
+        if (folder / KEPT).is_file() and len(rows := pd.read_parquet(folder / KEPT)):
+            kept.append(rows)
     if not kept:
         raise ValueError(
             f"nothing that {name} wrote is kept: the funnels in {work.folder / SAMPLES} say where all was lost. "

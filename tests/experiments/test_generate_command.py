@@ -70,7 +70,9 @@ def test_right_readable_unique_and_not_held_out(tmp_path: Path, monkeypatch: pyt
 
     with pytest.raises(ValueError, match="nothing of kept is kept"):  # no letter is Greek
         keep_records(Path("kept"), Wanted(script="GREEK"))
-    assert not Path("kept/kept.parquet").exists(), "nothing learns what was kept before"
+    # Neither what was kept before nor all records are learned from.
+    with pytest.raises(ValueError, match=r"kept\.parquet holds no rows"):
+        load_demonstrations("kept")
 
 
 @pytest.mark.parametrize(
