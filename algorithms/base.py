@@ -177,11 +177,7 @@ class LLMAlgorithm(WeightsByRLlibsNames, Reusable, Algorithm):
         return TokenRow.from_episode(episode, advantage)
 
     def collect(self) -> list[TextEpisode]:
-        """The iteration's groups, sampled by all runners.
-
-        Raises:
-            ValueError, RuntimeError: Where nothing can be learned from them (see `groups.refuse_unusable`).
-        """
+        """The iteration's groups, sampled by all runners; raises as `groups.refuse_unusable` does."""
         episodes = self.sample(tasks.training_requests(self.config, self.curriculum, self.num_updates))
         refuse_unusable(episodes, self.config, self.compared)
         return episodes

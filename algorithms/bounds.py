@@ -73,6 +73,7 @@ _SWITCH = _one_of(True, False)
 _POSITIVE, _NOT_NEGATIVE, _SHARE = checks.positive, checks.not_negative, checks.share
 
 BOUNDS: dict[str, dict[str, Bound]] = {
+    "environment": {"env_config": checks.mapping},
     "policy": {
         "dtype": _one_of("float32", "bfloat16", "float16"),
         "matmul_precision": _one_of("highest", "high", "medium"),

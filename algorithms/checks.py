@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -36,6 +36,12 @@ def share(name: str, value: Any) -> None:
     """A number from 0 to 1."""
     if not (_is_number(value) and 0 <= value <= 1):
         raise ValueError(f"{name} must be from 0 to 1, got {value!r}")
+
+
+def mapping(name: str, value: Any) -> None:
+    """Names and their values."""
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} must map names to values ({{}} for none), got {value!r}")
 
 
 def _is_number(value: Any) -> bool:

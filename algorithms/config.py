@@ -52,6 +52,8 @@ class LLMConfig(PolicySection, SamplingSection, TrainingSection):
 
     def environment(self, env: str = NotProvided, *, env_config: Any = NotProvided, **kwargs: Any) -> Self:
         """RLlib's own; relative paths (`data`, `model`) in `env_config` are taken from the current directory."""
+        if env_config is not NotProvided:
+            bounds.check("environment", {"env_config": env_config})  # RLlib fails at what is no mapping
         return super().environment(env, env_config=absolute_paths(env_config), **kwargs)
 
     def evaluation(self, *, evaluation_config: Any = NotProvided, **kwargs: Any) -> Self:

@@ -5,18 +5,21 @@
 
 Each is an evaluation folder, a run folder (its newest evaluation counts), or a file of a run's `samples/`, such as
 `runs/A/samples/eval_sampled_000000.parquet`, what the model was before training. Differences are over the tasks that
-two have in common, and p values are adjusted for all that is compared.
+two have in common, and p values are adjusted for all that is compared. In the .csv, text that a spreadsheet would take
+for a formula has a ' before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations, groupby
 from pathlib import Path
 from string import ascii_uppercase
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,10 +33,14 @@ from experiments.common.errors import told
 from experiments.common.page.comparison import write_comparison
 from experiments.common.plain import one_line
 from experiments.common.records import clusters_of, judged, read_records, verdicts
+from experiments.common.settings import number
 from llmenv.comparison import ROUNDING, Comparison, compare, holm
+from llmenv.files import replaced
 from llmenv.statistics import pass_at_k, task_means
 
 SHOWN = 5  # flipped tasks of each pair: the file has all of them
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # how a cell begins that a spreadsheet may take for one
+LONGEST_NAME = 255  # bytes of a file's name
 
 
 class Pair(NamedTuple):
@@ -75,9 +82,10 @@ def main(
         frames = {name: read_records(path) for name, path in zip(ascii_uppercase, evaluations, strict=False)}
         pairs = compare_all(frames, cluster)
         if output is not None:
-            pd.concat([pair.flips for pair in pairs]).to_csv(output, index=False)
+            with replaced(output) as partial:
+                pd.concat([pair.flips for pair in pairs]).map(_cell).to_csv(partial, index=False)
         paths = dict(zip(frames, evaluations, strict=True))
-        report = report or Path("comparisons", "-".join(path.stem for path in evaluations), "report.html")
+        report = report or page_of(evaluations)
         write_comparison(report, paths, frames, pairs, cluster)
     console = Console(highlight=False)
     for name, path in paths.items():
@@ -89,6 +97,28 @@ def main(
     console.print(Text(f"the page: {report}"), soft_wrap=True)
     if output is not None:
         console.print(Text(f"{sum(len(pair.flips) for pair in pairs)} flips: {output}"), soft_wrap=True)
+
+
+def page_of(evaluations: Sequence[Path]) -> Path:
+    """The page's file, unless another is given: by the names of what is compared, and parents' where two are equal."""
+    paths = [Path(os.path.abspath(path)) for path in evaluations]
+    parts = [(*path.parts[1:-1], path.stem if path.is_file() else path.name) for path in paths]
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["-".join(part[-depth:]) for part in parts]
+        if len({*names}) == len({*parts}):
+            break
+    name = "-".join(names)
+    if len(name.encode()) > LONGEST_NAME:
+        kept = name.encode()[: LONGEST_NAME - 13].decode(errors="ignore")
+        name = f"{kept}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return Path("comparisons", name, "report.html")
+
+
+def _cell(value: Any) -> Any:
+    """What a spreadsheet would take for a formula, as text: what a model wrote must not run there. Numbers stay."""
+    if not isinstance(value, str) or not value.startswith(FORMULAS) or isinstance(number(value), float):
+        return value
+    return f"'{value}"
 
 
 def compare_all(frames: dict[str, pd.DataFrame], cluster: str | None = None) -> list[Pair]:

@@ -137,6 +137,9 @@ def main(
 
         if suite is not None and (env or env_set):
             raise ValueError("--suite takes the place of --env and --env-set: leave them out")
+        if suite is not None and (completions is not None or parity is not None):
+            other = "--parity" if completions is None else "--completions"
+            raise ValueError(f"{other} is no evaluation of a suite: leave out it or --suite")
         envs = [*dict.fromkeys(env_id(each) for each in env or ["Countdown-v0"])]
         options = env_options(env_set or [])
         if completions is not None:

@@ -73,6 +73,11 @@ def _sample(output: Path, arguments: Sequence[str]) -> None:
     """Runs evaluate.py on the training split, unless its arguments name another one; of held-out tasks none."""
     from experiments import evaluate
 
+    for option in ("--suite", "--parity"):
+        if any(text.partition("=")[0] == option for text in arguments):
+            raise ValueError(
+                f"{option} is of evaluate.py alone: leave it out, and say --env, --num-tasks, --samples"
+            )
     splits = [
         text.replace(" ", "") for text in arguments if text.replace("--env-set=", "").startswith("split")
     ]

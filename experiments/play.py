@@ -71,9 +71,9 @@ def main(
 def _options(task: str | None) -> dict[str, Any] | None:
     if task is None:
         return None
-    import yaml
+    from experiments.common.yaml_text import load_text
 
-    options = yaml.safe_load(task)
+    options = load_text(task, f"--task {task!r}")
     if not isinstance(options, dict):
         raise ValueError(f"--task {task!r} must be a mapping, such as {{numbers: [1, 2, 3], target: 6}}")
     return options

@@ -33,6 +33,7 @@ from envs.sources import SOURCES
 from experiments.common.check_data import AllOfGSM8K, AllOfMATH, check_data, read_tasks
 from experiments.common.errors import told
 from experiments.common.here import folder
+from experiments.common.plain import printable
 from llmenv.env import TaskEnv
 from llmenv.schema import Prompt, flat_prompt, task_row, task_schema, write_rows
 
@@ -288,7 +289,7 @@ def _summarize(out: Path, written: dict[str, Written], console: Console) -> None
     for split, part in written.items():
         if part.refused:
             first = f"{len(part.refused):,} rows were left out, the first since {part.refused[0]}"
-            console.print(f"{split}: {first}", markup=False)
+            console.print(printable(f"{split}: {first}"), markup=False)
         if len(part.keys) < part.num_rows:
             console.print(
                 f"{split}: there are no more than {len(part.keys):,} tasks, so some are there twice or more"

@@ -96,7 +96,7 @@ def table(name: str) -> str:
                 "",
                 "",
                 interval(kept["before"]),
-                _less(kept, "start"),
+                _over(kept, "start"),
             )
         )
         for arm, found in kept["arms"].items():
@@ -105,11 +105,11 @@ def table(name: str) -> str:
             trials = f"{len(found['trials'])}" + (f", {stopped} stopped early" if stopped else "")
             label = kept["asked"]["scheduler"] if arm == "search" else arm
             cells = (label, trials, f"{found['tokens']:,}", settings_of(winner["settings"]))
-            rows.append(("", *cells, interval(winner), interval(found["fresh"] or {}), _less(kept, arm)))
+            rows.append(("", *cells, interval(winner), interval(found["fresh"] or {}), _over(kept, arm)))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-def _less(kept: dict[str, Any], other: str) -> str:
+def _over(kept: dict[str, Any], other: str) -> str:
     """How many points more the search's winner has on fresh tasks, with its interval."""
     if (found := kept["comparisons"].get(other)) is None:
         return ""

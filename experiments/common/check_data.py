@@ -20,6 +20,7 @@ from envs.dataset import DatasetEnv
 from envs.math_word import GSM8KEnv, MATHEnv
 from envs.rows import RowEnv
 from envs.sources import SOURCES, load_source
+from experiments.common.plain import printable
 from llmenv.data import Rows
 
 SPLITS = ("train", "test")
@@ -182,4 +183,6 @@ def _show(found: dict[str, Checked], env_id: str, console: Console) -> None:
 
 
 def _tell(console: Console, text: str) -> None:
-    console.print(Text(text))  # a row may have what rich takes for markup
+    console.print(
+        Text(printable(text))
+    )  # a row may have what rich takes for markup, or a terminal for commands

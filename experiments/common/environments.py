@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.common.settings import parse_assignment
+from experiments.common.settings import number
+from experiments.common.yaml_text import load_text
 
 
 def env_id(env: str) -> str:
@@ -66,8 +67,8 @@ def env_options(assignments: Sequence[str]) -> dict[str, Any]:
     """An environment's arguments from `key=value`, with the value in YAML."""
     options: dict[str, Any] = {}
     for text in assignments:
-        name, equals, _ = text.partition("=")
+        name, equals, value = text.partition("=")
         if not equals or not name.strip().isidentifier():
             raise ValueError(f"--env-set {text!r} must have the form key=value, such as digits=2")
-        options.update(parse_assignment(f"environment.env_config.{text}")["environment"]["env_config"])
+        options[name.strip()] = number(load_text(value, f"the value of --env-set {name.strip()}"))
     return options

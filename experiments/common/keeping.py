@@ -72,7 +72,7 @@ def keep_records(folder: Path, wanted: Wanted, held_out: Sequence[str] = ()) -> 
         By environment, how many samples passed each of STAGES.
 
     Raises:
-        ValueError: If nothing is kept.
+        ValueError: If nothing is kept; the file has no row then.
     """
     records = Records(folder, json.loads((folder / "evaluation.json").read_text()))
     frame = records.read()
@@ -98,9 +98,10 @@ def keep_records(folder: Path, wanted: Wanted, held_out: Sequence[str] = ()) -> 
     }
     summary = json.loads((folder / "summary.json").read_text())
     records.write_summary({**summary, "wanted": vars(wanted), "funnel": funnel})
+    # Without a row, too: what was kept before must not be learned from, nor, where there is no such file, all records.
+    _write(folder / KEPT, frame, samples, passed[-1], wanted)
     if not passed[-1]:
         raise ValueError(f"nothing of {folder} is kept: its summary.json says at which stage all was lost")
-    _write(folder / KEPT, frame, samples, passed[-1], wanted)
     return funnel
 
 

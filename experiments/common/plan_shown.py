@@ -122,14 +122,15 @@ def overlap(run: Path | None) -> str:
     max(S, L) + R.
     Nothing is estimated: times depend on what no arithmetic of sizes knows.
     """
-    if run is None:
+    from experiments.common.run_folder import read_table
+
+    times = read_table(run, "progress") if run is not None else None
+    if times is None or times.empty:
         return (
             "overlapping sampling and learning: at most (sampling + learning) / max of both times as fast; "
             "--plan --resume FOLDER takes the times of a run"
         )
-    import pandas as pd
-
-    row = pd.read_csv(run / "progress.csv").median(numeric_only=True)
+    row = times.median(numeric_only=True)
     sampling, learning, seconds = (row[name] for name in ("seconds_sampling", "seconds_learning", "seconds"))
     factor = seconds / (seconds - min(sampling, learning))
     return (

@@ -36,6 +36,7 @@ from tensorboardX.summary import scalar
 
 from experiments.common.checksums import damage, write_sums
 from experiments.common.places import Place
+from experiments.common.yaml_text import load_file
 from llmenv.episode import TextEpisode
 from llmenv.evaluation.records import as_text
 from llmenv.files import replaced, sync
@@ -53,7 +54,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """
     if not (path / "config.yaml").is_file():
         raise ValueError(f"{path} is no run folder (it has no config.yaml): start a new run")
-    return yaml.safe_load((path / "config.yaml").read_text()) or {}
+    return load_file(path / "config.yaml") or {}
 
 
 def read_table(path: Path, name: str) -> pd.DataFrame:

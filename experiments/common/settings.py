@@ -14,11 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from algorithms import bounds
 from experiments.common.named import named_file
 from experiments.common.refusals import refuse_names
+from experiments.common.yaml_text import load_file, load_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,10 +76,10 @@ def load_preset(name_or_file: str) -> Sections:
     """Reads a preset by name or path.
 
     Raises:
-        ValueError: If there is no such preset, or its file is not a mapping of sections.
+        ValueError: If there is no such preset, or its file is no YAML or not a mapping of sections.
     """
     path = named_file(name_or_file, PRESETS, "preset")
-    sections = yaml.safe_load(path.read_text()) or {}
+    sections = load_file(path) or {}
     if not isinstance(sections, dict) or not all(isinstance(value, dict) for value in sections.values()):
         raise ValueError(f"{path} must map sections (training, sampling, ...) to settings")
     return {section: {key: number(v) for key, v in values.items()} for section, values in sections.items()}
@@ -92,7 +91,7 @@ def parse_assignment(text: str) -> Sections:
     `data=FILE` is short for `demonstrations.data=FILE`.
 
     Raises:
-        ValueError: If the text has another form.
+        ValueError: If the text has another form, or the value is no YAML.
     """
     path, equals, value = text.partition("=")
     names = SHORT.get(path.strip(), path.strip()).split(".")
@@ -102,7 +101,7 @@ def parse_assignment(text: str) -> Sections:
             "section.key.name=value, such as environment.env_config.digits=2"
         )
     section, key, *entries = names
-    setting = number(yaml.safe_load(value))
+    setting = number(load_text(value, f"the value of --set {path.strip()}"))
     for entry in reversed(entries):
         setting = {entry: setting}
     return {section: {key: setting}}

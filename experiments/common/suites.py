@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from experiments.common.environments import env_id
 from experiments.common.named import named_file
+from experiments.common.yaml_text import load_file
 
 SUITES = Path(__file__).parents[1] / "suites"
 
@@ -51,14 +50,14 @@ def read_suite(name_or_file: str) -> list[Part]:
         ValueError: If there is none, or it has another form.
     """
     path = named_file(name_or_file, SUITES, "suite")
+    content = load_file(path)
     try:
-        content = yaml.safe_load(path.read_text())
         seed = content["seed"]
         parts = [
             Part(name, **{**entry, "env": env_id(entry["env"])}, seed=seed)
             for name, entry in content["evaluations"].items()
         ]
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(
             f"{path} is no suite ({error!r}): it has `seed`, and `evaluations`, by name, of `env`, `num_tasks` and "
             "perhaps `env_config` and `sha256`"

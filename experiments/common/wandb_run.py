@@ -58,22 +58,33 @@ def start_wandb(
         output: The folder.
         group: Of the runs of a sweep, several of which are in this process at a time.
         job_type: What such a run is in the group.
+
+    Raises:
+        RuntimeError: If wandb has no key, or does not reach its server.
     """
     import wandb
 
     file = output / "wandb_id"
     if not file.exists():
         file.write_text(secrets.token_hex(4))
-    run = wandb.init(
-        project="llmenv",
-        name=output.resolve().name,
-        id=file.read_text(),
-        resume="allow",
-        config=config,
-        allow_val_change=True,  # where things run may be another place
-        dir=str(output),
-        group=group,
-        job_type=job_type,
-        reinit="create_new" if group else None,
-    )
+    try:
+        run = wandb.init(
+            project="llmenv",
+            name=output.resolve().name,
+            id=file.read_text(),
+            resume="allow",
+            config=config,
+            allow_val_change=True,  # where things run may be another place
+            dir=str(output),
+            group=group,
+            job_type=job_type,
+            reinit="create_new" if group else None,
+        )
+    except (
+        wandb.Error
+    ) as error:  # such as that there is no key; where nobody can be asked, it is no reason to be offline
+        raise RuntimeError(
+            f"Weights & Biases cannot be logged to ({error}): run `wandb login`, set WANDB_MODE=offline to log into "
+            f"{output} alone, or leave --wandb out"
+        ) from error
     return WandbRun(run)

@@ -18,6 +18,7 @@ import yaml
 from experiments.common import environments, refusals, settings
 from experiments.common.named import named_file
 from experiments.common.settings import Sections
+from experiments.common.yaml_text import load_file
 from llmenv.files import replaced
 from llmenv.misspelt import nearest
 
@@ -136,6 +137,10 @@ class Recipe:
             },
         )
 
+    def cap_of(self, stage: Stage) -> int:
+        """Of a stage that samples, tokens of a response at most."""
+        return stage.settings.get("max_new_tokens", self.evaluation["max_new_tokens"])
+
 
 def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | None = None) -> Recipe:
     """Reads a recipe by its name or its file.
@@ -149,9 +154,10 @@ def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | 
         ValueError: If there is no such recipe, or a name in it means nothing.
     """
     file = named_file(name_or_file, RECIPES, "recipe")
-    content = yaml.safe_load(file.read_text())
+    content = load_file(file)
     if not isinstance(content, dict) or not isinstance(content.get("stages"), dict):
         raise ValueError(f"{file} must map stages to their settings, under `stages`")
+    _refuse_form(content)
     changes = settings.from_assignments(assignments)
     for stage in changes:
         _refuse("stage", stage, content["stages"])
@@ -163,8 +169,7 @@ def read_recipe(name_or_file: str, assignments: Sequence[str] = (), seed: int | 
 
 def parse(content: Mapping[str, Any]) -> Recipe:
     """A recipe from what its file holds."""
-    for name in content:
-        _refuse("part of a recipe", name, TOP)
+    _refuse_form(content)
     found = {
         name: {"env": environments.env_id(name), **({"env_config": config} if config else {})}
         for name, config in content["environments"].items()
@@ -184,6 +189,23 @@ def parse(content: Mapping[str, Any]) -> Recipe:
         template,
         int(content.get("seed", 0)),
     )
+
+
+def _refuse_form(content: Mapping[str, Any]) -> None:
+    """Refuses a part that there is not or that is no mapping, and entries of a part that are none."""
+    for name in content:
+        _refuse("part of a recipe", name, TOP)
+    for part in ("environments", "evaluation", "settings", "stages"):
+        entries = content.get(part, {} if part in ("evaluation", "settings") else None)
+        _refuse_other(part, entries)
+        for name, entry in entries.items() if part != "evaluation" else ():
+            if part != "environments" or entry is not None:  # an environment may have no arguments
+                _refuse_other(f"{part}.{name}", entry)
+
+
+def _refuse_other(name: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{name} of a recipe must map names to values, got {value!r}")
 
 
 def _stage(
@@ -221,6 +243,10 @@ def _weights(stage: Stage, known: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, str | list | tuple):
+        raise ValueError(
+            f"where a recipe names stages or environments, it has a name or a list, got {value!r}"
+        )
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -252,6 +278,8 @@ def keys(recipe: Recipe, content_of: Callable[[str, str], str]) -> dict[str, str
         else:
             decides["settings"], decides["template"] = stage.settings, recipe.template
             decides["environments"] = [recipe.environments[env] for env in envs_of(recipe, stage)]
+            if stage.kind == "sample":
+                decides["settings"] = {**stage.settings, "max_new_tokens": recipe.cap_of(stage)}
         text = json.dumps(decides, sort_keys=True, default=str)
         found[name] = hashlib.sha256(text.encode()).hexdigest()[:12]
     return found
@@ -262,14 +290,22 @@ def envs_of(recipe: Recipe, stage: Stage) -> list[str]:
     return [] if stage.kind in ("model", "rows", "build") else [*_weights(stage, recipe.environments)]
 
 
-def _that_decide(sections: Sections) -> Sections:
-    """Without what says where things run; how long they run decides."""
+def placement_of(sections: Sections) -> Sections:
+    """What says where things run, and decides nothing; not how long they run."""
     from experiments.common.resuming import PLACEMENT
 
     found: Sections = {}
     for section, values in sections.items():
-        elsewhere = {*PLACEMENT.get(section, ())} - {*LENGTH.get(section, ())}
-        if decide := {name: value for name, value in values.items() if name not in elsewhere}:
+        names = {*PLACEMENT.get(section, ())} - {*LENGTH.get(section, ())}
+        found[section] = {name: value for name, value in values.items() if name in names}
+    return found
+
+
+def _that_decide(sections: Sections) -> Sections:
+    """Without what says where things run."""
+    elsewhere, found = placement_of(sections), {}
+    for section, values in sections.items():
+        if decide := {name: value for name, value in values.items() if name not in elsewhere[section]}:
             found[section] = decide
     return found
 
@@ -289,4 +325,4 @@ def read_asked(output: Path) -> dict[str, Any]:
     """
     if not (output / ASKED).is_file():
         raise ValueError(f"{output} is no road's folder (it has no {ASKED}): leave --resume out")
-    return yaml.safe_load((output / ASKED).read_text())
+    return load_file(output / ASKED)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments.recipes.recipe import Recipe, Stage, envs_of
+from experiments.recipes.recipe import Recipe, Stage, envs_of, placement_of
 from llmenv.files import replaced
 
 if TYPE_CHECKING:
@@ -167,7 +167,6 @@ def _sample(work: Work) -> dict[str, float]:
     )
     wanted = Wanted(**{key: settings[key] for key in ("keep", "most") if key in settings})
     asked = {key: settings[key] for key in ("samples", "temperature") if key in settings}
-    cap = settings.get("max_new_tokens", recipe.evaluation["max_new_tokens"])
     kept, price = [], {"sampled": 0, "seconds": 0.0}
     for env in envs_of(recipe, work.stage):
         section, folder = recipe.environments[env], work.folder / SAMPLES / env
@@ -178,7 +177,7 @@ def _sample(work: Work) -> dict[str, float]:
             env_options={**section.get("env_config", {}), "split": "train"},
             num_tasks=settings["tasks"],
             seed=recipe.seed_of(work.stage.name),
-            max_new_tokens=cap,
+            max_new_tokens=recipe.cap_of(work.stage),
             **asked,
         )
         (found,) = summary["environments"].values()
@@ -187,8 +186,8 @@ def _sample(work: Work) -> dict[str, float]:
         (folder / KEPT).unlink(missing_ok=True)
         with suppress(ValueError):  # nothing kept of this one; the funnel says so
             keep_records(folder, wanted)
-        if (folder / KEPT).is_file():
-            kept.append(pd.read_parquet(folder / KEPT))
+        if (folder / KEPT).is_file() and len(rows := pd.read_parquet(folder / KEPT)):
+            kept.append(rows)
     if not kept:
         raise ValueError(
             f"nothing that {name} wrote is kept: the funnels in {work.folder / SAMPLES} say where all was lost. "
@@ -250,7 +249,8 @@ def _train(work: Work) -> int:
     if run_folder.checkpoints(run):
         if (run / "summary.json").is_file():
             return 0
-        algo, sections = resuming.resumed(run, {}, {})
+        # Its key leaves out where things run, which may have been given anew.
+        algo, sections = resuming.resumed(run, placement_of(work.recipe.sections_of(work.stage)), {})
         return launch.start(algo, sections, run, resuming=True, wandb=False)
     shutil.rmtree(run, ignore_errors=True)  # a kill before its first checkpoint
     return launch.start(

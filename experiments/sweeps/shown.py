@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from experiments.common.plain import printable
 from experiments.sweeps.search import cause_of
 
 
@@ -48,7 +49,7 @@ class Lines(tune.Callback):
         self._say(f"{self._arm:>8} {number:>5} failed: {cause_of(trial)}")
 
     def _say(self, line: str) -> None:
-        Console(highlight=False).print(Text(line), soft_wrap=True)
+        Console(highlight=False).print(Text(printable(line)), soft_wrap=True)
 
 
 HEADER = f"{'arm':>8} {'trial':>5} {'tokens':>10} {'training':>10}   accuracy (95 %)"

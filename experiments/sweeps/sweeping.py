@@ -23,8 +23,10 @@ from experiments.common.cluster import ADDRESS, start_alone
 from experiments.common.commands import called
 from experiments.common.display import quieten
 from experiments.common.ownership import claim
+from experiments.common.plain import printable
 from experiments.common.plan import found_gpus, host_memory
 from experiments.common.starts import record_start
+from experiments.common.yaml_text import load_file
 from experiments.sweeps import checks, report, shown
 from experiments.sweeps.fitting import Machine, fitting
 from experiments.sweeps.proposals import Proposals
@@ -55,7 +57,7 @@ def read_asked(output: Path) -> dict[str, Any]:
     """
     if not (output / ASKED).is_file():
         raise ValueError(f"{output} is no sweep's folder (it has no {ASKED}): start a new one")
-    sections = yaml.safe_load((output / ASKED).read_text())
+    sections = load_file(output / ASKED)
     options = sections.pop("sweep")
     limits = {name: options.pop(name, None) for name in ("budget_tokens", "budget_minutes")}
     options.pop("env")
@@ -318,7 +320,7 @@ class Sweep:
         self._say(f"summary, trials, preset and the winner's policy are in\n{self.output}")
 
     def _say(self, line: str, style: str = "") -> None:
-        self._console.print(Text(line, style), soft_wrap=True)
+        self._console.print(Text(printable(line), style), soft_wrap=True)
 
 
 def _check(trial: dict[str, Any], settings: Settings) -> None:

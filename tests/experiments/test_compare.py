@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from experiments.common.records import read_records, verdicts
 from experiments.common.run_folder import RunFolder
-from experiments.compare import app
+from experiments.compare import app, page_of
 from llmenv.episode import TextEpisode, Turn
 from pages import unpacked
 
@@ -176,6 +176,41 @@ def test_hostile_answers_are_text(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "\x1b" not in done.output and "\x07" not in done.output
     assert "[bold red]" in done.output and len(done.output) < 5000
+
+
+def test_no_cell_of_the_file_is_a_formula(tmp_path: Path) -> None:
+    """Also after a tab, or as spreadsheets of old had them (@, +); a number is no formula."""
+    said = ["=1+1", "+A1", "-x", "@SUM(A1)", "\t=1", "-5", "+0.5", "a=1"]
+    for name, right in (("a", True), ("b", False)):
+        evaluation(
+            tmp_path / name,
+            [record(f"t{i}", 0, right, answer=text, completion=text) for i, text in enumerate(said)],
+        )
+    file = tmp_path / "flips.csv"
+    done = compare(tmp_path / "a", tmp_path / "b", "--output", file)
+    assert done.exit_code == 0, done.output
+    flips = pd.read_csv(file, dtype=str).set_index("task")
+    expected = ["'=1+1", "'+A1", "'-x", "'@SUM(A1)", "'\t=1", "-5", "+0.5", "a=1"]
+    for column in ("first_answer", "second_completion"):
+        assert flips[column].loc[[f"t{i}" for i in range(8)]].tolist() == expected
+    assert [path.name for path in tmp_path.glob("*flips*")] == ["flips.csv"]
+
+
+def test_comparisons_of_others_have_other_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = Path("runs/Qwen2.5-0.5B-2026"), Path("runs/Qwen2.5-1.5B-2026")
+    assert page_of([first, second]) == Path("comparisons/Qwen2.5-0.5B-2026-Qwen2.5-1.5B-2026/report.html")
+    file = tmp_path / "runs/A/samples/eval_000000.parquet"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert page_of([file, Path("B")]) == Path("comparisons/eval_000000-B/report.html")
+    assert page_of([Path("x/evals/a"), Path("y/evals/a")]) == Path(
+        "comparisons/x-evals-a-y-evals-a/report.html"
+    )
+    assert page_of([Path("a"), Path("a/")]) == Path("comparisons/a-a/report.html")
+    many = [Path(f"{i:02}-{'n' * 60}") for i in range(5)]
+    pages = {page_of(many), page_of([*many[:4], Path("other")])}
+    assert len(pages) == 2 and all(len(page.parent.name) <= 255 for page in pages)
 
 
 @pytest.mark.parametrize(

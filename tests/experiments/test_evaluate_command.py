@@ -45,6 +45,11 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         (["--template=xml"], "--template must be one of auto, r1, chat, raw, got xml"),
         (["--suite=nope"], "there is no suite 'nope'"),
         (["--suite=arithmetic", "--env=Countdown-v0"], "--suite takes the place of --env and --env-set"),
+        (
+            ["--suite=arithmetic", "--completions=x.parquet"],
+            "--completions is no evaluation of a suite",
+        ),
+        (["--suite=arithmetic", "--parity=4"], "--parity is no evaluation of a suite"),
         (["--completions=nope.parquet"], "there is no nope.parquet"),
         (["--completions=README.md"], "README.md cannot be read"),
     ],

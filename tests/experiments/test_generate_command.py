@@ -68,6 +68,12 @@ def test_right_readable_unique_and_not_held_out(tmp_path: Path, monkeypatch: pyt
         and question not in left["messages"].map(lambda text: question_of({"prompt": text})).tolist()
     )
 
+    with pytest.raises(ValueError, match="nothing of kept is kept"):  # no letter is Greek
+        keep_records(Path("kept"), Wanted(script="GREEK"))
+    # Neither what was kept before nor all records are learned from.
+    with pytest.raises(ValueError, match=r"kept\.parquet holds no rows"):
+        load_demonstrations("kept")
+
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
@@ -75,6 +81,8 @@ def test_right_readable_unique_and_not_held_out(tmp_path: Path, monkeypatch: pyt
         (["--keep=most"], "--keep must be one of all, best, shortest, got 'most'"),
         (["--env-set=split=test"], "split=test is what is held out"),
         (["--env-set", "split=test"], "split=test is what is held out"),
+        (["--suite=arithmetic"], "--suite is of evaluate.py alone"),
+        (["--parity", "4"], "--parity is of evaluate.py alone"),
         (["--sample=4"], "No such option: --sample"),
         (["--model=nope"], "There is no model 'nope'"),
     ],

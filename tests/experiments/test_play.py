@@ -96,6 +96,7 @@ def test_what_is_wrong_is_told() -> None:
     for arguments, says in (
         (["--model=nope"], "There is no model 'nope'"),
         (["--env=Nope-v0"], "there is no environment 'Nope-v0'"),
+        (["--model=human", "--task={numbers: ["], "is not YAML, line 1, column 12"),
         (["--model=human", "--task=6"], "--task '6' must be a mapping"),
     ):
         result = CliRunner().invoke(app, arguments)

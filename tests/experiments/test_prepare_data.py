@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import typer
+from rich.console import Console
 
 from envs.countdown import split_of
 from envs.dataset import DatasetEnv
 from envs.math_word import GSM8KEnv
 from envs.multiplication import MultiplicationEnv
 from envs.multiplication import split_of as split_of_product
-from experiments.prepare_data import RECIPES, main, prepare
+from experiments.prepare_data import RECIPES, Written, _summarize, main, prepare
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "prepare_data.py"
 PREAMBLE = (
@@ -162,6 +163,13 @@ def test_the_seed_decides_every_byte(tmp_path: Path) -> None:
     for split in ("train", "test"):
         a, b, c = ((tmp_path / name / f"{split}.parquet").read_bytes() for name in "abc")
         assert a == b != c
+
+
+def test_why_rows_are_left_out_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.parquet").touch()
+    written = Written(num_rows=1, keys={"1"}, refused=[ValueError("its gold is \x1b[2J")])
+    _summarize(tmp_path, {"train": written}, Console())
+    assert "train: 1 rows were left out, the first since its gold is \\x1b[2J\n" in capsys.readouterr().out
 
 
 def test_a_killed_run_leaves_no_half_file(tmp_path: Path) -> None:

@@ -53,6 +53,8 @@ BAD_ARGUMENTS = [
     (["--set=sampling.top_pp=1"], "no setting sampling.top_pp (did you mean top_p"),
     (["--set=run.iteratons=4"], "no setting run.iteratons (did you mean iterations?)"),
     (["--set=sampeling.temperature=1"], "no section 'sampeling' (did you mean sampling?)"),
+    (["--set=environment.env_config=null"], "environment.env_config must map names to values"),
+    (["--set=training.lr=[1"], "--set training.lr is not YAML, line 1, column 3"),
     *(
         (["--resume=.", given], "leave out --env, --algo, --preset and --output")
         for given in ("--env=GSM8K-v0", "--algo=PPO", "--preset=tiny", "--output=b")

@@ -18,7 +18,7 @@ from llmenv.schema import Prompt, flat_prompt
 from support import REAL_DATA
 
 SYSTEM = "The assistant first thinks about the reasoning process in the mind and then provides the user with an answer."
-LONG = "1+" * 1000 + "1"
+HOSTILE = "\x1b[2J" + "1+" * 1000 + "1"  # long, and it would clear a terminal
 MATH_BOXED = "Let's think step by step and output the final answer within \\boxed{}."
 
 
@@ -117,7 +117,7 @@ def test_faults_are_counted_and_told(tmp_path: Path) -> None:
         {"problem": "4?", "answer": ""},
         {"problem": ["5?"], "answer": "5"},
         {"problem": ["6?", "[bold]"], "answer": "6"},
-        {"problem": "7?", "answer": LONG},  # longer than what a verifier looks at
+        {"problem": "7?", "answer": HOSTILE},  # longer than what a verifier looks at
         {"problem": "8?", "solution": r"\boxed{8}"},
     ]
     write(tmp_path / "train.jsonl", train)
@@ -126,7 +126,7 @@ def test_faults_are_counted_and_told(tmp_path: Path) -> None:
     part = found["train"]
     assert (part.rows, part.usable) == (10, 5)
     assert sorted(map(tuple, part.refused.values())) == [(0, 4), (5,), (6, 7)]
-    assert part.unread == [(8, LONG)]
+    assert part.unread == [(8, HOSTILE)]
     assert (part.repeated, part.contradicting) == (2, 1)
     cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
     assert cells == [
@@ -141,7 +141,10 @@ def test_faults_are_counted_and_told(tmp_path: Path) -> None:
     assert "train: 2 refused, the first is row 0: its column `answer` is the text 'proof'" in text
     assert "train: 1 refused, the first is row 5: it has no right answer" in text
     assert "train: 2 refused, the first is row 6: its column `problem` is the list ['5?']" in text
-    assert "train: the gold of row 8 is not read, so that only its own characters are right: 1+1+1" in text
+    assert (
+        "train: the gold of row 8 is not read, so that only its own characters are right: \\x1b[2J1+1+1"
+        in text
+    )
 
 
 def test_a_split_that_is_missing_is_told(tmp_path: Path) -> None:

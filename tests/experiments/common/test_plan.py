@@ -193,6 +193,8 @@ def test_the_ceiling_of_overlapping_is_that_of_a_run(tmp_path: Path) -> None:
     # 6 s of sampling, 3 s of learning, 1 s of the rest: 10 / (6 + 1).
     assert "at most 1.43 times as fast" in overlap(tmp_path)
     assert "max" in overlap(None)
+    (tmp_path / "begun").mkdir()
+    assert overlap(tmp_path / "begun") == overlap(None), "it has no iteration yet"
 
 
 def run_plan(*arguments: str):

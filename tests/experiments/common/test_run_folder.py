@@ -286,6 +286,17 @@ def test_a_resumed_run_is_the_same_one_at_wandb(tmp_path: Path, monkeypatch: pyt
     assert calls[2]["resume"] == "allow" and calls[2]["config"]["sampling"]["run_seed"] == 3
 
 
+def test_wandb_without_a_key_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(**kwargs: Any) -> None:
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr("wandb.init", init)
+    with pytest.raises(
+        RuntimeError, match=r"\(No API key configured\.\): run `wandb login`, set WANDB_MODE="
+    ):
+        start_wandb({"algo": "GRPO"}, tmp_path)
+
+
 def test_wandb_gets_the_figures_samples_and_curve_of_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from experiments.common import settings
+from experiments.common.environments import env_options
 
 
 def test_assignments_take_yaml_values_and_bare_exponents():
@@ -30,6 +31,23 @@ def test_assignments_set_single_entries_of_a_mapping():
 def test_a_malformed_assignment_names_the_form(text):
     with pytest.raises(ValueError, match=r"section\.key=value"):
         settings.parse_assignment(text)
+
+
+def test_what_is_no_yaml_is_told_with_its_place(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("training:\n  lr: 1: 2\n")  # the second colon is the eighth character of line 2
+    with pytest.raises(ValueError, match=r"mine\.yaml is not YAML, line 2, column 8: mapping values are not"):
+        settings.load_preset(str(file))
+    with pytest.raises(
+        ValueError, match=r"--set training\.lr is not YAML, line 1, column 4: .*expected the node"
+    ):
+        settings.parse_assignment("training.lr=[1,")
+    with pytest.raises(ValueError, match=r"--env-set digits is not YAML, line 1, column 2"):
+        env_options(["digits=["])
+    with pytest.raises(ValueError, match=r"--set training\.lr is not YAML: month must be in 1\.\.12"):
+        settings.parse_assignment("training.lr=2026-13-01")
+    with pytest.raises(ValueError, match=r"--set training\.lr is not YAML: unacceptable character #x001b"):
+        settings.parse_assignment("training.lr=\x1b")
 
 
 def test_later_layers_win_and_env_configs_merge():
@@ -83,6 +101,7 @@ def test_every_preset_builds_its_config(name, tmp_path):
         ("GRPO", {"training": {"learning_rate": 1}}, "learning_rate"),
         ("GRPO", {"demonstrations": {"data": "x.parquet"}}, "GRPO has no section demonstrations.*--algo SFT"),
         ("GRPO", {"run": {"iterationss": 1}}, "iterationss"),
+        ("GRPO", {"environment": {"env_config": None}}, "env_config must map names to values .*, got None"),
         ("GRPO", {"training": {"minibatch_size": 7}}, "minibatch_size=7 must divide"),
         ("GRPO", {"training": {"kl_estimator": "k9"}}, "kl_estimator must be one of k1, k2, k3"),
         ("GRPO", {"sampling": {"top_p": 0.9}}, "whole distribution"),

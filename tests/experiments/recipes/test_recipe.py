@@ -15,7 +15,7 @@ from experiments.r1 import app
 from experiments.recipes.recipe import RECIPES, Recipe, keys, parse, read_recipe
 from experiments.recipes.road import Road
 from experiments.recipes.scores import beside, folder_of
-from experiments.recipes.stages import joined
+from experiments.recipes.stages import Work, carry_out, joined
 from experiments.recipes.table import cells
 from llmenv.conversations import load_demonstrations, parse_conversation
 
@@ -65,6 +65,52 @@ def test_a_changed_setting_reruns_its_stage_and_those_after_it() -> None:
     assert not changed("reasoning.training.micro_batch_tokens=512", "reasoning.env_runners.num_env_runners=2")
     assert not changed("reasoning.run.checkpoint_every=1")
     assert changed(seed=1) == {*names_of(read_recipe("r1_tiny"))} - {"base"}
+
+
+def test_the_cap_of_a_stage_that_samples_is_in_its_key() -> None:
+    """Without one of its own it takes the evaluation's; with one, the evaluation's makes no difference."""
+    content = {
+        "environments": {"Countdown-v0": {}},
+        "stages": {
+            "base": {"kind": "model", "name": "tiny-zero"},
+            "as-evaluated": {"kind": "sample", "model": "base", "tasks": 2, "samples": 2},
+            "own": {"kind": "sample", "model": "base", "tasks": 2, "samples": 2, "max_new_tokens": 64},
+        },
+    }
+    recipes = [parse({**content, "evaluation": {"max_new_tokens": cap}}) for cap in (64, 128)]
+    assert [recipe.cap_of(recipe.stages["as-evaluated"]) for recipe in recipes] == [64, 128]
+    before, after = map(names_of, recipes)
+    assert {name for name in before if before[name] != after[name]} == {"as-evaluated"}
+
+
+def test_an_interrupted_stage_goes_on_where_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its key leaves out is taken anew; what it learns, and for how long, is the run's own."""
+    recorded = {
+        "algo": "GRPO",
+        "training": {"lr": 1e-4, "micro_batch_tokens": 2048},
+        "env_runners": {"num_env_runners": 0},
+        "run": {"iterations": 1_000_000, "token_limit": 77, "checkpoint_every": 5},
+    }
+    run = tmp_path / "rl-alone" / "run"
+    (run / "checkpoints" / "iteration_000001").mkdir(parents=True)
+    (run / "config.yaml").write_text(json.dumps(recorded))
+    started: list[Any] = []
+    monkeypatch.setattr("experiments.common.launch.start", lambda *given, **how: started.append(given) or 3)
+    assignments = [
+        "rl-alone.training.micro_batch_tokens=512",
+        "rl-alone.env_runners.num_env_runners=2",
+        "rl-alone.run.iterations=9",
+    ]
+    recipe = read_recipe("r1_tiny", assignments)
+    stage = recipe.stages["rl-alone"]
+    assert carry_out(Work(recipe, stage, {"rl-alone": tmp_path / "rl-alone"})) == 3
+    ((algo, sections, folder),) = started
+    assert (algo, folder) == ("GRPO", run)
+    assert sections["training"] == {"lr": 1e-4, "micro_batch_tokens": 512}
+    assert sections["env_runners"] == {"num_env_runners": 2}
+    assert (sections["run"]["iterations"], sections["run"]["token_limit"]) == (1_000_000, 77)
 
 
 def test_stages_draw_other_tasks_of_their_environments() -> None:
@@ -204,6 +250,32 @@ def test_what_records_say_beside_accuracy() -> None:
         "entropy": 1.0,
         "samples": {"right": "<think>so</think><answer>4</answer>", "wrong": "<think>so<answer>5</answer>"},
     }
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"environments": None}, "environments of a recipe must map names to values, got None"),
+        ({"environments": ["Countdown-v0"]}, r"environments of a recipe .*, got \['Countdown-v0'\]"),
+        ({"environments": {"Countdown-v0": 3}}, "environments.Countdown-v0 of a recipe .*, got 3"),
+        ({"stages": {"base": None}}, "stages.base of a recipe .*, got None"),
+        ({"evaluation": None}, "evaluation of a recipe .*, got None"),
+        ({"settings": {"training": None}}, "settings.training of a recipe .*, got None"),
+        ({"stages": {"a": {"algo": "SFT", "model": None}}}, "a name or a list, got None"),
+    ],
+)
+def test_a_recipe_of_another_form_is_refused(changes: dict[str, Any], says: str, tmp_path: Path) -> None:
+    content = {"environments": {"Countdown-v0": None}, "stages": {}}
+    assert parse(content).environments == {"Countdown-v0": {"env": "envs:Countdown-v0"}}
+    with pytest.raises(ValueError, match=says):
+        parse({**content, **changes})
+    file = tmp_path / "road.yaml"
+    file.write_text(json.dumps({**content, **changes}))
+    with pytest.raises(ValueError, match=says):
+        read_recipe(str(file))
+    del content["environments"]
+    with pytest.raises(ValueError, match="environments of a recipe"):
+        parse(content)
 
 
 @pytest.mark.parametrize(

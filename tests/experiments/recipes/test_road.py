@@ -177,9 +177,11 @@ def test_what_is_kept_is_right_new_and_not_held_out(invoke: Callable[..., str], 
         counts["kept"] for counts in funnel.values()
     ]
     files = [*Path("whole").glob("samples-*/samples/*/kept.parquet")]
-    assert len(kept_rows("whole")) == sum(len(pd.read_parquet(file)) for file in files) > 0
-    for file in files:
-        kept = pd.read_parquet(file)
+    tables = {file: pd.read_parquet(file) for file in files}
+    assert len(kept_rows("whole")) == sum(map(len, tables.values())) > 0
+    for file, kept in tables.items():
+        if kept.empty:  # nothing of this environment was worth it
+            continue
         (env,) = kept["env"].unique()
         judged = score_completions(file, env, tmp_path / file.parent.name)
         assert judged["changed"] == [] and judged["environments"][env]["accuracy"] == 1.0

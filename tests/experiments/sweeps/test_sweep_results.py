@@ -7,8 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from experiments.sweeps.results import best, read_lines, schedules, trials_of, write_line
+from experiments.sweeps.shown import Lines
+from experiments.sweeps.sweeping import Sweep
 from experiments.sweeps.tracking import Tracking
 
 
@@ -89,6 +92,17 @@ def test_a_schedule_goes_through_donors_and_theirs() -> None:
     assert [(step["iterations"], step["settings"]["lr"]) for step in found[2]] == [(0, 0), (10, 5), (20, 6)]
     assert [(step["tokens"], step["settings"]["lr"]) for step in found[1]] == [(0, 0), (100, 7)]
     assert len(found[0]) == 1
+
+
+def test_why_a_trial_failed_is_shown_as_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A cause may hold what an environment or a model wrote: nothing in it is the terminal's."""
+    (tmp_path / "error.txt").write_text("Traceback\nValueError: \x1b]0;x\x07[bold]")
+    trial = SimpleNamespace(pickled_error_file=None, error_file=str(tmp_path / "error.txt"))
+    trial.config = {"trial": {"number": 3}}
+    Lines("search").on_trial_error(1, [], trial)
+    assert capsys.readouterr().out == f"{'search':>8} {3:>5} failed: ValueError: \\x1b]0;x\\x07[bold]\n"
+    Sweep._say(SimpleNamespace(_console=Console()), "trial 3 failed: \x1b[2J")  # type: ignore[arg-type]
+    assert capsys.readouterr().out == "trial 3 failed: \\x1b[2J\n"
 
 
 def test_trials_are_runs_of_a_group_at_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
