@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from experiments.common.model_card import versions
+from llmenv.versions import versions
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,7 @@ All of it is read from the run folder around the checkpoint; of a checkpoint tha
 
 from __future__ import annotations
 
-import platform
 import re
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,9 @@ from algorithms.names import IMITATE
 from experiments.common.run_folder import last_question, read_config, read_table
 from llmenv.models import smollm2
 from llmenv.models.names import is_trusted
+from llmenv.versions import versions
 
-PACKAGES = ("llmenv", "torch", "transformers", "ray", "gymnasium", "numpy")
 HUB_IDS = {smollm2.NAME: "HuggingFaceTB/SmolLM2-135M-Instruct"}  # of models that have a short name here
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
 
 
 def model_card(checkpoint: Path, policy: Path) -> str:

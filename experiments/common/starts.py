@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llmenv.evaluation.records import STARTS
-from llmenv.evaluation.run import versions
+from llmenv.versions import versions
 
 SOURCE = Path(__file__).parents[2]
 _PATIENCE_S = 10  # for a program that only says what there is

@@ -14,7 +14,6 @@ import pandas as pd
 import yaml
 
 from experiments.common.commands import called
-from experiments.common.model_card import versions
 from experiments.export import export
 from experiments.sweeps import page
 from experiments.sweeps.results import (
@@ -33,6 +32,7 @@ from experiments.sweeps.shown import settings_of
 from experiments.sweeps.trial import sections_of
 from llmenv.comparison import compare
 from llmenv.files import replaced
+from llmenv.versions import versions
 
 SUMMARY, PRESET, TRIALS = "summary.json", "preset.yaml", "trials.parquet"
 SCORES = ("score", "score_low", "score_high")

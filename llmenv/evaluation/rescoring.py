@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 
 from llmenv.episode import derive_seed
 from llmenv.evaluation.records import KEY, NO_INDEX, Records
-from llmenv.evaluation.run import Asking, Plan, held_out, versions
+from llmenv.evaluation.run import Asking, Plan, held_out
 from llmenv.evaluation.scores import score
 from llmenv.evaluation.tasks import count_tasks, evaluation_requests
 from llmenv.evaluation.text_models import FAILED, Reply, TextSampler, text_subject
 from llmenv.rollout import GroupRequest
 from llmenv.text import with_think
+from llmenv.versions import versions
 
 OF_RECORDS = {
     "env",

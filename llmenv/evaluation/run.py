@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from llmenv.evaluation.tasks import count_tasks, evaluation_requests
 from llmenv.evaluation.text_models import FAILED
 from llmenv.rollout import EnvPool, GroupRequest, rollout
 from llmenv.samplers.sampler import SamplingParams
-
-PACKAGES = ("llmenv", "torch", "transformers", "gymnasium", "math-verify", "sympy")
+from llmenv.versions import versions
 
 
 @dataclass(frozen=True)
@@ -150,17 +147,6 @@ def summarize_records(
 def _is_begun(messages: str) -> bool:
     """Whether a prompt has how its answer begins."""
     return any(message["role"] == "assistant" for message in json.loads(messages))
-
-
-def versions() -> dict[str, str]:
-    """Of what decides a record beside its settings."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
 
 
 def _owed(env: str, requests: Sequence[GroupRequest], done: set[Any]) -> Iterator[GroupRequest]:
