@@ -67,10 +67,12 @@ def test_a_misspelt_model_is_told_within_a_second_or_two(tmp_path: Path) -> None
     assert time.monotonic() - start < 4  # half a second on a free machine
 
 
-def test_the_command_shows_coverage_first_and_goes_on(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def say(text):\n    return '<think>x</think><answer>1</answer>'\n")
+def test_the_command_shows_coverage_first_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "says_one.py").write_text("def say(text):\n    return '<think>x</think><answer>1</answer>'\n")
     command = [
-        "--model=mine:say",
+        "--model=says_one:say",
         "--env=Countdown-v0",
         "--env=Multiplication-v0",
         "--num-tasks=5",
@@ -95,14 +97,17 @@ def test_the_command_shows_coverage_first_and_goes_on(tmp_path: Path) -> None:
     wilson = "0.0-43.4"  # of 0 of 5: z^2 / (5 + z^2)
     assert row.split() == ["Countdown-v0", "5", "5", "0", "0", "0.0", "%", wilson, "0.0", "%"]
     assert max(map(len, lines)) <= 80
-    assert run(*command, "--samples=3", cwd=tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    done = CliRunner().invoke(app, [*command, "--samples=3"])
+    assert done.exit_code == 0, done.output
     assert len(pd.read_parquet(tmp_path / "e" / "records")) == 30
     facts, completions = unpacked((tmp_path / "e" / "report.html").read_text())
     assert len(completions) == 30 and [row[:3] for row in facts["tables"][0]["rows"]] == [
         ["envs:Countdown-v0", "15", "15"], ["envs:Multiplication-v0", "15", "15"]
     ]  # fmt: skip
-    refused = run(*command, "--samples=3", "--seed=1", cwd=tmp_path)
-    assert (refused.returncode, "seed was 0 and is 1" in " ".join(refused.stderr.split())) == (2, True)
+    refused = CliRunner().invoke(app, [*command, "--samples=3", "--seed=1"])
+    assert refused.exit_code == 2 and "seed was 0 and is 1" in " ".join(refused.stderr.split())
 
 
 def test_a_suite_has_a_folder_for_each_evaluation_and_records_can_be_scored_again(
@@ -189,8 +194,9 @@ def test_training_and_evaluate_give_one_number(
 
 
 def test_records_say_where_they_come_from(model_folder: str, tmp_path: Path) -> None:
-    command = [f"--model={model_folder}", "--num-tasks=2", "--samples=2", "--max-new-tokens=4", "--output=e"]
-    assert run(*command, cwd=tmp_path).returncode == 0
+    command = [f"--model={model_folder}", "--num-tasks=2", "--samples=2", "--max-new-tokens=4"]
+    done = CliRunner().invoke(app, [*command, f"--output={tmp_path / 'e'}"])
+    assert done.exit_code == 0, done.output
     settings = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     assert (settings["model"], settings["sampler"], settings["template"]) == (
         model_folder,
