@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -157,6 +158,20 @@ def resume(folder: Path, *arguments: str) -> None:
     assert "resumed after iteration" in resumed.stdout
 
 
+@pytest.fixture
+def resume_here(ray_cluster, monkeypatch) -> Callable[..., None]:
+    """As `resume`, in this process and on the Ray that is there: a start less to wait for."""
+    monkeypatch.setattr("ray.init", lambda **kwargs: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+
+    def resume_here(folder: Path, *arguments: str) -> None:
+        resumed = CliRunner().invoke(app, [f"--resume={folder}", *arguments])
+        assert resumed.exit_code == 0, resumed.output
+        assert "resumed after iteration" in resumed.output
+
+    return resume_here
+
+
 def metrics_of(folder: Path, table: str) -> pd.DataFrame:
     """All columns that are no times."""
     frame = pd.read_csv(folder / f"{table}.csv")
@@ -201,11 +216,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_pa
 
 
 @pytest.mark.slow
-def test_with_a_runner_and_a_learner_in_processes_of_their_own_too(run_folder, tmp_path):
+def test_with_a_runner_and_a_learner_in_processes_of_their_own_too(run_folder, tmp_path, resume_here):
     """Killed, resumed, and to the bit the same run as one in a single process that went through."""
     whole, _ = run_folder
     kill(tmp_path, start(f"--output={tmp_path}", *SMALL, "--num-env-runners=1", "--num-learners=1"), 3)
-    resume(tmp_path)
+    resume_here(tmp_path)
     assert_same_run(tmp_path, whole)
 
 
@@ -218,22 +233,24 @@ def killed_with_two_of_each(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_with_two_of_each_too(run_folder, killed_with_two_of_each, tmp_path):
+def test_with_two_of_each_too(run_folder, killed_with_two_of_each, tmp_path, resume_here):
     """The same but for the order in which gradients are added up."""
     whole, _ = run_folder
     shutil.copytree(killed_with_two_of_each, tmp_path / "run")
-    resume(tmp_path / "run")
+    resume_here(tmp_path / "run")
     assert_same_run(tmp_path / "run", whole, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_any_number_of_processes(run_folder, killed_with_two_of_each, tmp_path):
+def test_a_run_goes_on_with_any_number_of_processes(
+    run_folder, killed_with_two_of_each, tmp_path, resume_here
+):
     """Killed with two runners and two learners, then with one of each, it ends in one process as in that alone."""
     whole, _ = run_folder
     folder = shutil.copytree(killed_with_two_of_each, tmp_path / "run")
     one = start(f"--resume={folder}", "--num-env-runners=1", "--num-learners=1")
     kill(folder, one, 5)
-    resume(folder, "--num-env-runners=0", "--num-learners=0")
+    resume_here(folder, "--num-env-runners=0", "--num-learners=0")
     assert_same_run(folder, whole, rtol=0, atol=1e-5)
     recorded = yaml.safe_load((folder / "config.yaml").read_text())
     assert (recorded["env_runners"]["num_env_runners"], recorded["learners"]["num_learners"]) == (0, 0)
