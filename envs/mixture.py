@@ -44,7 +44,7 @@ class MixtureEnv(TextEnv):
     ## Arguments
     - `parts`: by name a mapping with `env` (default: the name itself), `weight` (default: 1) and `env_config` (default:
       none). Two parts may be the same environment with other arguments.
-    - `split`: that of every part which has splits; None leaves it to each.
+    - `split`: that of every part, whatever its `env_config` says; None leaves it to each.
 
     ```python
     gymnasium.make("envs:Mixture-v0", parts={
@@ -59,7 +59,7 @@ class MixtureEnv(TextEnv):
     def __init__(self, parts: Mapping[str, Mapping[str, Any]], split: str | None = None) -> None:
         super().__init__()
         self.parts = read_parts(parts)
-        self._envs = {name: _make(part, split) for name, part in self.parts.items()}
+        self._envs = {name: _make(name, part, split) for name, part in self.parts.items()}
         self._part: str | None = None
 
     @property
@@ -108,15 +108,23 @@ class MixtureEnv(TextEnv):
         return str(self.np_random.choice([*weights], p=chances))
 
 
-def _make(part: Part, split: str | None) -> gym.Env[str, str]:
-    """A part's environment, of a split if it has any."""
-    if split is not None:
-        try:
-            return make_env(part.env, {**part.env_config, "split": split})
-        except TypeError as error:
-            if "split" in part.env_config or "argument 'split'" not in str(error):
-                raise
-    return make_env(part.env, dict(part.env_config))
+def _make(name: str, part: Part, split: str | None) -> gym.Env[str, str]:
+    """A part's environment, of the mixture's split.
+
+    Raises:
+        ValueError: If it has no splits: its held-out tasks would be those that are learned from.
+    """
+    if split is None:
+        return make_env(part.env, dict(part.env_config))
+    try:
+        return make_env(part.env, {**part.env_config, "split": split})
+    except TypeError as error:
+        if "argument 'split'" not in str(error):
+            raise
+        raise ValueError(
+            f"part {name!r} of the mixture has no splits, and {split!r} is asked of every part: leave it out, or give "
+            "split=None, which leaves each part its own"
+        ) from error
 
 
 def read_parts(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Part]:

@@ -99,14 +99,17 @@ def put(filesystem: Any, path: str, file: Path) -> None:
     if not whole:
         filesystem.create_dir(folder, recursive=True)
     there = path if whole else f"{folder}/.partial_{name}"
-    try:
-        with file.open("rb") as local, filesystem.open_output_stream(there) as stream:
+    with file.open("rb") as local:
+        stream = filesystem.open_output_stream(there)
+        try:
             while data := local.read(CHUNK):
                 stream.write(data)
-    except BaseException:  # closing the stream has made an object of what had been sent
-        with contextlib.suppress(OSError):
-            filesystem.delete_file(there)
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                stream.close()  # which makes an object of what had been sent; where it fails, what was there is still
+                filesystem.delete_file(there)
+            raise
+        stream.close()
     if not whole:
         filesystem.move(there, path)
 

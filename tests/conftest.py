@@ -38,6 +38,7 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(scope="module", autouse=True)
 def what_was_loaded_meanwhile_is_kept() -> None:
     """As above: by the tests of other files."""
+    gc.collect()
     gc.freeze()
 
 

@@ -27,7 +27,7 @@ _FUNCTIONS = {
     *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
     *("exp", "log", "ln", "sqrt", "Abs", "pi"),
 }
-_SUM = re.compile(r"(?:\d+|[\s()]|(?P<operator>[+\-*/])(?!(?P=operator)))*")
+_SUM = re.compile(r"(?:[\d\s()]|(?P<operator>[+\-*/])(?!(?P=operator)))*")
 _parse_expr = sympy.parse_expr
 
 
@@ -76,9 +76,9 @@ def score(name: str, config: str, index: str, answer: str) -> float:
     entry = _entry(name, config, index)
     if name in _COMPARED:
         return float(answer == entry["answer"])
-    if name == "puzzle24" and not _makes_24(answer, entry["metadata"]["numbers"]):
-        return 0.0
     try:
+        if name == "puzzle24" and not _makes_24(answer, entry["metadata"]["numbers"]):
+            return 0.0
         return float(_dataset(name, config).score_answer(answer, entry))
     except (MemoryError, RecursionError):
         raise
@@ -88,9 +88,5 @@ def score(name: str, config: str, index: str, answer: str) -> float:
 
 def _makes_24(answer: str, numbers: list[int]) -> bool:
     """Whether it uses the task's numbers, to which the library's scorer does not look, and is 24 and not 24.5."""
-    if not _SUM.fullmatch(answer) or sorted(map(int, re.findall(r"\d+", answer))) != sorted(numbers):
-        return False
-    try:
-        return bool(_parse_formula(answer.strip()) == 24)
-    except (SyntaxError, TypeError, ValueError):
-        return False
+    uses = _SUM.fullmatch(answer) and sorted(map(int, re.findall(r"\d+", answer))) == sorted(numbers)
+    return bool(uses and _parse_formula(answer.strip()) == 24)

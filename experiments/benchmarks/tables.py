@@ -31,6 +31,8 @@ def main(
     name: Annotated[str | None, typer.Option("--as", help="By which they are kept: TABLE_seedN.")] = None,
 ) -> None:
     """Keeps a sweep's figures, or writes all tables anew."""
+    if (keep is None) != (name is None):
+        raise typer.BadParameter("--keep FOLDER and --as NAME go together")
     if keep is not None:
         with replaced(FIGURES / f"{name}.json") as file:
             file.write_text(
@@ -57,7 +59,7 @@ def figures_of(summary: dict[str, Any]) -> dict[str, Any]:
         other: {name: comparison[name] for name in ("difference", "low", "high", "tasks")}
         for other, comparison in summary["comparisons"].items()
     }
-    before = {name: summary["before"][name] for name in SCORES}
+    before = {name: (summary["before"] or {}).get(name) for name in SCORES}
     return {"asked": asked, "arms": arms, "before": before, "comparisons": comparisons}
 
 
@@ -82,7 +84,7 @@ def table(name: str) -> str:
         "the winner's settings",
         "selected on",
         "on fresh tasks",
-        "less",
+        "winner over it",
     )
     rows = [head, ("---",) * len(head)]
     for file in files:
@@ -100,11 +102,11 @@ def table(name: str) -> str:
             )
         )
         for arm, found in kept["arms"].items():
-            winner = next(trial for trial in found["trials"] if trial["number"] == found["winner"])
+            winner: dict[str, Any] = next((t for t in found["trials"] if t["number"] == found["winner"]), {})
             stopped = sum(trial["state"] == "stopped" for trial in found["trials"])
             trials = f"{len(found['trials'])}" + (f", {stopped} stopped early" if stopped else "")
             label = kept["asked"]["scheduler"] if arm == "search" else arm
-            cells = (label, trials, f"{found['tokens']:,}", settings_of(winner["settings"]))
+            cells = (label, trials, f"{found['tokens']:,}", settings_of(winner.get("settings", {})))
             rows.append(("", *cells, interval(winner), interval(found["fresh"] or {}), _over(kept, arm)))
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 

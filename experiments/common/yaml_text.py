@@ -31,4 +31,8 @@ def load_text(text: str, source: str) -> Any:
 
 def load_file(file: Path) -> Any:
     """Reads a YAML file; raises as `load_text` does."""
-    return load_text(file.read_text(), str(file))
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: {error}") from error
+    return load_text(text, str(file))

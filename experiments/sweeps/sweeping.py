@@ -89,7 +89,8 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
         resuming: Whether it holds the sweep that is gone on with.
 
     Returns:
-        The exit status: 1 where no trial came to a result, 130 where the sweep was stopped.
+        The exit status: 1 where no trial came to a result, or a policy to none on the fresh tasks; 130 where the sweep
+        was stopped.
     """
     quieten()
     sweep = Sweep(asked, output)

@@ -88,10 +88,10 @@ class Records:
     def read(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
         """All records, in the order in which they were written; of two of one sample, the later.
 
-        A file that is none of parquet's is put aside as `.broken_NAME`: what it held is owed again.
+        A file that is none of parquet's is put aside as NAME.broken: what it held is owed again.
 
         Raises:
-            OSError: If a file cannot be read now, as where too many are open: it may be whole.
+            OSError: If the system cannot read a file now, as where too many are open: it may be whole.
             ValueError: If a file has other columns.
         """
         import pandas as pd
@@ -103,9 +103,11 @@ class Records:
         for file in sorted(self.parts.glob("part_*.parquet")):
             try:
                 tables.append(_table(pq.ParquetFile(file).read(columns=wanted), tables[0].column_names))
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowInvalid, OSError) as error:
+                if getattr(error, "errno", None) is not None:
+                    raise
                 logger.warning("%s is broken, its samples are made again: %s", file, error)
-                file.rename(file.with_name(f".broken_{file.name}"))
+                file.rename(file.with_suffix(".broken"))
             except KeyError as error:
                 raise ValueError(f"{file} has no column {error}: another version wrote it") from error
         frame = pa.concat_tables(tables).to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)

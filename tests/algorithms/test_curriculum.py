@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from algorithms.curriculum import Curriculum, Levels, dealt, read_levels
+from algorithms.tasks import refill_requests
 from llmenv.evaluation.tasks import Source
 
 SOURCES = [Source("easy", 0.5, None), Source("rows", 0.3, 7), Source("hard", 0.2, None)]
@@ -43,6 +45,19 @@ def test_an_iterations_groups_are_a_function_of_the_update() -> None:
         place for update in range(5) for source, place in curriculum.deal(update) if source.part == "rows"
     ]
     assert rows == list(range(15))  # one after the other
+
+
+@pytest.mark.parametrize(("parts", "prompts", "rounds"), [(2, 32, 10), (5, 16, 10), (3, 16, 3), (1, 4, 2)])
+def test_refills_are_of_every_part_alike(parts: int, prompts: int, rounds: int) -> None:
+    """Of one refill an update, whatever the sizes: their phase is not the same at every update."""
+    curriculum = Curriculum([Source(str(i), 1 / parts, None) for i in range(parts)], prompts)
+    config: Any = SimpleNamespace(prompts_per_iteration=prompts, group_size=4, root_seed=0)
+    most = prompts * (rounds - 1)
+    found: Counter[str] = Counter()
+    for update in range(300):
+        (request,) = refill_requests(config, curriculum, update, range(prompts, prompts + 1), most)
+        found[(request.options or {})["part"]] += 1
+    assert all(abs(found[str(i)] - 300 / parts) < 60 for i in range(parts)), found
 
 
 def test_levels_move_with_hysteresis() -> None:

@@ -10,6 +10,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import envs  # noqa: F401 (registers)
+from llmenv.env import make_env
 from llmenv.evaluation.run import held_out
 
 PARTS: dict[str, Any] = {
@@ -98,10 +99,20 @@ def test_the_draw_of_a_part_does_not_decide_its_task() -> None:
         assert min(found[3], found[4]) > 20 and found.total() > 60, found
 
 
-def test_the_split_is_that_of_every_part_that_has_some() -> None:
-    parts = {"Countdown-v0": {"env_config": {"split": "train"}}, "support:NoDigit-v0": {}}
-    env = gym.make("envs:Mixture-v0", disable_env_checker=True, split="test", parts=parts).unwrapped
+def test_the_split_is_that_of_every_part() -> None:
+    """Or tasks that are learned from would be held out."""
+    trained = {"Countdown-v0": {"env_config": {"split": "train"}}}
+    env = gym.make("envs:Mixture-v0", disable_env_checker=True, split="test", parts=trained).unwrapped
     assert env._envs["Countdown-v0"].unwrapped.split == "test"
-    assert held_out("envs:Mixture-v0", {"parts": parts})["split"] == "test"
+    assert held_out("envs:Mixture-v0", {"parts": trained})["split"] == "test"
+    without = {"parts": {**trained, "support:NoDigit-v0": {}}}
+    with pytest.raises(
+        ValueError, match="part 'support:NoDigit-v0' of the mixture has no splits, and 'test' is asked"
+    ):
+        held_out("envs:Mixture-v0", without)
+    each_its_own = held_out("envs:Mixture-v0", {**without, "split": None})
+    assert (
+        make_env("envs:Mixture-v0", each_its_own).unwrapped._envs["Countdown-v0"].unwrapped.split == "train"
+    )
     with pytest.raises(TypeError, match="colour"):
         gym.make("envs:Mixture-v0", split="test", parts={"Countdown-v0": {"env_config": {"colour": 1}}})

@@ -132,6 +132,10 @@ def test_puzzle24_takes_the_task_s_numbers_alone() -> None:
             right.replace("*", "**"),
         ):
             assert pay(env, index, wrong)[0] < 1.0 or wrong == right
+    start = time.perf_counter()
+    for wrong in (f"({right}", f"{right})", "7" * 5000, "1" * 60 + " = 24", "", "()"):
+        assert pay(env, 0, wrong) == (0.1, "wrong answer")
+    assert time.perf_counter() - start < 5  # milliseconds: no way through the digits is tried twice
 
 
 @pytest.mark.parametrize("name", [*LITERALS, FORMULAS[0]])  # of formulas one: it takes a worker with it

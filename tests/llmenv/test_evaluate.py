@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from importlib.util import find_spec
 from pathlib import Path
@@ -125,8 +126,8 @@ def test_a_torn_file_is_owed_again(subject: Subject, tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     evaluate(subject, DIGITS, tmp_path / "e", on_batch=lambda *n: told.append(n), **SMALL)
     assert told == [(16, 18), (18, 18)]
-    (torn,) = (tmp_path / "e" / "records").glob(".*")
-    assert torn.name == f".broken_{last.name}"
+    (torn,) = (tmp_path / "e" / "records").glob("*.broken")
+    assert torn.stem == last.stem
     torn.unlink()
     assert same(read(tmp_path / "e"), before)
 
@@ -139,17 +140,23 @@ def test_what_cannot_be_read_now_is_kept(
     records = Records(tmp_path / "e", json.loads((tmp_path / "e" / "evaluation.json").read_text()))
 
     def fails(*_: Any) -> None:
-        raise OSError("too many open files")
+        raise OSError(errno.EMFILE, "too many open files")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="too many open files"):
         patch.setattr(pq, "ParquetFile", fails)
         records.read()
-    pq.write_table(pq.read_table(part).drop_columns("completion"), part)
+    whole = pq.read_table(part)
+    pq.write_table(whole.drop_columns("completion"), part)
     with pytest.raises(
         ValueError, match=r"part_000000.parquet has no column .*completion.*: another version"
     ):
         records.read()
     assert part.exists()
+    pq.write_table(whole, part)
+    damaged = bytearray(part.read_bytes())
+    damaged[-200:-8] = bytes(192)  # its footer; the marks at both ends are there
+    part.write_bytes(damaged)
+    assert len(records.read()) == 0 and part.with_suffix(".broken").exists()
 
 
 def test_records_of_before_there_were_reward_parts_are_read(subject: Subject, tmp_path: Path) -> None:

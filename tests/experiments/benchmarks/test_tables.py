@@ -10,14 +10,13 @@ import pytest
 from experiments.benchmarks import tables
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in tables.DOCS.glob("*.md") if "<!-- table" in page.read_text()]
-)
-def test_the_pages_are_what_the_figures_say(page: Path) -> None:
-    text = page.read_text()
-    assert tables.written(text) == text
-    emptied = tables.TABLE.sub(r"\1\3", text)
-    assert emptied != text and tables.written(emptied) == text
+def test_the_pages_are_what_the_figures_say() -> None:
+    pages = [text for page in tables.DOCS.glob("*.md") if "<!-- table" in (text := page.read_text())]
+    assert pages
+    for text in pages:
+        assert tables.written(text) == text
+        emptied = tables.TABLE.sub(r"\1\3", text)
+        assert emptied != text and tables.written(emptied) == text
 
 
 def test_a_row_an_arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

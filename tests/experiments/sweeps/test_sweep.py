@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -81,8 +82,9 @@ def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterat
         finally:
             if process.poll() is None and how == signal.SIGTERM:
                 process.terminate()
-                process.wait(PATIENCE)
-            elif process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(PATIENCE)
+            if process.poll() is None:
                 started.kill()
             found["status"].append(process.wait())
         found["before"].append(rounds(output))
