@@ -106,8 +106,7 @@ def start(asked: dict[str, Any], output: Path, *, resuming: bool) -> int:
             ray.init(logging_level=logging.ERROR, log_to_driver=False)
         else:
             start_alone(logging_level=logging.ERROR, log_to_driver=False)
-        # Tune ends well at Ctrl-C; a machine that is taken away says SIGTERM.
-        signal.signal(signal.SIGTERM, lambda *received: signal.raise_signal(signal.SIGINT))
+        signal.signal(signal.SIGTERM, _stop)
         try:
             return sweep.run()
         finally:
@@ -322,6 +321,12 @@ class Sweep:
 
     def _say(self, line: str, style: str = "") -> None:
         self._console.print(Text(printable(line), style), soft_wrap=True)
+
+
+def _stop(*received: Any) -> None:
+    """A machine that is taken away says SIGTERM, perhaps twice; Tune ends well at the first Ctrl-C, and not at two."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _check(trial: dict[str, Any], settings: Settings) -> None:

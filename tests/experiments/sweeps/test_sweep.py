@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,8 @@ def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterat
         finally:
             if process.poll() is None and how == signal.SIGTERM:
                 process.terminate()
+                time.sleep(0.5)
+                process.terminate()  # as `timeout` does, which passes on what it is told itself
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(PATIENCE)
             if process.poll() is None:
