@@ -80,9 +80,8 @@ def start_wandb(
             job_type=job_type,
             reinit="create_new" if group else None,
         )
-    except (
-        wandb.Error
-    ) as error:  # such as that there is no key; where nobody can be asked, it is no reason to be offline
+    except wandb.Error as error:
+        # Such as that there is no key. Where nobody can be asked for one, that is no reason to be offline unasked.
         raise RuntimeError(
             f"Weights & Biases cannot be logged to ({error}): run `wandb login`, set WANDB_MODE=offline to log into "
             f"{output} alone, or leave --wandb out"
