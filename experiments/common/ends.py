@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.common.commands import called
 from experiments.common.display import duration
+from llmenv.remote import is_uri
 
 if TYPE_CHECKING:
     from algorithms.base import LLMAlgorithm
@@ -51,7 +52,7 @@ def next_steps(run: str, env: str, env_config: dict[str, Any], iterations: int) 
         play += f" --env-set {shlex.quote(f'{name}={json.dumps(value, default=str)}')}"  # JSON is YAML
     if not iterations:
         return [play]
-    compare = [] if "://" in run else [f"{called('compare')} {before} {quoted}"]
+    compare = [] if is_uri(run) else [f"{called('compare')} {before} {quoted}"]
     return [play, *compare, f"{called('train')} --resume {quoted} --iterations {2 * iterations}"]
 
 

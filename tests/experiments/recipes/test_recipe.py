@@ -304,3 +304,9 @@ def test_what_is_wrong_is_told(arguments: list[str], says: str, tmp_path: Path) 
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
     assert not (tmp_path / "road").exists()
+
+
+def test_a_road_that_is_gone_on_with_takes_no_other_recipe(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, [f"--resume={tmp_path}", "--preset=r1_tiny"])
+    assert result.exit_code == 2
+    assert "leave out --preset, --set, --seed and --output" in " ".join(result.output.split())

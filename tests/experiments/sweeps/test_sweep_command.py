@@ -9,6 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from experiments.sweep import SPACES, _asked, app
+from experiments.sweeps.results import FRESH, RESULTS, write_line
+from experiments.sweeps.sweeping import Sweep
 
 SPACE = {"training": {"lr": {"loguniform": [1e-6, 1e-4]}, "group_size": 4}, "policy": {"model": "tiny"}}
 TOKENS = "--budget-tokens=1000"
@@ -85,6 +87,21 @@ def test_the_environment_is_the_space_s_unless_an_option_names_one(
     assert asked["sections"]["environment"]["env"] == expected
 
 
+def test_looks_at_fresh_tasks_that_were_stopped_or_failed_are_seen(tmp_path: Path) -> None:
+    sweep = Sweep(_asked(write(tmp_path), {"budget_tokens": 1000}, []), tmp_path)
+    common = {"arm": FRESH, "seed": 0, "settings": {}}
+    write_line(tmp_path / RESULTS, {**common, "number": 0, "of": "start", "state": "finished"})
+    assert sweep._are_through(FRESH, 1) and not sweep._are_through(FRESH, 2)
+    write_line(tmp_path / RESULTS, {**common, "number": 1, "of": "search", "state": "running"})
+    assert not sweep._are_through(FRESH, 2) and sweep._failed_afresh() == []
+    failed = {**common, "number": 1, "of": "search", "state": "failed", "cause": "OSError: lost"}
+    write_line(tmp_path / RESULTS, failed)
+    assert sweep._are_through(FRESH, 2)
+    assert [(trial["of"], trial["cause"]) for trial in sweep._failed_afresh()] == [
+        ("search", "OSError: lost")
+    ]
+
+
 def test_no_folder_of_another_filesystem_is_made_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,8 +113,6 @@ def test_no_folder_of_another_filesystem_is_made_here(
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted(SPACES.glob("*.yaml"))])
 def test_the_spaces_that_come_along_are_possible(name: str) -> None:
-    from experiments.sweeps.sweeping import Sweep
-
     asked = _asked(name, {"scheduler": "pbt", "compare_with": ["default"]}, [])
     assert asked["budget"] > 0 and asked["unit"] == "tokens"
     Sweep(asked, Path("nowhere")).check()
