@@ -59,8 +59,9 @@ install-vllm: same-index .venv/installed-vllm
 run: same-index .venv/installed
 	$(BIN)/python experiments/run.py $(if $(findstring --resume,$(ARGS)),,--env Countdown-v0 --algo GRPO) $(ARGS)
 
-# A file's tests run in one process, since they share what takes long to start.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# A file's tests run in one process, since they share what takes long to start. Three processes keep two cores busy: some
+# wait for what starts, hangs or ends.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
 
 test: install-vllm
 	$(PYTEST) $(ARGS)

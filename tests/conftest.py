@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a worker a core that nobody asks for
 # Ray's workers import the functions that a test hands them from the test's own module.
 FOLDERS = sorted({str(file.parent) for file in TESTS.rglob("*.py")})
 os.environ["PYTHONPATH"] = os.pathsep.join(
@@ -26,18 +28,27 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import pytest  # noqa: E402
 
 
+_modules = 0
+
+
 def pytest_collection_finish() -> None:
     """All modules are loaded now, and the tests are known: the collector need not go through them again and again.
 
     A learner that ends collects its garbage, which took half of the tests' time.
     """
-    gc.collect()
-    gc.freeze()
+    keep_what_is_loaded()
 
 
-@pytest.fixture(scope="module", autouse=True)
-def what_was_loaded_meanwhile_is_kept() -> None:
-    """As above: by the tests of other files."""
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """As above: what a test was the first to load."""
+    if len(sys.modules) > _modules + 50:
+        keep_what_is_loaded()
+
+
+def keep_what_is_loaded() -> None:
+    global _modules
+    _modules = len(sys.modules)
     gc.collect()
     gc.freeze()
 

@@ -52,10 +52,12 @@ def _fast_bfloat16() -> Iterator[None]:
         yield
 
 
-def displacement(group: Any, read: Any = flat_weights, num_groups: int = 5) -> torch.Tensor:
-    """How far 20 steps, each on rows of its own, move what is stepped on."""
+def displacement(
+    group: Any, read: Any = flat_weights, num_groups: int = 5, num_steps: int = 20
+) -> torch.Tensor:
+    """How far some steps, each on rows of its own, move what is stepped on."""
     before = read(group._learner)
-    for i in range(20):
+    for i in range(num_steps):
         group.update(make_plan(make_rows(num_groups, seed=i), 1))
     return read(group._learner) - before
 
@@ -68,28 +70,30 @@ def assert_moved_alike(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float((ours[moved] != 0).float().mean()) >= 0.99
 
 
-# How many groups a step has rows of, and the engines that are tried, of two minutes each with the largest.
-MODELS = {"small": (5, ENGINES), "tiny": (5, ENGINES), "smollm2-135m": (1, [PLAIN])}
+# How many groups a step has rows of, the steps, and the engines that are tried: the largest takes two seconds a step.
+MODELS = {"small": (5, 20, ENGINES), "tiny": (5, 20, ENGINES), "smollm2-135m": (1, 3, [PLAIN])}
 
 
 @cache
-def displacement_in_float32(model: str, num_groups: int) -> torch.Tensor:
-    return displacement(learners(model, dtype="float32", lr=1e-6), num_groups=num_groups)
+def displacement_in_float32(model: str, num_groups: int, num_steps: int) -> torch.Tensor:
+    group = learners(model, dtype="float32", lr=1e-6)
+    return displacement(group, num_groups=num_groups, num_steps=num_steps)
 
 
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
         pytest.param(name, engine, marks=[] if name == "small" else pytest.mark.slow)
-        for name, (_, engines) in MODELS.items()
+        for name, (_, _, engines) in MODELS.items()
         for engine in engines
     ],
 )
 def test_small_steps_move_the_masters(model_folder: str, name: str, engine: str) -> None:
-    """20 steps of 1e-6."""
-    model, num_groups = model_folder if name == "small" else name, MODELS[name][0]
+    """Steps of 1e-6."""
+    model, (num_groups, num_steps, _) = model_folder if name == "small" else name, MODELS[name]
     group = learners(model, engine, lr=1e-6)
-    assert_moved_alike(displacement(group, num_groups=num_groups), displacement_in_float32(model, num_groups))
+    ours = displacement(group, num_groups=num_groups, num_steps=num_steps)
+    assert_moved_alike(ours, displacement_in_float32(model, num_groups, num_steps))
     learner = group._learner
     # What is sampled from and exported are the masters, rounded once.
     sent = torch.cat([tensor.flatten() for tensor in learner.outbox.weights().values()])
