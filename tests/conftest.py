@@ -27,7 +27,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 import pytest  # noqa: E402
 
-
 _modules = 0
 
 

@@ -1,7 +1,8 @@
-"""The commands of the pages on evaluating, reading, imitating and R1's road run as they are written, at small sizes.
+"""The commands of the pages on capabilities run as they are written, at small sizes.
 
-They share a folder, in the order of the pages, so that one finds what another has left. What is put in place of what is
-written: sizes behind it, a server's address, and a folder of the reader's. `NOT_RUN` names what is not run, and why.
+They share a folder, and a bucket on a server of this machine, in the order of the pages, so that one finds what another
+has left. What is put in place of what is written: sizes behind it, a server's address, and a folder of the reader's.
+`NOT_RUN` names what is not run, and why.
 """
 
 from __future__ import annotations
@@ -20,20 +21,26 @@ from typer.testing import CliRunner
 
 from endpoint_server import Server, serving
 from experiments.recipes import recipe
+from qwen import make_folders
+from s3_server import s3_bucket, write
 from written import PAGES, commands
 
 pytestmark = pytest.mark.slow
 
-READ = ("docs/evaluate.md", "docs/read.md", "docs/sft.md", "docs/sweeps.md", "docs/r1.md", "README.md")
+CAPABILITIES = ("evaluate", "read", "sft", "sweeps", "r1", "storage", "cluster")
+READ = (*(f"docs/{name}.md" for name in CAPABILITIES), "README.md")
 # Sizes: given behind what is written, where the last one counts.
 ASKED = ["--samples=2", "--max-new-tokens=48"]
 LEARNS = ["--prompts-per-iteration=2", "--max-new-tokens=48", "--eval-tasks=2"]
+# By a word of the command, the first of these that it has.
 SMALL = {
-    "evaluate": ["--num-tasks=2", *ASKED],
-    "generate": ["--num-tasks=16", *ASKED],  # of the embedded model about a third is right
-    "play": ["--max-new-tokens=48"],
-    "run": LEARNS,
-    "RFT": ["--iterations=1", "--group-size=2", *LEARNS],
+    "experiments/evaluate.py": ["--num-tasks=2", *ASKED],
+    "experiments/generate.py": ["--num-tasks=16", *ASKED],  # of the embedded model about a third is right
+    "experiments/play.py": ["--max-new-tokens=48"],
+    "--plan": [],
+    "--resume": ["--iterations=2"],
+    "SFT": LEARNS,
+    "experiments/run.py": ["--iterations=1", "--group-size=2", *LEARNS],
 }
 # The beginnings of commands that are not run here, and why. Of the README's those that train have tests of their own.
 NOT_RUN = {
@@ -45,6 +52,10 @@ NOT_RUN = {
     "python experiments/r1.py --preset smollm2_gsm8k ": "an hour, and rows of GSM8K",
     "python experiments/r1.py --preset r1_qwen ": "billions of parameters, on GPUs",
     "python experiments/r1.py --preset r1_tiny --compare-with rl ": "minutes: recipes/test_road.py compares",
+    "python experiments/run.py --preset qwen2.5_0.5b --model /models/Qwen2.5-0.5B --env ": "a GPU",
+    "python experiments/run.py --preset qwen2.5_7b --model /models/Qwen2.5-7B --env ": "eight GPUs",
+    "python experiments/run.py --address auto ": "on two nodes: experiments/test_cluster.py",
+    "python experiments/benchmarks/": "minutes",
     "python experiments/sweep.py ": "minutes, a process a trial: sweeps/test_sweep.py, test_sweep_command.py",
 }
 TRAINS = {"python experiments/run.py ": "it trains: test_run.py and its neighbours"}
@@ -68,9 +79,12 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterator[Path]:
-    """A reader's folder, with two runs, answers of another tool, demonstrations, and R1's recipe with small numbers."""
+    """A reader's folder: two runs, answers of another tool, demonstrations, models, R1's recipe with small numbers.
+
+    And rows in the bucket.
+    """
     folder = tmp_path_factory.mktemp("reader")
-    with pytest.MonkeyPatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched, s3_bucket(folder / "cache") as bucket:
         patched.chdir(folder)
         patched.setattr("ray.init", lambda **kwargs: None)
         patched.setattr("ray.shutdown", lambda: None)
@@ -81,8 +95,18 @@ def place(tmp_path_factory: pytest.TempPathFactory, ray_cluster: None) -> Iterat
         said = "<think>x</think><answer>1</answer>"
         Path("answers.jsonl").write_text(json.dumps({"task": 0, "completion": said}) + "\n")
         pd.DataFrame({"prompt": ["1 + 1?"] * 4, "completion": [said] * 4}).to_parquet("demos.parquet")
+        pair = json.dumps({"prompt": "1 + 1?", "completion": said}) + "\n"
+        write(f"{bucket}/rows.jsonl", pair * 4)
+        for split in ("train", "test"):
+            write(f"{bucket}/rows/{split}.jsonl", json.dumps(verl_row(f"1 + 1, {split}?")) + "\n")
+        make_folders(Path("models"))
         Path("r1_tiny.yaml").write_text(yaml.safe_dump(small_road(), sort_keys=False))
         yield folder
+
+
+def verl_row(question: str) -> dict:
+    prompt = [{"role": "user", "content": question}]
+    return {"data_source": "openai/gsm8k", "prompt": prompt, "reward_model": {"ground_truth": "2"}}
 
 
 def small_road() -> dict:
@@ -118,12 +142,10 @@ def test_what_is_not_run_is_there() -> None:
 @pytest.mark.parametrize("command", RUN)
 def test_it_runs(command: str, place: Path, server: Server) -> None:
     words = shlex.split(command)[1:]
-    script = Path(words[0]).stem
-    instead = {
-        "http://localhost:8000/v1": server.url,
-        "/models/mine": "models/mine",
-        "r1_tiny": "r1_tiny.yaml",
-    }
-    words = [instead.get(word, word) for word in words]
-    words += SMALL.get("RFT" if "RFT" in words else script, [])
+    sizes = next((sizes for word, sizes in SMALL.items() if word in words), [])
+    instead = {"http://localhost:8000/v1": server.url, "r1_tiny": "r1_tiny.yaml"}
+    words = [
+        instead.get(word, word.removeprefix("/") if word.startswith("/models/") else word) for word in words
+    ]
+    words += sizes
     invoke(words, typed="1\n\n" * 16)

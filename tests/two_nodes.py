@@ -7,6 +7,7 @@ JSON.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from experiments.common.training import Training
 from experiments.run import app
 from support import contents, flat_weights
+from written import PAGES, commands
 
 ITERATIONS = 3
 found: dict[str, Any] = {}
@@ -75,15 +77,12 @@ if __name__ == "__main__":
     )
     add_sampling(cluster)
     Training.run = lambda self: twice(self, cluster, Path(output, "start"))  # type: ignore[method-assign]
+    (documented,) = (command for command in commands(PAGES["docs/cluster.md"]) if "--address" in command)
+    instead = {"auto": cluster.address, "GSM8K-v0": "own_env:Own-v0", "s3://bucket/run": f"{output}/run"}
     arguments = [
-        f"--address={cluster.address}",
-        f"--output={output}/run",
+        *(instead.get(word, word) for word in shlex.split(documented)[2:]),
         f"--model={model}",
-        "--env=own_env:Own-v0",
         "--num-env-runners=1",
-        "--num-learners=1",
-        "--set=env_runners.custom_resources_per_env_runner.sampling=1",
-        "--set=learners.custom_resources_per_learner.learning=1",
         "--set=env_runners.num_cpus_per_env_runner=0.5",
         "--set=learners.num_cpus_per_learner=0.5",
         f"--iterations={ITERATIONS}",

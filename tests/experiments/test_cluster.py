@@ -27,7 +27,7 @@ gym.register("Own-v0", entry_point=NoDigitEnv)
 
 @pytest.fixture(scope="module")
 def lost_node(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> tuple[dict, Path]:
-    """What `two_nodes.py` has found out, and the run's folder."""
+    """What `two_nodes.py` has found out with docs/cluster.md's command, and the run's folder."""
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "own_env.py").write_text(OWN_ENV)
     script = ROOT / "tests" / "two_nodes.py"

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
-import pyarrow.fs
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -28,7 +26,7 @@ from llmenv.data import WANTED, load_rows
 from llmenv.files import cache
 from llmenv.models.names import POLICY_IN_CHECKPOINT
 from llmenv.remote import CHUNK, listed, local_copy, opened, put
-from support import free_port
+from s3_server import s3_bucket, write
 
 SETTINGS = [
     "--env=support:NoDigit-v0",
@@ -46,42 +44,12 @@ SETTINGS = [
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URI of an empty one, and a cache of its own."""
-    # Not in this process: where flask has been imported, vLLM cannot be.
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H127.0.0.1", f"-p{port}"], stderr=subprocess.DEVNULL
-    )
-    endpoint = f"http://127.0.0.1:{port}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", endpoint)
-        patch.setenv("AWS_ACCESS_KEY_ID", "key")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        wait_until_it_answers(server, port)
-        pyarrow.fs.S3FileSystem(endpoint_override=endpoint, allow_bucket_creation=True).create_dir("bucket")
-        yield "s3://bucket"
-    server.kill()
-    server.wait()
-
-
-def wait_until_it_answers(server: subprocess.Popen[bytes], port: int) -> None:
-    while True:
-        assert server.poll() is None
-        with contextlib.suppress(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", port)).close()
-            return
-        time.sleep(0.1)
+    with s3_bucket(tmp_path_factory.mktemp("cache")) as uri:
+        yield uri
 
 
 def names(uri: str) -> set[str]:
     return {*listed(*opened(uri))}
-
-
-def write(uri: str, text: str) -> None:
-    file = cache() / "written"
-    file.write_text(text)
-    put(*opened(uri), file)
 
 
 def read(uri: str) -> str:
