@@ -59,6 +59,7 @@ def test_there_are_commands_to_check() -> None:
         "python experiments/evaluate.py --suite arithmetics",
         "python experiments/generate.py --output x --samples 2 --kep all",
         "python experiments/benchmarks/bench_learner.py --groth x.png",
+        "python experiments/benchmarks/bench_memory.py -- --iteration 5 --output x",
         "llmenv trian",
         "llmenv train --iteration 3",
         "make tests",

@@ -48,6 +48,7 @@ NOT_RUN = {
     "pip ": "it installs",
     "python3 -m venv ": "it installs",
     "python experiments/evaluate.py --model smollm2-135m --parity ": "a download, and vLLM: test_parity.py",
+    "python experiments/evaluate.py --model smollm2-135m --env GSM8K-v0 ": "a download, and rows of GSM8K",
     "llmenv ": "experiments/test_cli.py: each is its script's own function",
     "python experiments/r1.py --preset smollm2_gsm8k ": "an hour, and rows of GSM8K",
     "python experiments/r1.py --preset r1_qwen ": "billions of parameters, on GPUs",

@@ -84,6 +84,9 @@ def _check(words: list[str]) -> None:
 
 def _check_script(script: Path, arguments: list[str]) -> None:
     assert script.is_file(), script
+    if "--" in arguments:  # what follows is a command line of run.py
+        _check_script(ROOT / "experiments" / "run.py", arguments[arguments.index("--") + 1 :])
+        arguments = arguments[: arguments.index("--")]
     if script.parent.name != "experiments" or "typer" not in script.read_text():
         given = {word.partition("=")[0] for word in arguments if word.startswith("--")}
         assert given <= _declared(script), f"{script} has no {given - _declared(script)}"

@@ -89,7 +89,7 @@ def draw(frame: pd.DataFrame, file: Path) -> None:
     for role in frame.columns.drop("iteration"):
         axes.plot(frame["iteration"], frame[role], label=role)
     axes.set(xlabel="iteration", ylabel="memory of its own (MB)", ylim=(0, None))
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside upper center", ncols=5, fontsize="small")
     figure.savefig(file, dpi=110)
     plt.close(figure)
 

@@ -95,9 +95,9 @@ def test_two_evaluations(tmp_path: Path) -> None:
     # Wilson of 10 and of 14 in 20.
     assert "A 20 50.0% 29.9-70.1% 20 20 0" in [" ".join(line.split()) for line in lines]
     assert "B 20 70.0% 48.1-85.5% 20 20 0" in [" ".join(line.split()) for line in lines]
-    # McNemar: 8 against 4 of 12: 2 (1 + 12 + 66 + 220 + 495) / 4096 = 0.3877.
+    # McNemar, mid-p: 8 against 4 of 12: 2 (1 + 12 + 66 + 220 + 495 / 2) / 4096 = 0.2668.
     row = next(" ".join(line.split()) for line in lines if "A to B" in line and "+20.0" in line)
-    assert row.startswith("A to B 20 +20.0") and " 0.3877 8 8 4 " in row
+    assert row.startswith("A to B 20 +20.0") and " 0.2668 8 8 4 " in row
     assert "12 flips, A to B, envs:Countdown-v0" in done.output
     facts, completions = unpacked((tmp_path / "pages" / "report.html").read_text())
     assert facts["sets"] == ["A", "B"] and facts["together"] and len(completions) == 2 * 12
@@ -105,7 +105,7 @@ def test_two_evaluations(tmp_path: Path) -> None:
     assert completions[:2] == ["t0 True", "t0 False"], "both of a task stand together"
     accuracies, differences = facts["tables"]
     assert accuracies["rows"][1][5:7] == ["70.0 %", "48.1 to 85.5 %"]
-    assert differences["rows"][0][3] == "+20.0" and differences["rows"][0][5:9] == ["0.3877", "8", "8", "4"]
+    assert differences["rows"][0][3] == "+20.0" and differences["rows"][0][5:9] == ["0.2668", "8", "8", "4"]
     flips = pd.read_csv(tmp_path / "flips.csv")
     assert set(flips["task"]) == {f"t{i}" for i in (*range(4), *range(10, 18))}
     won = flips[flips["task"] == "t12"].iloc[0]
@@ -117,12 +117,12 @@ def test_two_evaluations(tmp_path: Path) -> None:
 
 
 def test_three_are_adjusted_for(tmp_path: Path) -> None:
-    """B and C win eight tasks of A: p = 2 / 2^8 = 0.0078, times 3 by Holm 0.0234; between them there is nothing."""
+    """B and C win eight tasks of A: p = 1 / 2^8 = 0.0039, times 3 by Holm 0.0117; between them there is nothing."""
     a = tasks_of(tmp_path / "a", range(0))
     b, c = (tasks_of(tmp_path / name, range(8)) for name in "bc")
-    assert " 0.0078 8 12 0 " in " ".join(compare(a, b).output.split())
+    assert " 0.0039 8 12 0 " in " ".join(compare(a, b).output.split())
     shown = " ".join(compare(a, b, c).output.split())
-    assert shown.count(" 0.0234 8 12 0 ") == 2 and "B to C 20 +0.0" in shown and " 1.0000 0 20 0 " in shown
+    assert shown.count(" 0.0117 8 12 0 ") == 2 and "B to C 20 +0.0" in shown and " 1.0000 0 20 0 " in shown
 
 
 def test_missing_samples_have_bounds(tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_tasks_of_a_cluster_are_not_independent(tmp_path: Path) -> None:
         [record(f"t{i}", 0, right and i < 5, index=i // 5) for i in range(20)] for right in (False, True)
     ]
     a, b = (evaluation(tmp_path / name, part) for name, part in zip("ab", parts, strict=True))
-    assert " 0.0625 5 15 0 " in " ".join(compare(a, b).output.split())  # 2 / 2^5
+    assert " 0.0312 5 15 0 " in " ".join(compare(a, b).output.split())  # 1 / 2^5
     clustered = " ".join(compare(a, b, "--cluster", "index").output.split())
-    assert " 1.0000 5 15 0 " in clustered  # of one cluster that differs both signs are as far from 0
+    assert " 0.5000 5 15 0 " in clustered  # one cluster differs: one coin
     assert "B 20 25.0%" in clustered and "B 20 25.0% 11.2-46.9%" not in clustered
     refused = compare(a, b, "--cluster", "topic")
     assert (
