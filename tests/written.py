@@ -161,7 +161,9 @@ def check_environment(chosen: str | list[str], given: dict[str, Any]) -> None:
     section = {"environment": environment(ours) if ours else {}}
     section = settings.merge(section, {"environment": given})["environment"]
     drawn = ("Countdown", "Multiplication", "GuessNumber", "Mixture")
-    if section.get("env", "").removeprefix("envs:").startswith(drawn):
+    parts = section.get("env_config", {}).get("parts", {}).values()
+    named = [section.get("env", ""), *(part["env"] for part in parts)]
+    if all(name.removeprefix("envs:").startswith(drawn) for name in named):
         gymnasium.make(section["env"], **section.get("env_config", {})).close()
 
 
