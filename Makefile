@@ -11,7 +11,7 @@ ARGS ?=
 # --no-compile: Python compiles what it imports, far less than all that is installed.
 PIP := $(BIN)/python -m pip install -q --no-compile
 # uv takes a quarter of pip's time. It reads none of pip's settings (an index of one's own, say): where it fails, pip is asked.
-INSTALL := install() { $(BIN)/uv pip install -q --python $(BIN)/python "$$@" 2>/dev/null || $(PIP) "$$@"; }; install
+INSTALL := @install() { echo "installing $$*"; $(BIN)/uv pip install -q --python $(BIN)/python "$$@" 2>/dev/null || $(PIP) "$$@"; }; install
 # The installation is not compiled ahead: without caches every process would compile all that it imports, for 20 seconds.
 unexport PYTHONDONTWRITEBYTECODE
 
