@@ -19,6 +19,9 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_DEDUP_LOGS", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # a worker a core that nobody asks for
+# No driver shows its workers' logs (log_to_driver): else each Ray looks for new files of them ten times a second.
+os.environ.setdefault("RAY_LOG_MONITOR_MANY_FILES_THRESHOLD", "0")
+os.environ.setdefault("LOG_NAME_UPDATE_INTERVAL_S", "1e9")
 # Ray's workers import the functions that a test hands them from the test's own module.
 FOLDERS = sorted({str(file.parent) for file in TESTS.rglob("*.py")})
 os.environ["PYTHONPATH"] = os.pathsep.join(

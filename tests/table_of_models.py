@@ -10,13 +10,14 @@ passes them is then compared with transformers' own forward pass, row by row, an
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,7 +73,8 @@ def try_path(folder: str, path: str) -> Cell:
         except REFUSALS as error:
             return Cell("refused", shorten(error))
     try:
-        gaps = compare(learner, reference(folder, config))
+        adapters = config.lora and {**config.lora, "seed": config.root_seed}
+        gaps = compare(learner, plain(folder, json.dumps(adapters)))
     except RuntimeError as error:
         if "set shared_prompts=False" not in str(error):
             raise
@@ -127,37 +129,53 @@ class Told(logging.Handler):
         logging.getLogger("llmenv").removeHandler(self)
 
 
-def reference(folder: str, config: LLMConfig) -> Any:
-    """The model as transformers has it, with adapters where the learner has some."""
-    model = load_causal_lm(folder)
-    if config.lora is not None:
-        lora.add_adapters(model, **config.lora, seed=config.root_seed)
-    return model
-
-
-def compare(learner: LLMLearner, model: Any) -> tuple[float, float]:
-    """The mean gap of log-probabilities, in nats, and the relative gap of all gradients, to a model's own.
+class Plain(NamedTuple):
+    """What a model itself makes of a few rows: log-probabilities where the responses are, and gradients by name.
 
     The loss is the sum of all responses' log-probabilities, each times a number of its own.
     """
+
+    batch: TokenBatch
+    factors: torch.Tensor
+    logps: torch.Tensor
+    gradients: dict[str, torch.Tensor]
+
+
+@lru_cache(maxsize=2)  # the same for all paths of an architecture, but for adapters
+def plain(folder: str, adapters: str) -> Plain:
+    """By transformers, row by row.
+
+    Args:
+        folder: The model's.
+        adapters: As JSON, where the learner has some: arguments of `add_adapters`.
+    """
+    model = load_causal_lm(folder)
+    if settings := json.loads(adapters):
+        lora.add_adapters(model, **settings)
     vocabulary = len(model.get_input_embeddings().weight)
     rows = [
         TokenRow.from_episode(e, 1.0) for e in random_episodes(2, 3, vocab_size=vocabulary, max_response=12)
     ]
     batch = TokenBatch.from_rows(rows)
     factors = torch.linspace(-1, 2, batch.input_ids.numel()).view(batch.input_ids.shape)
-    found = learner.engine.forward(batch, with_entropy=False).logps
-    expected = torch.zeros_like(found)
+    logps = torch.zeros(batch.input_ids.shape)
     for i, row in enumerate(rows):
         ids = torch.tensor(np.asarray(row.token_ids, dtype=np.int64))
-        logps = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)
-        expected[i, 1 : len(ids)] = logps.gather(-1, ids[1:, None]).squeeze(-1)
-    mask = batch.response_mask
-    expected = expected.where(mask, 0.0)
-    learner.engine.backward((found * factors).sum(), last=True)
-    (expected * factors).sum().backward()
-    gap = float((found - expected).detach().abs().sum() / mask.sum())
-    ours, theirs = gradients(learner), {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found = model(input_ids=ids[None], use_cache=False).logits[0, :-1].float().log_softmax(-1)
+        logps[i, 1 : len(ids)] = found.gather(-1, ids[1:, None]).squeeze(-1)
+    logps = logps.where(batch.response_mask, 0.0)
+    (logps * factors).sum().backward()
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return Plain(batch, factors, logps.detach(), gradients)
+
+
+def compare(learner: LLMLearner, expected: Plain) -> tuple[float, float]:
+    """The mean gap of log-probabilities, in nats, and the relative gap of all gradients, to the model's own."""
+    batch = expected.batch
+    found = learner.engine.forward(batch, with_entropy=False).logps
+    learner.engine.backward((found * expected.factors).sum(), last=True)
+    gap = float((found - expected.logps).detach().abs().sum() / batch.response_mask.sum())
+    ours, theirs = gradients(learner), expected.gradients
     assert theirs.keys() <= ours.keys()
     differences = [(ours[name] - gradient).norm() for name, gradient in theirs.items()]
     norm = torch.stack([gradient.norm() for gradient in theirs.values()]).norm()
@@ -205,7 +223,10 @@ def row_of(kind: str, columns: Sequence[str]) -> dict[str, Cell]:
         for column in columns:
             if column == "vllm":
                 # vLLM makes its groups with a process's first model, and what one leaves is in another's way.
-                with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=start_ray) as pool:
+                address = ray.get_runtime_context().gcs_address
+                with ProcessPoolExecutor(
+                    1, mp_context=get_context("spawn"), initializer=join_ray, initargs=(address,)
+                ) as pool:
                     cells[column] = pool.submit(cell_of, folder, column).result()
             else:
                 cells[column] = cell_of(folder, column)
@@ -227,8 +248,8 @@ def reasons(cells: dict[str, Cell]) -> list[str]:
     return [f"{', '.join(names)}: {why}" for why, names in columns.items()]
 
 
-def start_ray() -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+def join_ray(address: str) -> None:
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
 
 
 def main() -> None:
@@ -238,7 +259,7 @@ def main() -> None:
         "--columns", nargs="+", choices=COLUMNS[1:-1], default=COLUMNS[1:-1], metavar="COLUMN"
     )
     args = parser.parse_args()
-    start_ray()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
     for kind in args.kinds or ARCHITECTURES:
         print(as_markdown(kind, row_of(kind, args.columns)), flush=True)

@@ -17,6 +17,8 @@ from torch.nn import functional
 
 from algorithms.learner import PolicyLearner
 from bfloat16 import fast_bfloat16
+from llmenv.models import tiny
+from llmenv.models.names import load_causal_lm, load_tokenizer
 from support import critic_weights, flat_weights, relative_gap, small_config
 from updates import SPACES, Update, make_plan, make_rows, set_stage
 
@@ -53,7 +55,7 @@ def _fast_bfloat16() -> Iterator[None]:
 
 
 def displacement(
-    group: Any, read: Any = flat_weights, num_groups: int = 5, num_steps: int = 20
+    group: Any, read: Any = flat_weights, num_groups: int = 5, num_steps: int = 10
 ) -> torch.Tensor:
     """How far some steps, each on rows of its own, move what is stepped on."""
     before = read(group._learner)
@@ -70,14 +72,27 @@ def assert_moved_alike(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float((ours[moved] != 0).float().mean()) >= 0.99
 
 
-# How many groups a step has rows of, the steps, and the engines that are tried: the largest takes two seconds a step.
-MODELS = {"small": (5, 20, ENGINES), "tiny": (5, 20, ENGINES), "smollm2-135m": (1, 3, [PLAIN])}
+# How many groups a step has rows of, the steps, and the engines that are tried.
+MODELS = {"small": (5, 10, ENGINES), "tiny": (5, 10, [PLAIN, "3"]), "SmolLM2": (1, 3, [PLAIN])}
+
+
+@pytest.fixture(scope="module")
+def six_layers(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Those of SmolLM2-135M's 30, with its embeddings: a real model's weights."""
+    model = load_causal_lm("smollm2-135m")
+    model.model.layers = model.model.layers[:6]
+    model.config.num_hidden_layers = 6
+    folder = tmp_path_factory.mktemp("six")
+    tiny.save(model, load_tokenizer("smollm2-135m"), folder)
+    return str(folder)
 
 
 @cache
-def displacement_in_float32(model: str, num_groups: int, num_steps: int) -> torch.Tensor:
-    group = learners(model, dtype="float32", lr=1e-6)
-    return displacement(group, num_groups=num_groups, num_steps=num_steps)
+def displacement_in_float32(
+    model: str, read: Any = flat_weights, num_groups: int = 5, num_steps: int = 10, **settings: Any
+) -> torch.Tensor:
+    """By the plain engine, which all others are compared with."""
+    return displacement(learners(model, dtype="float32", **settings), read, num_groups, num_steps)
 
 
 @pytest.mark.parametrize(
@@ -88,12 +103,16 @@ def displacement_in_float32(model: str, num_groups: int, num_steps: int) -> torc
         for engine in engines
     ],
 )
-def test_small_steps_move_the_masters(model_folder: str, name: str, engine: str) -> None:
+def test_small_steps_move_the_masters(
+    request: pytest.FixtureRequest, model_folder: str, name: str, engine: str
+) -> None:
     """Steps of 1e-6."""
-    model, (num_groups, num_steps, _) = model_folder if name == "small" else name, MODELS[name]
+    model = {"small": model_folder, "tiny": "tiny"}.get(name) or request.getfixturevalue("six_layers")
+    num_groups, num_steps, _ = MODELS[name]
     group = learners(model, engine, lr=1e-6)
     ours = displacement(group, num_groups=num_groups, num_steps=num_steps)
-    assert_moved_alike(ours, displacement_in_float32(model, num_groups, num_steps))
+    theirs = displacement_in_float32(model, num_groups=num_groups, num_steps=num_steps, lr=1e-6)
+    assert_moved_alike(ours, theirs)
     learner = group._learner
     # What is sampled from and exported are the masters, rounded once.
     sent = torch.cat([tensor.flatten() for tensor in learner.outbox.weights().values()])
@@ -105,20 +124,15 @@ def test_small_steps_move_the_masters(model_folder: str, name: str, engine: str)
 @pytest.mark.parametrize("engine", [PLAIN, "2"])
 def test_a_critic_learns_in_16_bits(model_folder: str, critic: str, engine: str) -> None:
     read = critic_weights if critic == "separate" else flat_weights
-    ours, theirs = (
-        displacement(learners(model_folder, which, dtype, "PPO", critic=critic, lr=1e-6), read)
-        for which, dtype in ((engine, "bfloat16"), (PLAIN, "float32"))
-    )
-    assert_moved_alike(ours, theirs)
+    settings: Any = {"algo": "PPO", "critic": critic, "lr": 1e-6}
+    ours = displacement(learners(model_folder, engine, **settings), read)
+    assert_moved_alike(ours, displacement_in_float32(model_folder, read, **settings))
 
 
 @pytest.mark.parametrize("engine", [PLAIN, "2"])
 def test_adapters_over_a_base_in_16_bits_learn(model_folder: str, engine: str) -> None:
-    ours, theirs = (
-        displacement(learners(model_folder, which, dtype, lora=4, lr=1e-4), _trained)
-        for which, dtype in ((engine, "bfloat16"), (PLAIN, "float32"))
-    )
-    assert_moved_alike(ours, theirs)
+    ours = displacement(learners(model_folder, engine, lora=4, lr=1e-4), _trained)
+    assert_moved_alike(ours, displacement_in_float32(model_folder, _trained, lora=4, lr=1e-4))
 
 
 def _trained(learner: Any) -> torch.Tensor:
@@ -130,15 +144,15 @@ def _trained(learner: Any) -> torch.Tensor:
 
 @each_engine
 def test_gradients_are_added_up_in_float32(model_folder: str, engine: str) -> None:
-    """256 micro-batches, against the sum in float64 of what autograd gives; a sum in 16 bits is beside it."""
+    """128 micro-batches, against the sum in float64 of what autograd gives; a sum in 16 bits is beside it."""
     group = learners(model_folder, engine, grad_clip=None)
     parameters = list(group._learner.policy.parameters())
     exact = [torch.zeros(_shape(p), dtype=torch.float64) for p in parameters]
     rough = [torch.zeros(_shape(p), dtype=torch.bfloat16) for p in parameters]
     for parameter, *sums in zip(parameters, exact, rough, strict=True):
         parameter.register_hook(lambda gradient, sums=sums: [s.add_(gradient) for s in sums] and None)
-    plan = make_plan(make_rows(64, 4), 1, minibatch_size=256, tokens=1)
-    assert len(plan[0][0].micro_batches) == 256
+    plan = make_plan(make_rows(32, 4), 1, minibatch_size=128, tokens=1)
+    assert len(plan[0][0].micro_batches) == 128
     (ours,) = Update(group, plan).gradients[0]
     theirs = torch.cat([s.flatten() for s in exact])
     assert relative_gap(ours, theirs) < 1e-5

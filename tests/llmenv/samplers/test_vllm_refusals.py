@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from architectures import make_folder
 from llmenv.samplers.vllm import VLLMSampler
@@ -28,7 +29,7 @@ import sys
 import ray
 from support import small_config
 
-ray.init(address="local", num_cpus=1, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
+ray.init(address=sys.argv[2], logging_level="ERROR", log_to_driver=False)
 config = small_config(sys.argv[1])
 config.sampling(sampler="vllm", max_prompt_tokens=150, sampler_kwargs={"kv_cache_memory_bytes": 2**27})
 try:
@@ -39,8 +40,11 @@ except ValueError as error:
 
 
 @pytest.mark.slow
-def test_a_class_of_transformers_that_vllm_changes_under_the_learner(tmp_path: Path) -> None:
+def test_a_class_of_transformers_that_vllm_changes_under_the_learner(
+    ray_cluster: None, tmp_path: Path
+) -> None:
     """In one process the learner could not be made any more; nor could any other model of that class in this one."""
-    command = [sys.executable, "-c", BUILD, make_folder("glm", tmp_path)]
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-c", BUILD, make_folder("glm", tmp_path), address]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert re.search(r"refused: .*with transformers' class.*--num-env-runners 1", done.stdout), done.stderr
