@@ -60,8 +60,8 @@ run: same-index .venv/installed
 	$(BIN)/python experiments/run.py $(if $(findstring --resume,$(ARGS)),,--env Countdown-v0 --algo GRPO) $(ARGS)
 
 # A file's tests run in one process, since they share what takes long to start. Three processes keep two cores busy: some
-# wait for what starts, hangs or ends.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile
+# wait for what starts, hangs or ends. Files are dealt out in the order of tests/conftest.py.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test: install-vllm
 	$(PYTEST) $(ARGS)
