@@ -121,7 +121,11 @@ def load_causal_lm(name: str, dtype: str = "float32") -> PreTrainedModel:
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """Loads the tokenizer that belongs to a model; see `resolve_model` for names and errors."""
-    folder = resolve_model(name)
+    return tokenizer_in(resolve_model(name), name)
+
+
+def tokenizer_in(folder: str, name: str) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of a folder or hub id as it stands, for the model of a name."""
     from transformers import AutoTokenizer
 
     with _load_errors_named(name):
