@@ -118,10 +118,10 @@ class Renderer:
             text = observation
         elif self.chat:
             text, opened = self.chat.later(observation)
-            # The stop token is cut off again where the model itself sampled it.
+            # The stop token is cut off again where the model itself sampled it. Llama 2's has a space before it.
             if response_ids and response_ids[-1] in self.stop_token_ids:
-                stop = next((s for s in self._stop_texts() if text.startswith(s)), "")
-                text = text[len(stop) :]
+                end = text.lstrip()
+                text = next((end[len(s) :] for s in self._stop_texts() if end.startswith(s)), text)
         else:
             text = f"\nUser: {observation}\nAssistant: "
         prefix = still_to_open(opened, assistant_prefix)

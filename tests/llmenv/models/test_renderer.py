@@ -86,6 +86,25 @@ def test_a_chat_dialogue_grows_to_what_the_template_renders_for_it(chat: Rendere
     assert grown == tokenizer.encode(whole, add_special_tokens=False)
 
 
+def test_an_end_with_a_space_before_it_stands_there_once(tokenizer: Any) -> None:
+    """Llama 2's template, without its system message."""
+    end = tokenizer.eos_token
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %} {{ m.content }} " + end + "{% endif %}{% endfor %}"
+    )
+    renderer = Renderer(tokenizer, frozenset({tokenizer.eos_token_id}), "chat")
+    cut = tokenizer.encode(" 15")
+    ended = renderer.next_turn([*cut, tokenizer.eos_token_id], "And now?")
+    assert tokenizer.decode(ended.token_ids) == "[INST] And now? [/INST]"
+    # Where the model did not end it, the template does; and a text that is no end of a message stays as it is.
+    assert tokenizer.decode(renderer.next_turn(cut, "And now?").token_ids) == f" {end}[INST] And now? [/INST]"
+    tokenizer.chat_template = tokenizer.chat_template.replace(end, "")
+    other = Renderer(tokenizer, frozenset({tokenizer.eos_token_id}), "chat")
+    after = other.next_turn([*cut, tokenizer.eos_token_id], "And now?")
+    assert tokenizer.decode(after.token_ids) == " [INST] And now? [/INST]"
+
+
 def test_an_r1_dialogue_goes_on_with_the_same_labels(tokenizer: Any) -> None:
     renderer = Renderer(tokenizer, frozenset({tokenizer.eos_token_id}), "r1")
     assert tokenizer.decode(renderer.next_turn([5], "And now?").token_ids) == "\nUser: And now?\nAssistant: "
