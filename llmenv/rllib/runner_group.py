@@ -40,6 +40,21 @@ class RunnerError(RuntimeError):
     """An env runner raised. It lives on, and would raise again: nobody is asked a second time."""
 
 
+@dataclass(frozen=True)
+class Call:
+    """What a runner is at work on.
+
+    Attributes:
+        worker: The runner.
+        asked_for: What it is to do, in words.
+        since: When it was asked, in seconds of `time.monotonic`.
+    """
+
+    worker: int
+    asked_for: str
+    since: float
+
+
 @dataclass
 class Handle:
     """Groups that have been asked for, and are to be collected.
@@ -52,7 +67,7 @@ class Handle:
 
     requests: Sequence[GroupRequest]
     settings: dict[str, Any]
-    calls: dict[ray.ObjectRef, int]
+    calls: dict[ray.ObjectRef, Call]
 
 
 class RunnerGroup:
@@ -177,7 +192,9 @@ class RunnerGroup:
         if self.in_this_process:
             return [getattr(self._group.local_env_runner, method)(**kwargs)]
         asked = self._manager.healthy_actor_ids() if worker_ids is None else worker_ids
-        return list(self._answers({self._ask(i, method, **kwargs): i for i in asked}).values())
+        now = time.monotonic()
+        calls = {self._ask(i, method, **kwargs): Call(i, method, now) for i in asked}
+        return list(self._answers(calls).values())
 
     def sync_weights(self) -> None:
         """Brings the learners' weights to every runner, and waits until they are there.
@@ -240,17 +257,20 @@ class RunnerGroup:
     def _ask(self, worker: int, method: str, **kwargs: Any) -> ray.ObjectRef:
         return getattr(self._manager.actors()[worker], method).remote(**kwargs)
 
-    def _deal(self, handle: Handle, requests: Sequence[GroupRequest]) -> dict[ray.ObjectRef, int]:
+    def _deal(self, handle: Handle, requests: Sequence[GroupRequest]) -> dict[ray.ObjectRef, Call]:
         """Evenly, to those in service; nobody gets nothing to do."""
         healthy = self._manager.healthy_actor_ids()
         shares = [(worker, requests[i :: len(healthy)]) for i, worker in enumerate(healthy)]
+        now = time.monotonic()
         return {
-            self._ask(worker, "sample_with_metrics", requests=share, **handle.settings): worker
+            self._ask(worker, "sample_with_metrics", requests=share, **handle.settings): Call(
+                worker, f"{len(share)} groups", now
+            )
             for worker, share in shares
             if share
         }
 
-    def _answers(self, calls: dict[ray.ObjectRef, int]) -> dict[int, Any]:
+    def _answers(self, calls: dict[ray.ObjectRef, Call]) -> dict[int, Any]:
         """What runners return, by runner. Who dies is left out, and out of service.
 
         So is who gives no answer for `sample_timeout_s`: it is killed, and Ray starts it anew.
@@ -261,7 +281,7 @@ class RunnerGroup:
             ready, pending = ray.wait(pending, timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
                 break
-            worker = calls[ready[0]]
+            worker = calls[ready[0]].worker
             try:
                 answers[worker] = ray.get(ready[0])
             except RayTaskError as error:
@@ -270,13 +290,21 @@ class RunnerGroup:
                 self._last_error = error
                 self._manager.set_actor_state(worker, healthy=False)
         for call in pending:
-            worker = calls[call]
-            self._last_error = TimeoutError(
-                f"env runner {worker} gave no answer for {self._config.sample_timeout_s:g} s"
-            )
-            self._manager.set_actor_state(worker, healthy=False)
-            ray.kill(self._manager.actors()[worker], no_restart=False)
+            self._give_up(calls[call])
         return answers
+
+    def _give_up(self, call: Call) -> None:
+        """Kills a runner that gave no answer in time: nothing tells one that hangs from one that is slow."""
+        waited = time.monotonic() - call.since
+        self._last_error = TimeoutError(f"env runner {call.worker} gave no answer for {waited:.0f} s")
+        logger.warning(
+            "env runner %d gave no answer for %.0f s, and is killed and started anew: it was asked for %s. If it was "
+            "but slow, raise env_runners(sample_timeout_s=...), which is %g s and holds for all that a runner is asked "
+            "for at once, or start more runners",
+            *(call.worker, waited, call.asked_for, self._config.sample_timeout_s),
+        )
+        self._manager.set_actor_state(call.worker, healthy=False)
+        ray.kill(self._manager.actors()[call.worker], no_restart=False)
 
     def _await_somebody(self) -> None:
         """Where nobody is in service, waits for a restart: a large model takes its time to load."""

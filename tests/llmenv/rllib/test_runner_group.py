@@ -5,6 +5,8 @@ On actors of Ray's that are runners in name alone.
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,11 +95,16 @@ def test_the_groups_of_one_that_dies_are_sampled_by_the_other(two: Setup) -> Non
     assert two.sample() == ALL
 
 
-def test_one_that_hangs_is_killed_and_starts_anew(two: Setup) -> None:
+def test_one_that_hangs_is_killed_and_starts_anew(two: Setup, caplog: pytest.LogCaptureFixture) -> None:
     two.config.sample_timeout_s = 2.0
     two.orders[0].write_text("hang")
-    assert two.sample() == ALL
+    with caplog.at_level(logging.WARNING, "llmenv.rllib.runner_group"):
+        assert two.sample(3) == ALL[:6]
     assert two.manager.healthy_actor_ids() == [2]
+    (said,) = [record.getMessage() for record in caplog.records if "gave no answer" in record.getMessage()]
+    # Of three groups the first runner has the first and the third.
+    assert re.match(r"env runner 1 gave no answer for [2-5] s, and is killed .* asked for 2 groups\. ", said)
+    assert "raise env_runners(sample_timeout_s=...), which is 2 s" in said
 
 
 def test_nobody_waits_for_a_restart_while_others_are_in_service(two: Setup) -> None:
