@@ -12,7 +12,7 @@ from algorithms.config import LLMConfig
 from algorithms.placement import check_placement
 from llmenv.engines import deepspeed as deepspeed_engine
 from llmenv.evaluation.tasks import Source, sources_of
-from llmenv.models.fit import check_fit
+from llmenv.models.fit import check_fit, check_scaling
 from llmenv.models.names import resolve_model, trust_remote_code
 from llmenv.rllib.nodes import check_nodes
 from llmenv.samplers.vllm import check_settings
@@ -30,12 +30,19 @@ def preflight(config: LLMConfig) -> list[Source]:
     """
     trust_remote_code(config.trust_remote_code)
     resolve_model(config.base_model)
+    # One sampler does both.
+    limits: list[int | None] = [
+        one.max_sequence_tokens for one in (config, config.get_evaluation_config_object())
+    ]
+    longest_of_both = None if None in limits else max(limit for limit in limits if limit is not None)
+    check_scaling(config.base_model, longest_of_both)
     longest = config.max_new_tokens + (config.max_prompt_tokens or 1)
     check_fit(
         config.base_model, longest, strict=config.sampler == "vllm" and config.max_prompt_tokens is not None
     )
     if config.reference_model is not None:
         resolve_model(config.reference_model)
+        check_scaling(config.reference_model, longest_of_both)
     if config.zero_stage is not None:
         deepspeed_engine.check_installed()
     if config.sampler == "vllm":

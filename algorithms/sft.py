@@ -26,7 +26,7 @@ from algorithms.sections.paths import absolute
 from llmenv.conversations import load_demonstrations, parse_conversation
 from llmenv.episode import TextEpisode, derive_seed
 from llmenv.models.demonstration import Demonstration, demonstrate
-from llmenv.models.fit import positions_of
+from llmenv.models.fit import check_scaling, positions_of
 from llmenv.models.names import trust_remote_code
 from llmenv.models.renderer import Renderer
 from llmenv.policy.batch import TokenRow
@@ -211,6 +211,7 @@ def read_demonstrations(config: SFTConfig) -> tuple[list[Demonstration], list[De
     trust_remote_code(config.trust_remote_code)
     renderer = Renderer.from_model(config.base_model, config.template, config.template_kwargs)
     limit = config.max_row_tokens or positions_of(config.base_model)
+    check_scaling(config.base_model, limit)
     assert config.data is not None
     rows = _read(config.data, "train", config, renderer, limit)
     if isinstance(config.validation, str):

@@ -62,3 +62,18 @@ def test_a_run_that_would_leave_the_models_positions_is_refused(tmp_path: Path) 
     config = small_config(model).sampling(max_prompt_tokens=400, max_new_tokens=113)
     with pytest.raises(ValueError, match="has 512 positions, and a prompt with its response may take 513"):
         config.build_algo()
+
+
+def test_a_run_whose_batches_would_scale_positions_is_refused(tmp_path: Path) -> None:
+    """Evaluation counts too: one sampler does both, and vLLM scales by the longest that it would take."""
+    scaling = {"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [4.0, 4.0], "factor": 4.0}
+    scaling["original_max_position_embeddings"] = 128
+    model = write("llama", {**LLAMA, "rope_parameters": scaling}, tmp_path / "model")
+    with pytest.raises(ValueError, match=r"of any length: set max_prompt_tokens .* they are at most 128"):
+        small_config(model).sampling(max_prompt_tokens=None).build_algo()
+    config = small_config(model).sampling(max_prompt_tokens=100, max_new_tokens=28)
+    config.evaluation(evaluation_config={"max_new_tokens": 29})
+    with pytest.raises(ValueError, match=r"may take 129 tokens: .* they are at most 128"):
+        config.build_algo()
+    config.evaluation(evaluation_config={"max_new_tokens": 28})
+    config.build_algo().stop()
