@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -198,6 +199,20 @@ def test_a_bad_row_is_named_before_anything_starts(
     if "é" in row["completion"]:
         dropping = sft_config(model_folder, str(tmp_path / "bad.jsonl"), overlong_rows="drop")
         assert len(read_demonstrations(dropping)[0]) == 11
+
+
+def test_rows_that_a_batch_would_scale_positions_of_are_refused(
+    model_folder: str, data: str, tmp_path: Path
+) -> None:
+    shutil.copytree(model_folder, tmp_path / "model")
+    file = tmp_path / "model" / "config.json"
+    config = json.loads(file.read_text())
+    config["rope_parameters"] = {**config["rope_parameters"], "rope_type": "dynamic", "factor": 2.0}
+    file.write_text(json.dumps(config))  # of 512 positions, as the model is
+    model = str(tmp_path / "model")
+    assert len(read_demonstrations(sft_config(model, data, max_row_tokens=512))[0]) == 11
+    with pytest.raises(ValueError, match=r"may take 513 tokens: .* at most 512; of rows to imitate, max_row"):
+        read_demonstrations(sft_config(model, data, max_row_tokens=513))
 
 
 @pytest.mark.parametrize(
