@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def merge(state: Mapping[str, torch.Tensor], scale: float) -> dict[str, torch.Te
         scale: `alpha / rank`.
     """
     return {
-        name: merged(tensors, scale).cpu() if len(tensors) > 1 else tensors[0]
+        name: merged(tensors, scale, name).cpu() if len(tensors) > 1 else tensors[0]
         for name, tensors in parts(state).items()
     }
 
@@ -144,13 +145,47 @@ def parts(state: Mapping[str, torch.Tensor]) -> dict[str, list[torch.Tensor]]:
     return found
 
 
-def merged(tensors: Sequence[torch.Tensor], scale: float) -> torch.Tensor:
-    """W + scale B A from W, B and A, in the dtype of W; what is not adapted as it is."""
+def merged(tensors: Sequence[torch.Tensor], scale: float, name: str) -> torch.Tensor:
+    """W + scale B A from W, B and A, in the dtype of W; what is not adapted as it is.
+
+    Args:
+        tensors: W, B and A, or W alone.
+        scale: `alpha / rank`.
+        name: Of W in the plain model, for `_rounded`.
+    """
     weight, *adapter = tensors
     if not adapter:
         return weight
     b, a = adapter
-    return (weight.float() + scale * (b.float() @ a.float())).to(weight.dtype)
+    total = weight.float() + scale * (b.float() @ a.float())
+    return _rounded(total, weight.dtype, name) if weight.dtype.itemsize == 2 else total.to(weight.dtype)
+
+
+def _rounded(exact: torch.Tensor, dtype: torch.dtype, name: str) -> torch.Tensor:
+    """Float32 numbers as ones of 16 bits, stochastically (Gupta et al., 1502.02551, section 3).
+
+    W is such a number itself: whatever changes it by less than half a step would be rounded away, all of it, and a
+    sampler would go on with the base model. Here each number becomes one of its two neighbours, with the probability
+    of its nearness: the mean of what it becomes is the number.
+
+    A weight's draw depends on its name and place alone. So all learners, and a resumed run, get the same bits of the
+    same weights; and a weight moves only where its change does. It stays unbiased, over weights: the draws of
+    different weights are independent of each other, and of their changes. (Another kind of device draws others.)
+
+    Args:
+        exact: Float32; overwritten.
+        dtype: bfloat16 or float16.
+        name: Of the tensor.
+    """
+    info = torch.finfo(dtype)
+    # The power of two at or below each number, by the bits of its exponent. A step is so many times smaller.
+    powers = (exact.view(torch.int32) & 0x7F800000).view(torch.float32)
+    steps = powers.mul_(info.eps).clamp_(min=info.smallest_normal * info.eps)
+    below = exact.div_(steps).floor()
+    fraction = exact.sub_(below)
+    generator = torch.Generator(exact.device).manual_seed(zlib.crc32(name.encode()))
+    draws = torch.rand(exact.shape, generator=generator, device=exact.device)
+    return below.add_(draws < fraction).mul_(steps).to(dtype)
 
 
 def write_adapters(
@@ -194,7 +229,7 @@ def merge_adapters(model: PreTrainedModel, folder: Path) -> None:
         for layer in config["target_modules"]:
             weight = model.get_submodule(layer).weight
             b, a = (adapters[f"{_PREFIX}{layer}.{part.replace('.default.', '.')}"] for part in (_B, _A))
-            weight.copy_(merged([weight, b, a], scale))
+            weight.copy_(merged([weight, b, a], scale, f"{layer}.weight"))
 
 
 @contextlib.contextmanager

@@ -126,7 +126,7 @@ class Outbox:
         for group in self._groups():
             with self._engine.whole([tensor for tensors in group.values() for tensor in tensors]):
                 whole = {
-                    name: lora.merged([t.detach().to(self._device) for t in tensors], scale)
+                    name: lora.merged([t.detach().to(self._device) for t in tensors], scale, name)
                     for name, tensors in group.items()
                 }
                 yield from names.in_files(self._policy.model, whole).items()

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from algorithms.learner import PolicyLearner
 from bfloat16 import fast_bfloat16
-from llmenv.models import tiny
+from llmenv.models import lora, tiny
 from llmenv.models.names import load_causal_lm, load_tokenizer
 from support import critic_weights, flat_weights, relative_gap, small_config
 from updates import SPACES, Update, make_plan, make_rows, set_stage
@@ -133,6 +133,27 @@ def test_a_critic_learns_in_16_bits(model_folder: str, critic: str, engine: str)
 def test_adapters_over_a_base_in_16_bits_learn(model_folder: str, engine: str) -> None:
     ours = displacement(learners(model_folder, engine, lora=4, lr=1e-4), _trained)
     assert_moved_alike(ours, displacement_in_float32(model_folder, _trained, lora=4, lr=1e-4))
+
+
+@pytest.mark.parametrize("engine", [PLAIN, "2"])
+def test_adapters_reach_the_sampler_before_they_are_half_a_step(model_folder: str, engine: str) -> None:
+    """What is sent less the base, on the adapters' change: 1 but for chance; to the nearest it is 0.08."""
+    learner = (group := learners(model_folder, engine, lora=4, lr=5e-5))._learner
+    for i in range(3):
+        group.update(make_plan(make_rows(5, seed=i), 1))
+    projected = changed = noise = 0.0
+    sent = learner.outbox.weights()
+    assert all(torch.equal(tensor, sent[name]) for name, tensor in learner.outbox.stream())
+    for name, parts in lora.parts(learner.policy.model.state_dict()).items():
+        if len(parts) == 3:
+            weight, b, a = (tensor.detach().double() for tensor in parts)
+            change = 2.0 * b @ a
+            projected += float(((sent[name].double() - weight) * change).sum())
+            changed += float((change**2).sum())
+            # Of a draw between neighbours a step apart, which is at most so much: |change| (step - |change|).
+            noise += float((weight.abs() * 2**-7 * change.abs() * change**2).sum())
+    assert projected / changed == pytest.approx(1, abs=4 * noise**0.5 / changed)
+    assert 4 * noise**0.5 / changed < 0.3
 
 
 def _trained(learner: Any) -> torch.Tensor:

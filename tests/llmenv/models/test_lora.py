@@ -88,8 +88,62 @@ def test_merging_keeps_the_dtype_and_rounds_once(model: Any) -> None:
     exact = state[f"{layer}.base_layer.weight"].double() + 2 * b.double() @ a.double()
     merged = lora.merge(state, 2.0)[f"{layer}.weight"]
     assert merged.dtype == torch.bfloat16
-    # Half a unit in the last of 8 places.
-    torch.testing.assert_close(merged.double(), exact, rtol=2**-8, atol=1e-6)
+    # A unit in the last of 8 places: to one of both neighbours.
+    torch.testing.assert_close(merged.double(), exact, rtol=2**-7, atol=1e-6)
+
+
+def tenth_of_a_step(dtype: torch.dtype, low: float, step: float) -> list[torch.Tensor]:
+    """Weights from `low` to twice that, of both signs; B and A: their product is a tenth of a step, or 0, by rows."""
+    draw = torch.Generator().manual_seed(0)
+    weight = (low + low * torch.rand(512, 512, generator=draw)) * (
+        2.0 * torch.randint(0, 2, (512, 512), generator=draw) - 1
+    )
+    b = 0.1 * step * torch.randint(0, 2, (512, 1), generator=draw)
+    return [weight.to(dtype), b, torch.ones(1, 512)]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "step"),
+    # The last are float16's subnormal numbers.
+    [
+        (torch.bfloat16, 1.0, 2**-7),
+        (torch.bfloat16, 2**-9, 2**-16),
+        (torch.float16, 1.0, 2**-10),
+        (torch.float16, 2**-18, 2**-24),
+    ],
+)
+def test_merging_keeps_changes_of_less_than_half_a_step(dtype: torch.dtype, low: float, step: float) -> None:
+    weight, b, a = tenth_of_a_step(dtype, low, step)
+    change = (b @ a).double()
+    assert torch.equal((weight.float() + b @ a).to(dtype), weight)  # to the nearest: the base model
+    moved = lora.merged([weight, b, a], 1.0, "layer.weight").double() - weight.double()
+    # What moves is a tenth of half the weights, by a step: of each the variance is 0.1 x 0.9 of the step's square.
+    n = int((change > 0).sum())
+    assert abs(moved.sum() - change.sum()) < 4 * step * (0.09 * n) ** 0.5
+    projected = (moved * change).sum() / (change**2).sum()
+    assert projected == pytest.approx(1, abs=4 * (0.09 / 0.01 / n) ** 0.5)
+    assert not moved[change == 0].any()
+    # To a neighbour: of the powers of two at both ends, towards 0 or away from it, half or twice as far.
+    assert set(moved.unique().tolist()) <= {0.0, step / 2, step, 2 * step}
+
+
+def test_merging_draws_by_name_alone() -> None:
+    weight, b, a = tenth_of_a_step(torch.bfloat16, 1.0, 2**-7)
+    random_state = torch.random.get_rng_state()
+    one, again, other = (lora.merged([weight, b, a], 1.0, name) for name in ("one", "one", "other"))
+    assert torch.equal(torch.random.get_rng_state(), random_state)
+    assert torch.equal(one, again)
+    # Where there is a change a tenth moves, each time other weights: 2 x 0.1 x 0.9 of them are not the same.
+    different = (one != other)[(b @ a) > 0].double().mean().item()
+    assert different == pytest.approx(0.18, abs=0.01)
+    # A larger change moves what a smaller one has, and more.
+    larger = lora.merged([weight, 2 * b, a], 1.0, "one")
+    assert bool((larger[one != weight] != weight[one != weight]).all())
+
+
+def test_merging_in_float32_rounds_to_the_nearest() -> None:
+    weight, b, a = (tensor.float() for tensor in tenth_of_a_step(torch.bfloat16, 1.0, 2**-7))
+    assert torch.equal(lora.merged([weight, b, a], 2.0, "layer.weight"), weight + 2.0 * (b @ a))
 
 
 def test_adapters_change_nothing_yet_and_nothing_else_can_be_trained(model: Any, ids: torch.Tensor) -> None:

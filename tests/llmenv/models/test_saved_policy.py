@@ -23,9 +23,11 @@ from updates import SPACES, make_plan, make_rows
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-@pytest.mark.parametrize("rank", [None, 4])
-def test_what_comes_out_is_what_the_run_exports(model_folder: str, tmp_path: Path, rank: int | None) -> None:
-    config = small_config(model_folder, lr=1e-2).policy(lora_rank=rank, template="r1")
+@pytest.mark.parametrize(("rank", "dtype"), [(None, "float32"), (4, "float32"), (4, "bfloat16")])
+def test_what_comes_out_is_what_the_run_exports(
+    model_folder: str, tmp_path: Path, rank: int | None, dtype: str
+) -> None:
+    config = small_config(model_folder, lr=1e-2).policy(lora_rank=rank, template="r1", dtype=dtype)
     config.env_prompt = {"system": "Be brief.", "assistant_prefix": "<think>"}
     group = config.build_learner_group(spaces=SPACES)
     group.update(make_plan(make_rows(), 1))
@@ -38,6 +40,7 @@ def test_what_comes_out_is_what_the_run_exports(model_folder: str, tmp_path: Pat
     write_policy(checkpoint, tmp_path / "out")
     exported, out = (load_file(tmp_path / name / "model.safetensors") for name in ("exported", "out"))
     assert out.keys() == exported.keys()
+    assert {str(tensor.dtype) for tensor in out.values()} == {f"torch.{dtype}"}
     assert all(torch.equal(tensor, exported[name]) for name, tensor in out.items())
     files = {file.name for file in (tmp_path / "exported").iterdir()}
     assert {file.name for file in (tmp_path / "out").iterdir()} == files
