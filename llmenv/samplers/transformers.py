@@ -1,15 +1,16 @@
 """The sampler that decodes with plain Hugging Face modules, behind the protocol of `llmenv.samplers.sampler`.
 
 Each distinct prompt is prefilled once and its keys and values are shared out to all of its samples, and rows that have
-ended leave the batch. Every row draws from a random stream of its own, so that a sample does not depend on what else
-is in its batch. On a GPU it waits once a token, to know which rows have ended, beside what transformers itself asks.
+ended leave the batch. Rows whose prompts are more tokens than one prefill may have wait for the next batch. Every row
+draws from a random stream of its own, so that a sample does not depend on what else is in its batch. On a GPU it waits
+once a token, to know which rows have ended, beside what transformers itself asks.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # Columns by which a cache grows: a step reads all of it, so that a copy every 256 steps costs next to nothing.
 CACHE_BLOCK = 256
+# Tokens of a batch's distinct prompts, padding included, which one pass takes. A longer prompt goes alone.
+PREFILL_TOKENS = 2**16
 # Rows beyond which a GPU is worth an engine that is made for it.
 MANY_ROWS = 64
 
@@ -35,7 +38,8 @@ class TransformersSampler:
 
     Args:
         model: Put into evaluation mode, on the device where it is to sample.
-        max_rows: Sequences decoded at the same time; more are sampled in several rounds.
+        max_rows: Sequences decoded at the same time; more are sampled in several rounds, as are those whose distinct
+            prompts have more than `PREFILL_TOKENS` tokens.
         tokenizer: The model's own, for stop strings; without one there can be none.
     """
 
@@ -65,8 +69,7 @@ class TransformersSampler:
     ) -> list[Completion]:
         self._warn(len(prompts), self.model.device)
         completions = []
-        for start in range(0, len(prompts), self.max_rows):
-            chunk = slice(start, start + self.max_rows)
+        for chunk in _chunks(prompts, self.max_rows):
             completions += self._generate(prompts[chunk], params, seeds[chunk])
         refuse_not_finite(completions)
         return completions
@@ -135,6 +138,20 @@ class TransformersSampler:
         texts = self.tokenizer.batch_decode(responses[:, -window:], skip_special_tokens=False)
         found = [any(string in text for string in stop_strings) for text in texts]
         return torch.tensor(found, device=responses.device)
+
+
+def _chunks(prompts: Sequence[Sequence[int]], max_rows: int) -> Iterator[slice]:
+    """Rows that are sampled together: so many at most, whose distinct prompts, padded, fit into `PREFILL_TOKENS`."""
+    start, distinct, longest = 0, set[tuple[int, ...]](), 0
+    for row, prompt in enumerate(map(tuple, prompts)):
+        together = (len(distinct) + (prompt not in distinct)) * max(longest, len(prompt))
+        if row > start and (row - start == max_rows or together > PREFILL_TOKENS):
+            yield slice(start, row)
+            start, distinct, longest = row, set(), 0
+        distinct.add(prompt)
+        longest = max(longest, len(prompt))
+    if prompts:
+        yield slice(start, len(prompts))
 
 
 def _draw(
