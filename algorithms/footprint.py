@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from llmenv.models.shape import BYTES, ModelShape, shape_of
 from llmenv.policy.head import CHUNK_POSITIONS
 from llmenv.samplers.gpu_memory import CONTEXT, share_left
+from llmenv.samplers.transformers import PREFILL_TOKENS
 
 if TYPE_CHECKING:
     from algorithms.config import LLMConfig
@@ -87,7 +88,7 @@ def learner(config: LLMConfig, *, first: bool = True) -> Actor:
     if config.critic == "separate":
         critic = _engine(config, shape, shape.trunk, 0, "critic")
         held, away = held + critic[0], away + critic[1]
-    device = [*held, *_passes(config, shape)]
+    device = [*held, _head_gradient(config, shape), *_passes(config, shape)]
     host = list(away)
     if config.kl_coeff and (config.reference_model is not None or not config.lora):
         reference = shape_of(config.reference_model or config.base_model).weights * BYTES[config.dtype]
@@ -177,10 +178,29 @@ def _in_flight(config: LLMConfig, shape: ModelShape, trained: int, element: int)
     """
     if config.zero_stage is None:
         return 0 if shape.adapters else min(shape.output, trained) * element
-    if config.zero_stage == 0 or (config.zero_stage == 1 and element == 2):
+    if not _has_bucket(config.zero_stage, element):
         return trained * element
     settings = config.deepspeed_config or {}
     return int(settings["zero_optimization"].get("reduce_bucket_size", REDUCE_BUCKET)) * element
+
+
+def _has_bucket(stage: int | None, element: int) -> bool:
+    """Whether DeepSpeed takes gradients away by a bucket, and not all of a pass at once."""
+    return stage in (2, 3) or (stage == 1 and element == 4)
+
+
+def _head_gradient(config: LLMConfig, shape: ModelShape) -> Item:
+    """What the output layer's gradient takes beside the gradients in flight, while all activations are still there.
+
+    In 16 bits the head adds it up in float32 first (`llmenv.policy.head.gradients`). Where there is a bucket, it is a
+    tensor of its own before it gets there. With adapters the output layer is frozen.
+    """
+    element = BYTES[config.dtype]
+    own = element if _has_bucket(config.zero_stage, element) else 0
+    wide = 4 if element == 2 else 0
+    return Item(
+        "output layer's gradient", 0 if shape.adapters else shape.output * (own + wide), ("learning",)
+    )
 
 
 def _cpu_step(shape: ModelShape, stepped: int, learners: int) -> int:
@@ -252,15 +272,19 @@ def sampler(config: LLMConfig, memory: int | None) -> Actor:
     shape, element = shape_of(config.base_model), BYTES[config.dtype]
     if config.sampler == "vllm":
         return Actor(_vllm(config, shape, element, memory), [])
+    longest, number = longest_sequence(config), rows(config)
+    prompt = longest - config.max_new_tokens
+    # From the second turn on each row has a prompt of its own. In a pass: three states of the feed-forward layer and
+    # four others a token.
+    prefill = (
+        min(number * prompt, max(PREFILL_TOKENS, prompt)) * element * (3 * shape.inner + 4 * shape.hidden)
+    )
+    # logits, log-probabilities, and the cumulative distribution in float64, twice
+    drawing = number * shape.vocabulary * 24
     held = [
         Item("sampler: weights", shape.weights * element),
-        # logits, log-probabilities, and the cumulative distribution in float64, twice
-        Item("sampler: logits", rows(config) * shape.vocabulary * 24, ("sampling",)),
-        Item(
-            "sampler: cache",
-            rows(config) * longest_sequence(config) * shape.cache_bytes(element),
-            ("sampling",),
-        ),
+        Item("sampler: prompts or logits", max(prefill, drawing), ("sampling",)),
+        Item("sampler: cache", number * longest * shape.cache_bytes(element), ("sampling",)),
     ]
     if memory is None:
         return Actor(held, [])

@@ -88,7 +88,9 @@ def test_a_learner_alone_by_hand(size: str, folders: Path) -> None:
     p, d, vocabulary = WEIGHTS[size], SIZES[size].d, SIZES[size].vocabulary
     held = learner(settings(folders, size)).device
     assert at(held, "sampling") == GB + (2 + 4 + 8) * p
-    assert at(held, "learning") == GB + (2 + 4 + 8 + 4) * p + 2 * vocabulary * d + passes_by_hand(size)
+    # The output layer's gradient is added up in float32, and then there in 16 bits too.
+    head = (4 + 2) * vocabulary * d
+    assert at(held, "learning") == GB + (2 + 4 + 8 + 4) * p + head + passes_by_hand(size)
     assert (
         at(held, "stepping") == GB + (2 + 4 + 8 + 4 + 4) * p
     )  # the last one: Adam's square roots of all moments
@@ -128,6 +130,30 @@ def test_what_zero_parts(dtype: str, stage: int, always: float, gradients: float
     assert named(learner(small).device)["policy: gradients in flight"] == (
         p * element if stage == 0 or (stage, element) == (1, 2) else 1_000_000 * element
     )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "stage", "element"),
+    # The sum in float32, and where there is a bucket the gradient itself, before it gets there.
+    [
+        ("bfloat16", None, 4),
+        ("bfloat16", 1, 4),
+        ("bfloat16", 2, 4 + 2),
+        ("bfloat16", 3, 4 + 2),
+        ("float32", None, 0),
+        ("float32", 0, 0),
+        ("float32", 1, 4),
+        ("float32", 3, 4),
+    ],
+)
+def test_the_output_layers_gradient(dtype: str, stage: int | None, element: int, folders: Path) -> None:
+    config = settings(folders, "1.5B", learners=4, dtype=dtype)
+    config = config if stage is None else config.deepspeed(zero_stage=stage)
+    held = learner(config).device
+    assert named(held)["output layer's gradient"] == element * 151_936 * 1536
+    assert [item.phases for item in held if item.what == "output layer's gradient"] == [("learning",)]
+    adapted = config.copy(copy_frozen=False).policy(lora_rank=16)
+    assert named(learner(adapted).device)["output layer's gradient"] == 0
 
 
 def test_offloading_moves_it_to_the_host(folders: Path) -> None:
@@ -193,10 +219,19 @@ def test_a_share_of_a_gpu_is_vllms(folders: Path) -> None:
 def test_the_transformers_sampler_holds_all_rows_at_full_length(folders: Path) -> None:
     config = settings(folders, "0.5B").sampling(sampler="transformers", max_rows_per_sampler=10)
     held = sampler(config, None).device
-    # 24 layers x 2 x 2 heads x 64 x 2 bytes = 12,288 a token; logits in float32, twice, and float64, twice.
-    assert at(held, "sampling") == 2 * WEIGHTS["0.5B"] + 10 * 1536 * 12_288 + 10 * 151_936 * 24
+    # 24 layers x 2 x 2 heads x 64 x 2 bytes = 12,288 a token; ten prompts of 1,024 in 16 bits, 3 f + 4 d each.
+    token = 2 * (3 * 4864 + 4 * 896)
+    assert at(held, "sampling") == 2 * WEIGHTS["0.5B"] + 10 * 1536 * 12_288 + 10 * 1024 * token
     assert at(held, "learning") == 2 * WEIGHTS["0.5B"]
     assert at(sampler(config, 24 * GB).device, "learning") == at(held, "sampling") + GB
+    # Of many rows so many tokens at a time, and of a prompt that is longer, all of it.
+    config.sampling(max_rows_per_sampler=100).training(prompts_per_iteration=16, group_size=8)
+    assert named(sampler(config, None).device)["sampler: prompts or logits"] == 65_536 * token
+    config.sampling(max_prompt_tokens=70_000)
+    assert named(sampler(config, None).device)["sampler: prompts or logits"] == 70_000 * token
+    # Of short prompts the logits are more: in float32, twice, and float64, twice.
+    config.sampling(max_prompt_tokens=64)
+    assert named(sampler(config, None).device)["sampler: prompts or logits"] == 100 * 151_936 * 24
 
 
 @pytest.mark.parametrize("rank", [None, 8])

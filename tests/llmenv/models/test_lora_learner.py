@@ -206,7 +206,7 @@ def test_the_sampler_samples_from_the_adapted_model(model_folder: str, dtype: st
     for _ in range(3):
         result = algorithm.train()
         metrics = result["learners"]["default_policy"]
-        assert metrics["sampler_logp_gap_max"] < (1e-4 if dtype == "float32" else 0.05)
+        assert metrics["sampler_logp_gap_max"] < (1e-4 if dtype == "float32" else 0.2)
     sampled = algorithm.env_runner_group.local_env_runner.sampler.model.state_dict()
     learned = lora.merge(algorithm.learner_group._learner.policy.model.state_dict(), 2.0)
     base = load_causal_lm(model_folder, dtype=dtype).state_dict()
