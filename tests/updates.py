@@ -34,6 +34,21 @@ def make_group(model: str, algo: str = "GRPO", num_learners: int = 0, **training
     return config.build_learner_group(spaces=SPACES)
 
 
+def start_anew(group: LLMLearnerGroup, config: Any) -> None:
+    """The learners begin anew by another config, from the model's folder; their processes are the same ones."""
+    config.validate()
+    cls, spec = config.learner_class, config.get_multi_rl_module_spec(spaces=SPACES)
+
+    def begin(learner: Any) -> None:
+        index = learner._learner_index
+        learner.__class__ = cls
+        learner.__init__(config=config, module_spec=spec)
+        learner._learner_index = index
+        learner.build()
+
+    group.on_all(begin)
+
+
 def make_rows(num_groups: int = 5, group_size: int = 3, seed: int = 0) -> list[TokenRow]:
     """15 rows of 4 to 63 tokens: they divide neither by 2 learners nor by a micro-batch."""
     episodes = random_episodes(num_groups, group_size, seed)

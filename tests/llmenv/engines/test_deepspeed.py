@@ -13,10 +13,17 @@ import torch
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.rllib.core import DEFAULT_MODULE_ID
 
-from llmenv.policy.batch import TokenRow
+from llmenv.engines.deepspeed import DeepSpeedEngine, build_config, deepspeed_world
+from llmenv.engines.frozen import SharedModule, shared_config
+from llmenv.models.names import load_causal_lm
+from llmenv.policy.batch import TokenBatch, TokenRow
+from llmenv.policy.policy import CausalPolicy
+from llmenv.rllib import outbox
 from llmenv.rllib.learner_group import LLMLearnerGroup
-from support import flat_weights, relative_gap, runner_weights, small_config
+from sent import ADAPTERS, Sender, assert_sent, config_with, make_model
+from support import flat_weights, random_episodes, relative_gap, runner_weights, small_config
 from updates import (
+    PARTITION_ALL,
     SPACES,
     STAGES,
     Update,
@@ -27,6 +34,7 @@ from updates import (
     make_rows,
     plain_losses,
     set_stage,
+    start_anew,
     uneven_plan,
 )
 
@@ -37,25 +45,8 @@ each_stage = pytest.mark.parametrize("stage", STAGES)
 
 
 def rebuild(group: LLMLearnerGroup, stage: str, config: Any = None) -> LLMLearnerGroup:
-    """The learners start anew from the model's folder with another engine; their processes are the same ones.
-
-    By their first config, unless another one is given.
-    """
-    if config is not None:
-        config.validate()
-
-    def start_anew(learner: Any) -> None:
-        first = vars(learner).setdefault("first", (type(learner), learner.config, learner._module_spec))
-        index, (cls, own, spec) = learner._learner_index, first
-        if config is not None:
-            cls, own, spec = config.learner_class, config, config.get_multi_rl_module_spec(spaces=SPACES)
-        config_of_stage = set_stage(own.copy(copy_frozen=False), stage)
-        learner.__class__ = cls
-        learner.__init__(config=config_of_stage, module_spec=spec)
-        learner._learner_index = index
-        learner.build()
-
-    group.on_all(start_anew)
+    """The learners start anew with another engine, by the config of their group, unless another one is given."""
+    start_anew(group, set_stage((config or group.config).copy(copy_frozen=False), stage))
     return group
 
 
@@ -98,21 +89,20 @@ def test_two_learners_take_the_steps_of_one_plain_one(
     assert torch.equal(weights, ours.after[0])  # in the model's own order, tied ones once
 
 
-@pytest.mark.parametrize("stage", ["0", "2", "3"])
 def test_the_comparison_notices_wrong_denominators_and_a_learner_that_did_nothing(
-    two: LLMLearnerGroup, theirs: Update, stage: str
+    two: LLMLearnerGroup, theirs: Update
 ) -> None:
     (idle,) = (b for b in uneven_plan(2)[1][2].micro_batches if is_idle(b))
     first, second = uneven_plan(2)
     lazy = [replace(m, micro_batches=[idle] * len(m.micro_batches)) for m in second]
     for plan in (locally_normalised([first, second]), [first, lazy]):
-        ours = Update(rebuild(two, stage), plan)
+        ours = Update(rebuild(two, "2"), plan)
         assert relative_gap(ours.gradients[0][0], theirs.gradients[0][0]) > 1e-3
         with pytest.raises(AssertionError):
             assert_same_steps(ours, theirs)
 
 
-@each_stage
+@pytest.mark.parametrize("stage", ["0", "2", "3"])
 def test_a_learner_without_rows_takes_part(two: LLMLearnerGroup, model_folder: str, stage: str) -> None:
     rows = make_rows()[:1]
     rows[0].advantages = np.where(rows[0].response_mask, np.float32(1.0), np.float32(0.0))
@@ -211,7 +201,6 @@ def test_a_sharded_policy_is_exported_whole(algorithm: Any, tmp_path: Path) -> N
 
 
 POLICIES = {
-    "plain": ("GRPO", {}, {}),
     "padded": ("GRPO", {}, {}),  # the only one that shares no prompts
     "shared critic": ("PPO", {"critic": "shared", "value_clip": None}, {}),
     "separate critic": ("PPO", {"critic": "separate", "value_clip": None}, {}),
@@ -240,3 +229,72 @@ def test_two_learners_take_the_gradients_of_one_that_shares_nothing(
         for ours_step, theirs_step in zip(gradients, theirs.gradients[0], strict=True):
             assert relative_gap(ours_step, theirs_step) < 1e-4
     assert ours.summed("total_loss") == pytest.approx(theirs.summed("total_loss"), abs=1e-5)
+
+
+CPU = torch.device("cpu")
+
+
+def partitioned(**settings: Any) -> dict[str, Any]:
+    return build_config(
+        zero_stage=3,
+        offload_parameters=False,
+        dtype="float32",
+        grad_clip=1.0,
+        extra=PARTITION_ALL,
+        **settings,
+    )
+
+
+def compute_in_parts(learner: Any, folder: str) -> None:
+    """With a frozen module that both learners have, and rows of one's own."""
+    settings = shared_config(partitioned(offload_optimizer=True))
+    with deepspeed_world(settings, CPU):
+        shared = CausalPolicy(load_causal_lm(folder).requires_grad_(False))
+    frozen = SharedModule(shared, settings)
+    whole = CausalPolicy(load_causal_lm(folder))
+    size = sum(p.numel() for p in whole.parameters())
+    held = sum(p.ds_tensor.numel() for p in shared.parameters())
+    assert held == pytest.approx(size / 2, rel=0.01)
+    episodes = random_episodes(2, 2, seed=learner._learner_index)
+    batch = TokenBatch.from_rows([TokenRow.from_episode(e) for e in episodes])
+    with torch.no_grad():
+        for _ in range(2):  # the second time DeepSpeed knows what comes next
+            with frozen.ready() as ready:
+                logps = ready(batch).logps
+            torch.testing.assert_close(logps, whole(batch).logps)
+            assert logps.min() < -1
+            assert not any(p.numel() for p in shared.parameters())
+
+
+def test_learners_hold_a_part_each_of_what_is_frozen(two: LLMLearnerGroup, model_folder: str) -> None:
+    two.on_all(lambda learner: compute_in_parts(learner, model_folder))
+
+
+def send_in_parts(learner: Any, folder: str) -> None:
+    """The weights of policies without adapters and with them, of which no more than a tensor is whole at a time."""
+    settings = partitioned(offload_optimizer=False)
+    for adapters in (None, ADAPTERS):
+        with deepspeed_world(settings, CPU):
+            model = make_model(folder, adapters)
+            policy = CausalPolicy(model)
+        optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad])
+        box = outbox.Outbox(DeepSpeedEngine(policy, optimizer, settings), policy, config_with(adapters), CPU)
+        Sender.model = model
+        assert not any(p.numel() for p in model.parameters())
+        box.send(1, [], renew=True)
+        assert not any(p.numel() for p in model.parameters())
+        if learner._learner_index == 0:
+            assert_sent(folder, adapters)
+            parts = [len(tensors) for group in box._groups() for tensors in group.values()]
+            assert Sender.whole == parts and max(parts) == (3 if adapters else 1)
+        assert hasattr(Sender, "sent") == (learner._learner_index == 0)
+
+
+def test_a_sharded_policy_is_sent_tensor_by_tensor(two: LLMLearnerGroup, model_folder: str) -> None:
+    def send(learner: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(outbox, "WeightSender", Sender)
+            patch.setattr(outbox, "init_info_of", lambda *args, **kwargs: None)
+            send_in_parts(learner, model_folder)
+
+    two.on_all(send)
