@@ -15,6 +15,7 @@ from algorithms.advantages import group_relative_advantages
 from llmenv.env import TextSpace
 from llmenv.policy.batch import Minibatch, TokenRow
 from llmenv.policy.plan import plan_update
+from llmenv.rllib.learner import LLMLearner
 from llmenv.rllib.learner_group import LLMLearnerGroup
 from support import (
     flat_weights,
@@ -25,6 +26,8 @@ from support import (
     take_gradients,
 )
 
+# What must take seconds where a learner fails took half an hour, the time limit of a collective.
+SECONDS = 60.0
 SPACES = {DEFAULT_MODULE_ID: (TextSpace(), TextSpace())}
 
 
@@ -68,6 +71,31 @@ def make_plan(
         rng=np.random.default_rng(1),
         **kwargs,
     )
+
+
+def make_ppo(model: str, **training: Any) -> LLMLearnerGroup:
+    """With a critic that says something: a new one's values are all 0."""
+    group = make_group(model, "PPO", **training)
+    group.on_all(stir_values)
+    return group
+
+
+def stir_values(learner: LLMLearner) -> None:
+    head = learner.policy.value_head if learner.critic is None else learner.critic.head
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        if head is not None:
+            head.linear.weight.normal_(std=0.2)
+
+
+def make_ppo_rows() -> list[TokenRow]:
+    """15 rows, some of two turns; every fourth was cut short."""
+    episodes = random_episodes(5, 3)
+    return [TokenRow.from_episode(e, bootstrapped=i % 4 == 0) for i, e in enumerate(episodes)]
+
+
+def metric(results: list[dict[str, Any]], key: str) -> float:
+    return results[0][DEFAULT_MODULE_ID][key].peek()
 
 
 class Update:

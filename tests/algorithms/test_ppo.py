@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,44 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ray.rllib.core import DEFAULT_MODULE_ID
 from test_advantages import gae_by_definition
 
 from algorithms.losses import kl_k1
 from algorithms.ppo import PPO
 from llmenv.episode import TextEpisode, Turn
 from llmenv.policy.batch import TokenRow
-from llmenv.rllib.learner import LLMLearner
-from llmenv.rllib.learner_group import LLMLearnerGroup
-from support import critic_weights, flat_weights, plain_logps, random_episodes, relative_gap, small_config
-from updates import Update, assert_same_update, make_group, make_plan
+from support import critic_weights, flat_weights, plain_logps, small_config
+from updates import Update, assert_same_update, make_group, make_plan, make_ppo, make_ppo_rows, metric
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
-
-
-def make_ppo(model: str, **training: Any) -> LLMLearnerGroup:
-    """With a critic that says something: a new one's values are all 0."""
-    group = make_group(model, "PPO", **training)
-    group.on_all(stir_values)
-    return group
-
-
-def stir_values(learner: LLMLearner) -> None:
-    head = learner.policy.value_head if learner.critic is None else learner.critic.head
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(1)
-        if head is not None:
-            head.linear.weight.normal_(std=0.2)
-
-
-def make_rows() -> list[TokenRow]:
-    """15 rows, some of two turns; every fourth was cut short."""
-    episodes = random_episodes(5, 3)
-    return [TokenRow.from_episode(e, bootstrapped=i % 4 == 0) for i, e in enumerate(episodes)]
-
-
-def metric(results: list[dict[str, Any]], key: str) -> float:
-    return results[0][DEFAULT_MODULE_ID][key].peek()
 
 
 def test_a_row_has_the_rewards_where_they_were_earned() -> None:
@@ -71,7 +42,7 @@ def test_credit_is_that_of_the_slow_reference(model_folder: str, critic: str | N
     reference = make_group(model_folder)._learner.policy.model
     with torch.no_grad():  # the policy is no longer the reference
         learner.policy.model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
-    rows = [replace(row, bootstrapped=False) if critic is None else row for row in make_rows()]
+    rows = [replace(row, bootstrapped=False) if critic is None else row for row in make_ppo_rows()]
     ((minibatch,),) = make_plan(rows, 1, tokens=150)
     prepared = learner._prepare(minibatch, fixed_old_logps=True).micro_batches
     learner.prepare(prepared)
@@ -107,7 +78,7 @@ def test_credit_is_that_of_the_slow_reference(model_folder: str, critic: str | N
 
 @pytest.mark.parametrize("critic", ["separate", "shared", None])
 def test_the_update_does_not_depend_on_how_it_is_cut(model_folder: str, critic: str | None) -> None:
-    rows = [replace(row, bootstrapped=False) if critic is None else row for row in make_rows()]
+    rows = [replace(row, bootstrapped=False) if critic is None else row for row in make_ppo_rows()]
     settings = {"critic": critic, "kl_coeff": 0.05, "entropy_coeff": 0.01, "value_clip": 10.0}
     whole, cut, padded = (
         Update(make_ppo(model_folder, shared_prompts=shared, **settings), make_plan(rows, 1, tokens=tokens))
@@ -117,64 +88,11 @@ def test_the_update_does_not_depend_on_how_it_is_cut(model_folder: str, critic: 
     assert_same_update(padded, whole)
 
 
-@pytest.fixture
-def make_two(model_folder: str) -> Iterator[Callable[..., LLMLearnerGroup]]:
-    """Makes groups of two learners, which end with the test."""
-    groups: list[LLMLearnerGroup] = []
-
-    def make(**training: Any) -> LLMLearnerGroup:
-        groups.append(make_ppo(model_folder, num_learners=2, **training))
-        return groups[-1]
-
-    yield make
-    for group in groups:
-        group.shutdown()
-
-
-def test_two_learners_make_the_update_of_one(
-    model_folder: str, make_two: Callable[..., LLMLearnerGroup]
-) -> None:
-    rows, settings = make_rows(), {"kl_coeff": 0.05, "kl_target": 0.1}
-    two, one = make_two(**settings), make_ppo(model_folder, **settings)
-    critics = [group.on_all(critic_weights)[0] for group in (two, one)]
-    ours, theirs = Update(two, make_plan(rows, 2)), Update(one, make_plan(rows, 1))
-    assert_same_update(ours, theirs)
-    changes = [
-        group.on_all(critic_weights)[0] - before for group, before in zip((two, one), critics, strict=True)
-    ]
-    assert relative_gap(*changes) < 1e-3
-    for key in ("value_loss", "value"):
-        assert ours.summed(key) == pytest.approx(theirs.summed(key), abs=1e-5)
-    for key in ("explained_variance", "kl_reference", "kl_coeff"):
-        for metrics in ours.metrics:
-            assert metrics[key] == pytest.approx(theirs.metrics[0][key], abs=1e-5)
-    assert two.on_all(lambda learner: learner.kl_coeff) == [one._learner.kl_coeff] * 2
-
-
-@pytest.mark.slow
-def test_two_learners_warm_up_and_stop_as_one(
-    model_folder: str, make_two: Callable[..., LLMLearnerGroup]
-) -> None:
-    """A head on the trunk: one update of it alone, then steps until the policy has gone far enough."""
-    rows = make_rows()
-    settings = {"critic": "shared", "value_warmup_iterations": 1, "kl_stop": 1e-4}
-    groups = [make_two(**settings), make_ppo(model_folder, **settings)]
-    before = [group.on_all(flat_weights)[0] for group in groups]
-    for _ in range(2):
-        results = [
-            group.update(make_plan(rows, n, minibatch_size=5), num_epochs=2)
-            for group, n in zip(groups, (2, 1), strict=True)
-        ]
-    assert metric(results[0], "num_steps") == metric(results[1], "num_steps") == 2
-    changes = [group.on_all(flat_weights)[0] - old for group, old in zip(groups, before, strict=True)]
-    assert relative_gap(*changes) < 1e-3
-
-
 def test_a_critic_of_its_own_has_its_own_learning_rate(model_folder: str) -> None:
     # AdamW's first step moves a weight with a gradient by the learning rate, whatever the gradient's size.
     group = make_ppo(model_folder, critic_lr=3e-3)
     policy, critic = flat_weights(group._learner), critic_weights(group._learner)
-    group.update(make_plan(make_rows(), 1))
+    group.update(make_plan(make_ppo_rows(), 1))
     assert float((flat_weights(group._learner) - policy).abs().max()) == pytest.approx(1e-3, rel=1e-2)
     assert float((critic_weights(group._learner) - critic).abs().max()) == pytest.approx(3e-3, rel=1e-2)
 
@@ -188,7 +106,7 @@ def test_a_critics_learning_rate_is_ten_times_the_policys(model_folder: str) -> 
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_the_critic_learns(model_folder: str, critic: str) -> None:
     group = make_group(model_folder, "PPO", critic=critic, value_clip=None, vf_loss_coeff=100.0)
-    plan = make_plan(make_rows(), 1)
+    plan = make_plan(make_ppo_rows(), 1)
     first = group.update(plan)
     assert metric(first, "explained_variance") == pytest.approx(0.0, abs=1e-6)  # all values are 0
     for _ in range(25):
@@ -200,7 +118,7 @@ def test_the_critic_learns(model_folder: str, critic: str) -> None:
 @pytest.mark.parametrize("critic", ["separate", "shared"])
 def test_the_value_warm_up_leaves_the_policy_unchanged(model_folder: str, critic: str) -> None:
     group = make_group(model_folder, "PPO", critic=critic, value_warmup_iterations=2)
-    learner, plan = group._learner, make_plan(make_rows(), 1)
+    learner, plan = group._learner, make_plan(make_ppo_rows(), 1)
 
     def policy() -> torch.Tensor:
         return torch.cat([p.detach().flatten().clone() for p in learner.policy.model.parameters()])
@@ -222,7 +140,7 @@ def test_the_value_warm_up_leaves_the_policy_unchanged(model_folder: str, critic
 def test_an_adaptive_kl_moves_to_its_target(model_folder: str, start: float) -> None:
     """From a coefficient that lets the policy run away, and from one that holds it fast."""
     settings = {"critic": None, "kl_in": "loss", "kl_estimator": "k3", "kl_coeff": start}
-    plan, target = make_plan(make_rows(), 1), 0.05
+    plan, target = make_plan(make_ppo_rows(), 1), 0.05
     held, left = (
         make_group(model_folder, "PPO", kl_target=target, kl_horizon=16, **settings),
         make_group(model_folder, "PPO", **settings),
@@ -236,12 +154,12 @@ def test_an_adaptive_kl_moves_to_its_target(model_folder: str, start: float) -> 
 def test_the_adaptive_coefficient_by_hand(model_folder: str) -> None:
     # The first KL is 0, an error of -1, which counts as -0.2: 0.5 * (1 - 0.2 * 16 samples / 64) = 0.475.
     group = make_group(model_folder, "PPO", kl_coeff=0.5, kl_target=0.1, kl_horizon=64)
-    group.update(make_plan(make_rows(), 1))
+    group.update(make_plan(make_ppo_rows(), 1))
     assert group._learner.kl_coeff == pytest.approx(0.475)
 
 
 def test_steps_end_when_they_have_gone_far_enough(model_folder: str) -> None:
-    plan = make_plan(make_rows(), 1, minibatch_size=5)
+    plan = make_plan(make_ppo_rows(), 1, minibatch_size=5)
     free = make_group(model_folder, "PPO", critic=None).update(plan, num_epochs=3)
     assert metric(free, "num_steps") == 9
     held = make_group(model_folder, "PPO", critic=None, kl_stop=1e-4).update(plan, num_epochs=3)
@@ -251,7 +169,7 @@ def test_steps_end_when_they_have_gone_far_enough(model_folder: str) -> None:
 
 
 def test_the_bonus_raises_the_entropy(model_folder: str) -> None:
-    rows = [replace(row, rewards=np.zeros_like(row.rewards)) for row in make_rows()]
+    rows = [replace(row, rewards=np.zeros_like(row.rewards)) for row in make_ppo_rows()]
     plan = make_plan(rows, 1)
     group = make_group(model_folder, "PPO", critic=None, entropy_coeff=0.1)
     entropy = [metric(group.update(plan), "entropy") for _ in range(4)]
@@ -261,7 +179,7 @@ def test_the_bonus_raises_the_entropy(model_folder: str) -> None:
 def test_a_checkpoint_brings_back_the_critic_and_the_coefficient(model_folder: str, tmp_path: Path) -> None:
     settings = {"kl_coeff": 0.5, "kl_target": 0.1}
     group, other = (make_group(model_folder, "PPO", **settings) for _ in range(2))
-    plan = make_plan(make_rows(), 1)
+    plan = make_plan(make_ppo_rows(), 1)
     group.update(plan)
     other.restore_from_path(group.save_to_path(tmp_path))
     assert other._learner.kl_coeff == group._learner.kl_coeff != 0.5
@@ -283,7 +201,7 @@ def test_a_fixed_coefficient_is_the_configs_after_a_restore(model_folder: str, t
 def test_the_coefficient_stays_where_no_kl_was_measured(model_folder: str, how: str) -> None:
     warm_up = int(how == "warm-up")
     group = make_group(model_folder, "PPO", kl_coeff=0.5, kl_target=0.1, value_warmup_iterations=warm_up)
-    group.update(make_plan(make_rows() if warm_up else [], 1))
+    group.update(make_plan(make_ppo_rows() if warm_up else [], 1))
     assert group._learner.kl_coeff == 0.5
 
 

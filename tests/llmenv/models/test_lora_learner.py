@@ -27,33 +27,16 @@ from support import contents, flat_weights, small_config
 from updates import SPACES, Update, assert_same_update, make_plan, make_rows
 
 
-def lora_config(model: str, num_learners: int = 0, *, rank: int | None = 4, **training: Any) -> GRPOConfig:
-    return small_config(model, num_learners=num_learners, **training).policy(lora_rank=rank)
+def lora_config(model: str, *, rank: int | None = 4, **training: Any) -> GRPOConfig:
+    return small_config(model, **training).policy(lora_rank=rank)
 
 
-def make_group(model: str, num_learners: int = 0, **kwargs: Any) -> LLMLearnerGroup:
-    config = lora_config(model, num_learners, **kwargs)
+def make_group(model: str, **kwargs: Any) -> LLMLearnerGroup:
+    config = lora_config(model, **kwargs)
     config.validate()
     group = config.build_learner_group(spaces=SPACES)
     group.on_all(lambda learner: move_adapters(learner.policy))
     return group
-
-
-@pytest.fixture(scope="module")
-def two(ray_cluster: None, model_folder: str) -> Iterator[LLMLearnerGroup]:
-    group = make_group(model_folder, 2, kl_coeff=0.05)
-    yield group
-    group.shutdown()
-
-
-def test_two_learners_make_the_update_of_one(two: LLMLearnerGroup, model_folder: str) -> None:
-    rows = make_rows()
-    one = make_group(model_folder, kl_coeff=0.05)
-    ours, theirs = Update(two, make_plan(rows, 2)), Update(one, make_plan(rows, 1))
-    assert_same_update(ours, theirs)
-    assert torch.equal(ours.after[0], ours.after[1])
-    for key in ("entropy", "kl_reference"):
-        assert ours.summed(key) == pytest.approx(theirs.summed(key), abs=1e-5)
 
 
 @pytest.mark.usefixtures("ray_cluster")

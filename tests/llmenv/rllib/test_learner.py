@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 from ray.rllib.core import DEFAULT_MODULE_ID
@@ -18,12 +20,12 @@ from llmenv.engines.torch import TorchEngine
 from llmenv.policy.batch import LossBatch
 from llmenv.rllib import learner_group
 from llmenv.rllib.learner import LLMLearner, NonFiniteStepsError
-from llmenv.rllib.learner_group import LLMLearnerGroup
+from llmenv.rllib.learner_group import LearnersLostError, LLMLearnerGroup
 from support import (
     flat_weights,
     relative_gap,
 )
-from updates import Update, assert_same_update, locally_normalised, make_group, make_plan, make_rows
+from updates import SECONDS, Update, assert_same_update, locally_normalised, make_group, make_plan, make_rows
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")  # RLlib would start a Ray of its own
 
@@ -257,3 +259,15 @@ def test_learners_bring_to_a_checkpoint_what_they_wrote(
     two.restore_from_path(str(root / "run"), **disk)
     assert all(torch.equal(now, then) for now, then in zip(two.on_all(flat_weights), before, strict=True))
     assert torch.equal(Update(two, plan).after[1], theirs.after[1])
+
+
+def test_a_learner_that_dies_ends_the_group_in_seconds(two: LLMLearnerGroup) -> None:
+    """The last one here: it ends the module's learners."""
+    ray.kill(two._workers[0])
+    start = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(
+            LearnersLostError, match=r"lost learner 0 of 2.*Resume from the last checkpoint.*ActorDiedError"
+        ):
+            two.update(make_plan(make_rows(), 2))
+    assert time.monotonic() - start < SECONDS
