@@ -103,13 +103,13 @@ def test_a_critics_learning_rate_is_ten_times_the_policys(model_folder: str) -> 
     assert schedule.critic_learning_rate == [[0, pytest.approx(1e-5)], [100, 0.0]]
 
 
-@pytest.mark.parametrize("critic", ["separate", "shared"])
-def test_the_critic_learns(model_folder: str, critic: str) -> None:
+@pytest.mark.parametrize(("critic", "updates"), [("separate", 13), ("shared", 25)])
+def test_the_critic_learns(model_folder: str, critic: str, updates: int) -> None:
     group = make_group(model_folder, "PPO", critic=critic, value_clip=None, vf_loss_coeff=100.0)
     plan = make_plan(make_ppo_rows(), 1)
     first = group.update(plan)
     assert metric(first, "explained_variance") == pytest.approx(0.0, abs=1e-6)  # all values are 0
-    for _ in range(25):
+    for _ in range(updates):
         last = group.update(plan)
     assert metric(last, "explained_variance") > 0.2
     assert metric(last, "value_loss") < 0.7 * metric(first, "value_loss")
@@ -136,7 +136,7 @@ def test_the_value_warm_up_leaves_the_policy_unchanged(model_folder: str, critic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("start", [1e-3, 30.0])
+@pytest.mark.parametrize("start", [0.5, 30.0])
 def test_an_adaptive_kl_moves_to_its_target(model_folder: str, start: float) -> None:
     """From a coefficient that lets the policy run away, and from one that holds it fast."""
     settings = {"critic": None, "kl_in": "loss", "kl_estimator": "k3", "kl_coeff": start}
@@ -145,7 +145,7 @@ def test_an_adaptive_kl_moves_to_its_target(model_folder: str, start: float) -> 
         make_group(model_folder, "PPO", kl_target=target, kl_horizon=16, **settings),
         make_group(model_folder, "PPO", **settings),
     )
-    for _ in range(40):
+    for _ in range(24):
         reached, otherwise = (metric(group.update(plan), "kl_reference") for group in (held, left))
     assert abs(math.log(reached / target)) < 0.5 * abs(math.log(otherwise / target))
     assert left._learner.kl_coeff == start
