@@ -81,36 +81,48 @@ def weights_after(learner: LLMLearner) -> torch.Tensor:
     )
 
 
-# Of the checkpoint's run, and of the one that is restored from it.
-SETTINGS: dict[str, tuple[str, str | None, Any, Any]] = {
-    "lr": ("GRPO", None, 1e-3, 3e-3),
-    "weight_decay": ("GRPO", None, 0.1, 0.0),
-    "adam_betas": ("GRPO", None, (0.5, 0.9), (0.9, 0.999)),
-    "grad_clip": ("GRPO", None, 1.0, 1e-3),
-    "clip_param": ("GRPO", None, 0.2, 1e-4),
-    "clip_param_high": ("GRPO", None, None, 1e-4),
-    "entropy_coeff": ("GRPO", None, 0.0, 0.1),
-    "kl_coeff": ("GRPO", None, 0.0, 0.5),
-    "temperature": ("GRPO", None, 1.0, 0.7),
-    "critic_lr": ("PPO", "separate", 1e-3, 3e-3),
-    "gamma": ("PPO", "separate", 1.0, 0.5),
-    "lambda_": ("PPO", "separate", 1.0, 0.5),
-    "value_clip": ("PPO", "separate", 0.5, 1e-3),
-    "vf_loss_coeff": ("PPO", "shared", 0.5, 5.0),
+# Each of the checkpoint's run, and of the one that is restored from it.
+SETTINGS: dict[str, tuple[str, str | None, dict[str, tuple[Any, Any]]]] = {
+    "policy": (
+        "GRPO",
+        None,
+        {
+            "lr": (1e-3, 3e-3),
+            "weight_decay": (0.1, 0.0),
+            "adam_betas": ((0.5, 0.9), (0.9, 0.999)),
+            "clip_param": (0.2, 1e-4),
+            "clip_param_high": (None, 0.1),
+            "entropy_coeff": (0.0, 0.1),
+            "kl_coeff": (0.0, 0.5),
+            "temperature": (1.0, 0.7),
+        },
+    ),
+    "gradient": ("GRPO", None, {"grad_clip": (1.0, 1e-3)}),
+    "critic": (
+        "PPO",
+        "separate",
+        {"critic_lr": (1e-3, 3e-3), "gamma": (1.0, 0.5), "lambda_": (1.0, 0.5), "value_clip": (0.5, 1e-3)},
+    ),
+    "value head": ("PPO", "shared", {"vf_loss_coeff": (0.5, 5.0)}),
 }
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_restored_learner_steps_by_its_own_settings(model_folder: str, tmp_path: Path, name: str) -> None:
-    """To the bit as a learner that never had others, and otherwise than the one that wrote the checkpoint."""
-    algo, critic, then, now = SETTINGS[name]
-    donor, heir, always = (build(model_folder, algo, {name: value}, critic) for value in (then, now, now))
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_restored_learner_steps_by_its_own_settings(model_folder: str, tmp_path: Path, kind: str) -> None:
+    """To the bit as a learner that never had others, and otherwise than one with any of the checkpoint's."""
+    algo, critic, settings = SETTINGS[kind]
+    then, now = ({name: values[i] for name, values in settings.items()} for i in (0, 1))
+    donor, heir, always = (build(model_folder, algo, each, critic) for each in (then, now, now))
     weights_after(donor)
     checkpoint.save(donor, tmp_path)
     checkpoint.load(heir, tmp_path)
     hand_over(donor, always)
-    assert torch.equal(weights_after(heir), weights_after(always))
-    assert not torch.equal(weights_after(heir), weights_after(donor))
+    ours = weights_after(heir)
+    assert torch.equal(ours, weights_after(always))
+    for name, value in then.items():
+        other = build(model_folder, algo, {**now, name: value}, critic)
+        hand_over(donor, other)
+        assert not torch.equal(ours, weights_after(other)), name
 
 
 @pytest.mark.parametrize(
@@ -176,13 +188,15 @@ def test_a_checkpoint_on_another_filesystem(
 def test_a_run_on_another_filesystem_goes_on_by_other_settings(model_folder: str, tmp_path: Path) -> None:
     """16 samples in minibatches of 8, twice, are 4 steps; they were one."""
     elsewhere = SubTreeFileSystem(str(tmp_path), LocalFileSystem())
-    theirs = small_config(model_folder).build_algo()
-    theirs.train()
+    theirs = small_config(model_folder, entropy_coeff=0.01).build_algo()  # no reward moves the random model
+    start = flat_weights(theirs.learner_group._learner)
+    assert theirs.train()["learners"][DEFAULT_MODULE_ID]["num_steps"] == 1
     theirs.save_to_path("run", filesystem=elsewhere)
     ours = small_config(model_folder, minibatch_size=8, num_epochs=2, entropy_coeff=0.01).build_algo()
     ours.restore_from_path("run", filesystem=elsewhere)
     weights = [flat_weights(algorithm.learner_group._learner) for algorithm in (theirs, ours)]
     assert torch.equal(*weights)
+    assert (weights[0] - start).norm() > 0.1
     assert ours.train()["learners"][DEFAULT_MODULE_ID]["num_steps"] == 4
     assert ours.iteration == 2
     ours.export_policy(f"file://{tmp_path}/policy")
