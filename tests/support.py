@@ -212,7 +212,7 @@ def wait_for_runners(algorithm: Any, number: int) -> bool:
     manager = algorithm.env_runner_group._worker_manager
     deadline = time.monotonic() + 90
     while manager.num_healthy_actors() < number and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(3)  # to train takes the cores that a start needs
         algorithm.train()
     return manager.num_healthy_actors() == number
 

@@ -36,7 +36,7 @@ def train(algorithm: GRPO, iterations: int) -> list[dict[str, Any]]:
 
 def test_it_stays_at_its_floor_while_nothing_is_learned(sampler: str) -> None:
     algorithm = build(sampler, lr=0.0)
-    for row in train(algorithm, 5):
+    for row in train(algorithm, 4):
         assert row["staleness"] == 0
         assert row["tis_fraction"] == 0
         assert row["sampler_logp_gap_max"] < 1e-3
@@ -54,12 +54,12 @@ def test_it_rises_with_a_sampler_that_keeps_its_first_weights(
         algorithm.runners.weights_version = algorithm.learner_group.pack_weights()[1]
 
     monkeypatch.setattr(algorithm.runners, "sync_weights", forget_to_sync)
-    rows = train(algorithm, 5)
-    assert [row["staleness"] for row in rows] == [0, 1, 2, 3, 4]
+    rows = train(algorithm, 4)
+    assert [row["staleness"] for row in rows] == [0, 1, 2, 3]
     assert rows[0]["sampler_logp_gap_max"] < 1e-3
     for key, floor in (("sampler_logp_gap_mean", 1e-3), ("sampler_kl", 1e-4), ("tis_fraction", 1e-3)):
         values = [row[key] for row in rows]
         assert values[0] < 1e-5
         assert min(values[1:]) > floor, (key, values)
-    assert rows[4]["sampler_kl"] > rows[1]["sampler_kl"]
+    assert rows[3]["sampler_kl"] > rows[1]["sampler_kl"]
     algorithm.stop()

@@ -38,12 +38,9 @@ def lose_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "load", broken)
 
 
-ACTORS = {"num_env_runners": 2, "num_learners": 2}
-
-
-@pytest.mark.parametrize("shape", [{}, pytest.param(ACTORS, marks=pytest.mark.slow)])
-def test_they_agree_and_it_is_the_mean_gap(model_folder: str, shape: dict[str, int]) -> None:
-    algorithm = small_config(model_folder, **shape).build_algo()
+def test_they_agree_and_it_is_the_mean_gap(model_folder: str) -> None:
+    """Two runners and two learners do in `test_two_runners_and_two_learners_train`."""
+    algorithm = small_config(model_folder).build_algo()
     for shared in (True, False):
         assert gap_of(algorithm, shared_prompts=shared) < 1e-5
     algorithm.stop()
