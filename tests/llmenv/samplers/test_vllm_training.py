@@ -13,6 +13,7 @@ import pytest
 import ray
 from ray.rllib.core import DEFAULT_MODULE_ID
 
+from llmenv.rllib.probe import measure
 from llmenv.samplers.vllm import check_settings
 from support import flat_weights, small_config, wait_for_runners
 
@@ -22,8 +23,11 @@ pytestmark = pytest.mark.skipif(
 
 
 def test_grpo_trains_with_it(ray_cluster: None) -> None:
-    """Weights that change at every step reach the engine: sampler and learner agree in each iteration."""
-    config = small_config("tiny", lr=1e-2).sampling(sampler="vllm", max_prompt_tokens=150)
+    """Weights that change at every step reach the engine: sampler and learner agree in each iteration.
+
+    With a weight of the entropy every sample teaches something, whatever its reward.
+    """
+    config = small_config("tiny", lr=1e-2, entropy_coeff=0.01).sampling(sampler="vllm", max_prompt_tokens=150)
     algorithm = config.build_algo()
     start = flat_weights(algorithm.learner_group._learner)
     for version in range(3):
@@ -31,19 +35,18 @@ def test_grpo_trains_with_it(ray_cluster: None) -> None:
         learner = result["learners"][DEFAULT_MODULE_ID]
         assert {episode.weights_version for episode in algorithm.last_episodes} == {version}
         assert result["rollout"]["staleness"] == 0
-        if result["rollout"]["groups_without_signal"] < 1:  # else there was nothing to compute
-            assert learner["sampler_logp_gap_max"] < 1e-3
+        assert learner["sampler_logp_gap_max"] < 1e-3
     assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
     algorithm.stop()
 
 
 @pytest.mark.slow
-def test_runners_that_die_or_hang_are_replaced(
+def test_a_runner_that_hangs_is_replaced(
     ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of two gets SIGKILL in the middle of an iteration, then one SIGSTOP: only its groups are sampled again."""
+    """One of two gets SIGSTOP in the middle of an iteration, is killed, and only its groups are sampled again."""
     order = tmp_path / "order"
-    config = small_config("tiny", num_env_runners=2, lr=1e-3)
+    config = small_config("tiny", num_env_runners=2, entropy_coeff=0.01)
     config.environment("support:Fatal-v0", env_config={"order": str(order)})
     config.sampling(
         sampler="vllm",
@@ -62,28 +65,29 @@ def test_runners_that_die_or_hang_are_replaced(
         return deal(handle, requests)
 
     monkeypatch.setattr(algorithm.runners, "_deal", record)
-    monkeypatch.setitem(vars(algorithm.config), "sample_timeout_s", 60.0)
-    for number in (signal.SIGKILL, signal.SIGSTOP):
-        assert wait_for_runners(algorithm, 2)
-        pids = ray.get([actor.apply.remote(_pid) for actor in manager.actors().values()])
-        order.write_text(str(int(number)))
-        asked.clear()
-        result = algorithm.train()
-        assert not order.exists()
-        # The groups of the one that is lost, and no others, are sampled again.
-        assert asked[0] == [0, 1, 2, 3]
-        assert asked[1] in ([0, 2], [1, 3])
-        assert [(e.group, e.sample) for e in algorithm.last_episodes] == [
-            (group, sample) for group in range(4) for sample in range(4)
-        ]
-        assert {e.weights_version for e in algorithm.last_episodes} == {algorithm.num_updates - 1}
-        assert result["rollout"]["num_invalid"] == 0
-        assert wait_for_runners(algorithm, 2)
-        assert sum(psutil.pid_exists(pid) for pid in pids) == 1
-        result = algorithm.train()
-        assert result["rollout"]["staleness"] == 0
-        if result["rollout"]["groups_without_signal"] < 1:
-            assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_max"] < 1e-3
+    monkeypatch.setitem(vars(algorithm.config), "sample_timeout_s", 30.0)
+    pids = ray.get([actor.apply.remote(_pid) for actor in manager.actors().values()])
+    start = flat_weights(algorithm.learner_group._learner)
+    order.write_text(str(int(signal.SIGSTOP)))
+    result = algorithm.train()
+    assert not order.exists()
+    # The groups of the one that is lost, and no others, are sampled again.
+    assert asked[0] == [0, 1, 2, 3]
+    assert asked[1] in ([0, 2], [1, 3])
+    assert [(e.group, e.sample) for e in algorithm.last_episodes] == [
+        (group, sample) for group in range(4) for sample in range(4)
+    ]
+    assert {e.weights_version for e in algorithm.last_episodes} == {algorithm.num_updates - 1}
+    assert result["rollout"]["num_invalid"] == 0
+    assert wait_for_runners(algorithm, 2)
+    assert sum(psutil.pid_exists(pid) for pid in pids) == 1
+    result = algorithm.train()
+    assert result["rollout"]["staleness"] == 0
+    assert result["learners"][DEFAULT_MODULE_ID]["sampler_logp_gap_max"] < 1e-3
+    assert (flat_weights(algorithm.learner_group._learner) - start).norm() > 0.1
+    gap = measure(algorithm.runners, algorithm.learner_group, algorithm.config)  # asks both
+    assert gap is not None
+    assert gap < 1e-5
     algorithm.stop()
 
 
