@@ -22,6 +22,7 @@ from llmenv.evaluation import evaluate
 from llmenv.evaluation.subject import load_subject
 from pages import unpacked
 from support import small_config
+from updates import make_rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,14 +141,25 @@ def test_a_suite_has_a_folder_for_each_evaluation_and_records_can_be_scored_agai
     assert row[:5] == [changed["task"][1], "0", "right", "->", "wrong"]
 
 
-def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text("def say(text):\n    return ''\n")
+def test_a_folder_is_one_process_s_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("says_nothing.py").write_text("def say(text):\n    return ''\n")
+    command = ["--model=says_nothing:say", "--num-tasks=1", "--samples=1", "--output=e"]
     claimed = claim(tmp_path / "e", resuming=False)
-    (tmp_path / "e" / "evaluation.json").write_text("{}")
-    result = run("--model=mine:say", "--num-tasks=1", "--samples=1", "--output=e", cwd=tmp_path)
-    claimed.release()
-    assert result.returncode == 2
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2
+    assert f"e is being written by process {os.getpid()} on " in " ".join(result.output.split())
     assert not (tmp_path / "e" / "records").exists()
+    claimed.release()
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0 and (tmp_path / "e" / "records").exists(), result.output
+
+
+def said(algorithm: LLMAlgorithm) -> dict[str, list[str]]:
+    """What it says in an evaluation, sampled and greedily."""
+    algorithm.evaluate()
+    return {name: [e.transcript for e in found] for name, found in algorithm.last_evaluation.items()}
 
 
 @pytest.fixture(scope="module", params=[{}, {"lora_rank": 2}], ids=["whole", "adapters"])
@@ -157,9 +169,15 @@ def trained(
     model_folder: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[LLMAlgorithm, Path]]:
+    """An algorithm, whose update has changed what it says, and the folder of its run."""
     config = small_config(model_folder, lr=1e-2).policy(**request.param)
     algorithm = config.build_algo()
-    algorithm.train()
+    algorithm.train()  # which changes nothing: no sample of the random model's is right
+    before = said(algorithm)
+    algorithm.update_rows(make_rows())
+    algorithm.runners.sync_weights()
+    after = said(algorithm)
+    assert all(before[name] != after[name] for name in ("sampled", "greedy"))
     folder = tmp_path_factory.mktemp("run")
     algorithm.save_to_path(str(folder / "checkpoints" / "iteration_000001"))
     yield algorithm, folder

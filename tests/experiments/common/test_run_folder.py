@@ -9,7 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +66,9 @@ def test_what_is_saved_already_is_not_touched(tmp_path: Path) -> None:
     assert contents(checkpoints(tmp_path)[0])["first"] == "1"
 
 
+# Each line that it reads is one save, in a process of its own: it says how that ended.
 KILLED = """
-import os, shutil, signal, sys
+import json, os, shutil, signal, sys
 from pathlib import Path
 from experiments.common import run_folder
 
@@ -77,28 +78,49 @@ def die(*args, **kwargs):
 def save(path):
     (Path(path) / "inner").mkdir(parents=True)
     (Path(path) / "first").write_text("2")
-    if sys.argv[2] == "saving":
+    if moment == "saving":
         die()
     (Path(path) / "inner" / "second").write_text("2")
 
-if sys.argv[2] == "flushing":
-    run_folder.sync = die
-elif sys.argv[2] == "renaming":
-    os.replace = die
-elif sys.argv[2] == "deleting":
-    shutil.rmtree = lambda path: ((path / 'first').unlink(), die())
-run_folder.RunFolder(Path(sys.argv[1])).save_checkpoint(2, save, keep=1)
+for line in sys.stdin:
+    folder, moment = json.loads(line)
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    if moment == "flushing":
+        run_folder.sync = die
+    elif moment == "renaming":
+        os.replace = die
+    elif moment == "deleting":
+        shutil.rmtree = lambda path: ((path / 'first').unlink(), die())
+    run_folder.RunFolder(Path(folder)).save_checkpoint(2, save, keep=1)
+    sys.exit()
 """
+
+
+@pytest.fixture(scope="module")
+def kill_at() -> Iterator[Callable[[Path, str], None]]:
+    """Saves the checkpoint of iteration 2, and is killed at a moment of it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def kill_at(folder: Path, moment: str) -> None:
+            print(json.dumps([str(folder), moment]), file=process.stdin, flush=True)
+            assert process.stdout.readline() == f"{-signal.SIGKILL}\n"
+
+        yield kill_at
 
 
 @pytest.mark.parametrize(
     ("moment", "newest"), [("saving", "1"), ("flushing", "1"), ("renaming", "1"), ("deleting", "2")]
 )
-def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, moment: str, newest: str) -> None:
+def test_a_kill_while_saving_leaves_a_whole_checkpoint(
+    tmp_path: Path, kill_at: Callable[[Path, str], None], moment: str, newest: str
+) -> None:
     folder = RunFolder(tmp_path)
     folder.save_checkpoint(1, save("1"), keep=1)
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False)
-    assert killed.returncode == -signal.SIGKILL
+    kill_at(tmp_path, moment)
     (kept,) = checkpoints(tmp_path)
     assert contents(kept) == {"first": newest, "inner/second": newest}
     assert len(os.listdir(tmp_path / "checkpoints")) == 2  # what was cut short is there, under another name
@@ -106,12 +128,13 @@ def test_a_kill_while_saving_leaves_a_whole_checkpoint(tmp_path: Path, moment: s
     assert os.listdir(tmp_path / "checkpoints") == ["iteration_000003"]
 
 
-def test_a_second_kill_while_saving_changes_nothing(tmp_path: Path) -> None:
+def test_a_second_kill_while_saving_changes_nothing(
+    tmp_path: Path, kill_at: Callable[[Path, str], None]
+) -> None:
     """The first one at the files, the second, whose process deletes what the first left, at the new name."""
     RunFolder(tmp_path).save_checkpoint(1, save("1"), keep=1)
     for moment in ("saving", "renaming"):
-        killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), moment], check=False)
-        assert killed.returncode == -signal.SIGKILL
+        kill_at(tmp_path, moment)
         (kept,) = checkpoints(tmp_path)
         assert contents(kept) == {"first": "1", "inner/second": "1"} and damage(kept) is None
     RunFolder(tmp_path).save_checkpoint(2, save("2"), keep=1)

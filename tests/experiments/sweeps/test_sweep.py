@@ -1,4 +1,4 @@
-"""A sweep that is stopped and killed twice and gone on with; a trial of it raises, and the learner of one is killed."""
+"""A sweep that is stopped, killed and gone on with; a trial of it raises, and the learner of one is killed."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SPACE: dict[str, Any] = {
     "sweep": {"env": "raising:Raising-v0", "num_samples": 1, "budget_tokens": 64},
 }
 # After how many looks at the trial that does not fail, of 4 (an iteration samples 16 tokens).
-STOPPED = ((1, signal.SIGTERM), (2, signal.SIGKILL), (3, signal.SIGKILL))
+STOPPED = ((1, signal.SIGTERM), (3, signal.SIGKILL))
 # Of Ray's own processes these two outlive a driver that was killed, by a minute: they see within 2 s that their raylet
 # is gone, and then wait for Ray's control store, which is gone as well, to take their report of it: 60 s, which nothing
 # sets (ray/_private/process_watcher.py, publish_error_to_driver). They hold no model, no GPU and no shared memory.
@@ -63,7 +63,7 @@ def begin(log: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Started]
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterator[dict[str, Any]]:
-    """Stopped, killed twice, and gone on with to the end."""
+    """Stopped, killed, and gone on with to the end."""
     folder = tmp_path_factory.mktemp("sweep")
     output, space, log = folder / "out", folder / "space.yaml", folder / "log"
     space.write_text(yaml.safe_dump({**SPACE, "policy": {"model": model_folder}}))
@@ -99,14 +99,17 @@ def swept(tmp_path_factory: pytest.TempPathFactory, model_folder: str) -> Iterat
 
 
 def test_a_killed_sweep_goes_on_with_what_is_unfinished(swept: dict[str, Any]) -> None:
-    assert swept["status"] == [130, -signal.SIGKILL, -signal.SIGKILL, 0], swept["text"]
+    assert swept["status"] == [130, -signal.SIGKILL, 0], swept["text"]
     assert f"stopped: go on with --resume {swept['output']}" in swept["text"]
     *earlier, lines = swept["before"]
     assert all(lines[: len(before)] == before for before in earlier)
     # What a kill lost is done again: at most the round at hand, and the one whose checkpoint was being written. From
-    # the beginning it would be 1, 2 and 3 rounds more.
+    # the beginning it would be 3 rounds.
     counted = [line["tokens"] for line in lines]
-    assert {*counted} == {16, 32, 48, 64} and len(counted) <= 4 + 2 * len(STOPPED)
+    assert {*counted} == {16, 32, 48, 64}
+    killed_at = len(earlier[-1])
+    assert sum(tokens <= max(counted[:killed_at]) for tokens in counted[killed_at:]) <= 2
+    assert len(counted) <= 4 + 2
 
 
 def test_trials_that_fail_are_told_with_their_cause_and_end_nothing(swept: dict[str, Any]) -> None:
@@ -145,6 +148,6 @@ def test_what_stays(swept: dict[str, Any]) -> None:
 
 
 def test_nothing_of_it_is_left(swept: dict[str, Any]) -> None:
-    assert swept["left"] == [[]] * 4
+    assert swept["left"] == [[]] * 3
     assert swept["started"][1].left(seconds=60) == [], "Ray's agents neither"
     assert swept["shared"], "Ray's object store at least is in shared memory: nothing was seen"
