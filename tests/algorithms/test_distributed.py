@@ -73,7 +73,7 @@ def test_how_many_share_the_work_changes_nothing(distributed_algorithm: GRPO) ->
     ours = distributed_algorithm.learner_group.on_all(flat_weights)[0]
     theirs = flat_weights(local.learner_group._learner)
     assert (theirs - start).norm() > 0.1
-    assert relative_gap(ours - start, theirs - start) < 1e-2
+    assert relative_gap(ours - start, theirs - start) < 1e-3
     local.stop()
 
 
