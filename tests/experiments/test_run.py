@@ -204,6 +204,7 @@ def learned(folder: Path) -> list[torch.Tensor]:
 def stop(folder: Path, process: subprocess.Popen, number: signal.Signals, rows: int, status: int) -> None:
     """After so many iterations, of which all but the first leave no checkpoint: what there is then is the stop's."""
     wait_for_rows(process, folder, rows)
+    time.sleep(0.2)  # until the next one samples
     os.kill(process.pid, number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == status, output + errors
