@@ -59,9 +59,9 @@ install-vllm: same-index .venv/installed-vllm
 run: same-index .venv/installed
 	$(BIN)/python experiments/run.py $(if $(findstring --resume,$(ARGS)),,--env Countdown-v0 --algo GRPO) $(ARGS)
 
-# A file's tests run in one process, since they share what takes long to start. Three processes keep two cores busy: some
-# wait for what starts, hangs or ends. Files are dealt out in the order of tests/conftest.py.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+# A file's tests run in one process, since they share what takes long to start. With a third process on two cores, a Ray that
+# starts beside two others needs minutes.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: install-vllm
 	$(PYTEST) $(ARGS)
